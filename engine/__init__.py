@@ -1,0 +1,1 @@
+"""The sparse CPU runtime. Empty until its kernels land."""

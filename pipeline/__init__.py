@@ -1,0 +1,1 @@
+"""Orchestration: compose, plan, run, track. Knows no torch."""

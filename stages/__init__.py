@@ -1,0 +1,1 @@
+"""The stages and the mathematics they share. `stages.registry` is their torch-free index."""

@@ -1,0 +1,41 @@
+"""The index of stages: what the pipeline may know of them without importing torch.
+
+A stage is a module with `run(config, inputs, out, log) -> metrics`: `config` is its own slice of the
+configuration (pipeline.schema), `inputs` maps roles to artifacts, `out` is an empty folder to fill, and
+the returned metrics are its summary. `version` is raised whenever the same config would give another result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.contracts import Artifact, Benchmark, Calibration, Checkpoint, Metrics, TextData
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    name: str
+    version: str
+    module: str
+    """Imported only when the stage runs."""
+    makes: type[Artifact]
+    irrelevant: tuple[str, ...] = ()
+    """Dotted config keys that cannot change the result; they stay out of the fingerprint."""
+    in_cache: bool = False
+    """Sources live in the user's cache, shared by all projects; everything else in the run's own store."""
+
+
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec("model", "1", "stages.sources.model", Checkpoint, in_cache=True),
+        StageSpec("data", "1", "stages.sources.data", TextData, in_cache=True),
+        StageSpec("dense", "1", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("calibrate", "1", "stages.calibrate", Calibration),
+        StageSpec("prune", "1", "stages.prune", Checkpoint),
+        StageSpec("finetune", "1", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("quantize", "1", "stages.quantize", Checkpoint),
+        StageSpec("evaluate", "1", "stages.evaluate", Metrics),
+        StageSpec("benchmark", "1", "stages.benchmark", Benchmark),
+    )
+}

@@ -1,0 +1,1 @@
+"""Models and data from outside: embedded packages, local folders, hubs. Checked, converted once, cached."""
