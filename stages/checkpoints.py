@@ -1,0 +1,62 @@
+"""Loading and saving checkpoints: the model, its tokenizer, its masks and its quantization together."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.contracts import Checkpoint, UserError
+from stages import families, masks, quantized
+from stages.masks import Masks
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
+    """The model in eval mode, masks checked. A quantized checkpoint comes with its int8 linears.
+
+    dtype None keeps the stored one. Raises UserError when the stored weights do not fit the architecture.
+    """
+    family = families.of(checkpoint.path)
+    if checkpoint.quantization:
+        return quantized.load(checkpoint, family, dtype)
+    model = family.load(checkpoint.path, dtype)
+    masks.check(model, masks.of(checkpoint))
+    return model
+
+
+def save(model: Any, source: Checkpoint, pruned: Masks, out: Path) -> None:
+    """Writes the model (safetensors), the masks if any, and `source`'s tokenizer files into `out`."""
+    masks.check(model, pruned)
+    model.save_pretrained(out)
+    if pruned:
+        masks.save(pruned, out / "masks.safetensors")
+    copy_tokenizer(source, out)
+
+
+def copy_tokenizer(source: Checkpoint, out: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source.path / name).exists() and not (out / name).exists():
+            shutil.copyfile(source.path / name, out / name)
+
+
+def check_length(context: int, length: int, option: str) -> None:
+    """Raises UserError when a sequence would be longer than the model's context."""
+    if length > context:
+        raise UserError(f"{length} tokens do not fit the model's context of {context}", option)

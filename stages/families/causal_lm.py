@@ -1,0 +1,71 @@
+"""Decoder-only language models: Llama, Mistral, Qwen, SmolLM, OPT, MPT and their like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.contracts import UserError
+from stages.families import Batch
+
+UNLIMITED = 1 << 30
+
+
+class CausalLM:
+    name = "causal_lm"
+
+    def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True
+        ).eval()
+
+    def build(self, folder: Path) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+    def tokenizer(self, folder: Path) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def context(self, model: nn.Module) -> int:
+        config: Any = model.config
+        # MPT calls it max_seq_len; with ALiBi it is a training length, not a limit, but the only one stated
+        for key in ("max_position_embeddings", "max_seq_len", "n_positions"):
+            length = getattr(config, key, None)
+            if length:
+                return int(length)
+        return UNLIMITED
+
+    def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
+        config: Any = model.config
+        for name, module in model.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+                return [(f"{name}.{i}", block) for i, block in enumerate(module)]
+        raise UserError(f"found no list of {config.num_hidden_layers} blocks in {type(model).__name__}", "model.path")
+
+    def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
+        found = {
+            f"{block_name}.{name}": module
+            for block_name, block in self.blocks(model)
+            for name, module in block.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        if not found:
+            raise UserError(f"{type(model).__name__} has no nn.Linear inside its blocks to prune", "model.path")
+        return found
+
+    def loss_positions(self, batch: Batch) -> Tensor:
+        if "attention_mask" in batch:
+            return batch["attention_mask"].bool()
+        return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+
+    def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return logits_BTV[:, :-1], labels_BT[:, 1:]

@@ -1,0 +1,77 @@
+"""Masks: which weights of a pruned linear are kept. Stored objects, never inferred from zeros.
+
+`Masks` maps the dotted name of a linear to a bool tensor `keep_OI` (True = kept). On disk: one bit a weight, row by
+row, in safetensors; the shape stands in the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.contracts import Checkpoint
+
+Masks = dict[str, Tensor]
+
+
+def save(masks: Mapping[str, Tensor], path: Path) -> None:
+    shapes = {name: list(keep_OI.shape) for name, keep_OI in masks.items()}
+    packed = {name: torch.from_numpy(np.packbits(keep_OI.numpy())) for name, keep_OI in masks.items()}
+    save_file(packed, path, metadata={"format": "squarehead-masks-1", "shapes": json.dumps(shapes)})
+
+
+def load(path: Path) -> Masks:
+    with safe_open(path, framework="np") as file:
+        shapes: dict[str, list[int]] = json.loads(file.metadata()["shapes"])
+        return {
+            name: torch.from_numpy(np.unpackbits(file.get_tensor(name), count=int(np.prod(shape))).view(bool))
+            .reshape(shape)
+            .clone()
+            for name, shape in shapes.items()
+        }
+
+
+def of(checkpoint: Checkpoint) -> Masks:
+    """The masks of a checkpoint; empty for a dense one."""
+    return load(checkpoint.masks) if checkpoint.masks else {}
+
+
+def digest(masks: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and bits."""
+    sha = hashlib.sha256()
+    for name in sorted(masks):
+        sha.update(f"{name}{list(masks[name].shape)}".encode())
+        sha.update(np.packbits(masks[name].numpy()).tobytes())
+    return sha.hexdigest()
+
+
+def sparsity(masks: Mapping[str, Tensor]) -> float:
+    """Fraction of pruned weights among all weights that have a mask; 0 without masks."""
+    total = sum(keep_OI.numel() for keep_OI in masks.values())
+    kept = sum(int(keep_OI.sum()) for keep_OI in masks.values())
+    return 1 - kept / total if total else 0.0
+
+
+@torch.no_grad()
+def apply_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Zeroes the pruned weights in place."""
+    for name, keep_OI in masks.items():
+        model.get_submodule(name).weight.mul_(keep_OI)
+
+
+@torch.no_grad()
+def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Asserts that every pruned weight of `model` is exactly zero."""
+    for name, keep_OI in masks.items():
+        weight_OI = model.get_submodule(name).weight
+        assert weight_OI.shape == keep_OI.shape, f"{name}: weight {weight_OI.shape}, mask {keep_OI.shape}"
+        revived = int(torch.count_nonzero(weight_OI.masked_fill(keep_OI, 0)))
+        assert revived == 0, f"{name}: {revived} pruned weights are not zero"

@@ -1,0 +1,99 @@
+"""Text to token windows: the evaluation stream, and packed batches for training and calibration."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.contracts import TextData, UserError
+from stages.families import Batch
+
+IGNORED = -100
+"""Label of a token that is not to be learned."""
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def texts(data: TextData, split: str) -> list[str]:
+    """The running texts of a split; for qa each item's prompt and completion together."""
+    if data.format == "text":
+        return [row["text"] for row in rows(data.split(split))]
+    return [row["prompt"] + row["completion"] for row in rows(data.split(split))]
+
+
+def stream(data: TextData, split: str, tokenizer: Any, length: int, option: str) -> Tensor:
+    """`ids_NL` int64: the texts joined by blank lines, tokenised once, cut into windows of `length`, tail dropped.
+
+    Windows do not overlap and have no padding. Raises UserError when there is not one whole window.
+    """
+    encoded = tokenizer("\n\n".join(texts(data, split)), add_special_tokens=False, verbose=False)["input_ids"]
+    count = len(encoded) // length
+    if count == 0:
+        raise UserError(f"the split {split!r} has {len(encoded)} tokens, fewer than one window of {length}", option)
+    return torch.tensor(encoded[: count * length]).reshape(count, length)
+
+
+def training_rows(data: TextData, split: str, tokenizer: Any, length: int, model: nn.Module, option: str) -> Batch:
+    """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, and what keeps items apart.
+
+    text: the windows of `stream`. qa: items, each ended by eos, packed whole and greedily into rows. Where the
+    model takes `position_ids`, they restart with each item and attention stays within it; a model without them
+    (MPT) gets one item a row and an attention mask. An item longer than `length` is cut at its end.
+    """
+    if data.format == "text":
+        ids_NL = stream(data, split, tokenizer, length, option)
+        return {"input_ids": ids_NL, "labels": ids_NL.clone()}
+    items = [
+        [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:length]
+        for text in texts(data, split)
+    ]
+    by_position = "position_ids" in inspect.signature(model.forward).parameters
+    packed = _first_fit(items, length) if by_position else [[item] for item in items]
+    size = (len(packed), length)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids_NL = torch.full(size, pad)
+    labels_NL = torch.full(size, IGNORED)
+    mask_NL = torch.zeros(size, dtype=torch.long)
+    # padding counts as one more item: position ids that restart at 0 cut it off from what stands before
+    positions_NL = torch.zeros(size, dtype=torch.long)
+    for n, row in enumerate(packed):
+        at = 0
+        for item in row:
+            span = slice(at, at + len(item))
+            ids_NL[n, span] = labels_NL[n, span] = torch.tensor(item)
+            # an item must not be predicted from the end of its neighbour
+            labels_NL[n, at] = IGNORED
+            mask_NL[n, span] = 1
+            positions_NL[n, span] = torch.arange(len(item))
+            at += len(item)
+        positions_NL[n, at:] = torch.arange(length - at)
+    batch = {"input_ids": ids_NL, "labels": labels_NL}
+    return batch | ({"position_ids": positions_NL} if by_position else {"attention_mask": mask_NL})
+
+
+def _first_fit(items: Sequence[list[int]], length: int, open_rows: int = 64) -> list[list[list[int]]]:
+    """Packs items, in order, into rows of at most `length` tokens; looks back at the last `open_rows` rows."""
+    packed: list[list[list[int]]] = []
+    room: list[int] = []
+    for item in items:
+        start = max(0, len(packed) - open_rows)
+        for i in range(start, len(packed)):
+            if room[i] >= len(item):
+                break
+        else:
+            i = len(packed)
+            packed.append([])
+            room.append(length)
+        packed[i].append(item)
+        room[i] -= len(item)
+    return packed
