@@ -104,7 +104,7 @@ class Training(Strict):
         if self.steps > 0 and self.epochs > 0:
             raise ValueError("give steps or epochs and set the other to 0")
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}")
+            raise ValueError(f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size}")
         return self
 
 

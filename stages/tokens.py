@@ -44,7 +44,8 @@ def stream(data: TextData, split: str, tokenizer: Any, length: int, option: str)
 
 
 def training_rows(data: TextData, split: str, tokenizer: Any, length: int, model: nn.Module, option: str) -> Batch:
-    """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, and what keeps items apart.
+    """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and
+    what keeps items apart.
 
     text: the windows of `stream`. qa: items, each ended by eos, packed whole and greedily into rows. Where the
     model takes `position_ids`, they restart with each item and attention stays within it; a model without them
@@ -52,7 +53,7 @@ def training_rows(data: TextData, split: str, tokenizer: Any, length: int, model
     """
     if data.format == "text":
         ids_NL = stream(data, split, tokenizer, length, option)
-        return {"input_ids": ids_NL, "labels": ids_NL.clone()}
+        return {"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}
     items = [
         [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:length]
         for text in texts(data, split)
@@ -77,7 +78,7 @@ def training_rows(data: TextData, split: str, tokenizer: Any, length: int, model
             positions_NL[n, span] = torch.arange(len(item))
             at += len(item)
         positions_NL[n, at:] = torch.arange(length - at)
-    batch = {"input_ids": ids_NL, "labels": labels_NL}
+    batch = {"input_ids": ids_NL, "labels": labels_NL, "use": mask_NL}
     return batch | ({"position_ids": positions_NL} if by_position else {"attention_mask": mask_NL})
 
 

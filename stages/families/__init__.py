@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pipeline.contracts import UserError
 
 Batch = dict[str, Tensor]
-"""What the model's forward takes, and `labels_BT` as `labels`: token ids, -100 where nothing is to be learned.
-Labels stand at the position of their token: the loss shifts them where the family is causal."""
+"""`Family.inputs` of it is what the model's forward takes. Besides: `labels`, token ids, -100 where nothing is to be
+learned, at the position of their token (the loss shifts them where the family is causal); `use`, 1 = a real token."""
 
 
 class Family(Protocol):
@@ -36,6 +36,9 @@ class Family(Protocol):
 
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
         """Linears inside the blocks, by dotted name, in execution order. Not embeddings, norms, head."""
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The arguments of the model's forward."""
 
     def loss_positions(self, batch: Batch) -> Tensor:
         """bool `use_BT`: the tokens whose hidden states a feature loss compares."""

@@ -62,10 +62,11 @@ class CausalLM:
             raise UserError(f"{type(model).__name__} has no nn.Linear inside its blocks to prune", "model.path")
         return found
 
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in batch.items() if name not in ("labels", "use")}
+
     def loss_positions(self, batch: Batch) -> Tensor:
-        if "attention_mask" in batch:
-            return batch["attention_mask"].bool()
-        return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+        return batch["use"].bool()
 
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         return logits_BTV[:, :-1], labels_BT[:, 1:]
