@@ -7,6 +7,7 @@ or a default and the same value written out, are one configuration.
 
 from __future__ import annotations
 
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -46,17 +47,19 @@ class Data(Strict):
     format: Literal["text", "qa"]
     """text: running text. qa: a prompt and its completion, loss on both, answers scored after `####`."""
     columns: dict[str, str]
-    """Our field -> theirs. text: `text`; qa: `question`, `answer`. And `id`: what a hash split hashes."""
+    """Our field -> theirs. text: `text`; qa: `question`, `answer`. And `id`: what a hash split hashes (rows of
+    one id stay in one split)."""
     splits: dict[str, str] = {}
-    """Our split -> theirs, where the source has splits. Splits left out are cut by hash from `train`."""
+    """Our split -> theirs, where the source has splits; empty: those of the same names. Splits left out are cut by
+    hash from `train`."""
     fractions: tuple[float, float, float] = (0.90, 0.05, 0.05)
     """Train, validation, test, where a split has to be cut by a hash of the id."""
     prompt: str = "Question: {question}\nAnswer:"
     completion: str = " {answer}"
     """qa only: the one prompt format of training and evaluation (lm-eval's gsm8k by default)."""
     size: int = Field(0, ge=0)
-    """Items to generate (generated data) or to keep (others); 0 keeps all."""
-    seed: int = 0
+    """Items to generate (generated data), or the first so many rows of each split to keep; 0 keeps all."""
+    seed: int = Field(0, ge=0)
     """Of generated data."""
 
     @field_validator("fractions")
@@ -65,6 +68,19 @@ class Data(Strict):
         if min(value) < 0 or abs(sum(value) - 1) > 1e-6:
             raise ValueError("expected three fractions of train, validation and test that sum to 1")
         return value
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Data:
+        fields = {"text": {"text", "id"}, "qa": {"question", "answer", "id"}}[self.format]
+        if set(self.columns) != fields:
+            raise ValueError(f"format={self.format} needs columns for {sorted(fields)}, got {sorted(self.columns)}")
+        unknown = sorted(set(self.splits) - {"train", "validation", "test"})
+        if unknown:
+            raise ValueError(f"splits are train, validation and test, got {unknown}")
+        for name, template, field in (("prompt", self.prompt, "question"), ("completion", self.completion, "answer")):
+            if {found for _, found, _, _ in Formatter().parse(template) if found is not None} != {field}:
+                raise ValueError(f"{name} must hold {{{field}}} and nothing else in braces, got {template!r}")
+        return self
 
 
 class Training(Strict):

