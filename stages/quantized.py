@@ -171,10 +171,10 @@ def _symmetric(x_RC: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _int_mm_is_exact() -> bool:
-    """CPUs without VNNI may sum pairs of products in saturating 16 bits: the extremes show it."""
-    q_TI = torch.full((2, 256), -LEVELS, dtype=torch.int8)
+    """CPUs without VNNI sum pairs of products in saturating 16 bits: the extremes show it."""
+    q_TI = torch.full((4, 256), LEVELS, dtype=torch.int8)
     q_OI = torch.full((16, 256), LEVELS, dtype=torch.int8)
-    q_OI[1::2] = -LEVELS
+    q_TI[1::2] = q_OI[1::2] = -LEVELS
     expected_TO = (q_TI.double() @ q_OI.double().t()).to(torch.int32)
     return torch.equal(torch._int_mm(q_TI, q_OI.t()), expected_TO)
 

@@ -26,9 +26,11 @@ class CausalLM:
 
     def build(self, folder: Path) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.initialization import no_init_weights
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        return AutoModelForCausalLM.from_config(config).eval()
+        with no_init_weights():
+            return AutoModelForCausalLM.from_config(config).eval()
 
     def tokenizer(self, folder: Path) -> Any:
         from transformers import AutoTokenizer
