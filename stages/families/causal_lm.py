@@ -30,7 +30,9 @@ class CausalLM:
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with no_init_weights():
-            return AutoModelForCausalLM.from_config(config).eval()
+            model = AutoModelForCausalLM.from_config(config).eval()
+        model.tie_weights()
+        return model
 
     def tokenizer(self, folder: Path) -> Any:
         from transformers import AutoTokenizer
