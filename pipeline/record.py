@@ -1,0 +1,117 @@
+"""meta.json: what the folder of a result holds, and whether it still does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import disk
+
+META = "meta.json"
+
+
+def seal(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Makes all files read-only and durable, and writes meta.json, last, with their list and its own digest.
+
+    Raises ValueError for what a result may not hold: links and other things that are no files, and a meta.json.
+    """
+    files = {}
+    for path in sorted(disk.files_below(folder)):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_file() or name == META:
+            raise ValueError(f"a result may not hold {name}: {'reserved' if name == META else 'not a plain file'}")
+        path.chmod(disk.READ_ONLY)
+        files[name] = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
+        disk.fsync(path)
+    # Read back before it is digested, so that a tuple or an integer key cannot make a difference.
+    sealed = json.loads(json.dumps({**meta, "files": files}))
+    sealed["digest"] = _digest(sealed)
+    record = folder / META
+    record.write_text(json.dumps(sealed, indent=1), encoding="utf-8")
+    record.chmod(disk.READ_ONLY)
+    disk.fsync(record)
+    disk.fsync_tree(folder)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The meta.json of a folder; empty if it is missing, corrupted or of another folder."""
+    try:
+        meta = json.loads((folder / META).read_bytes())
+        digest = meta.pop("digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    if (
+        digest != _digest(meta)
+        or meta["stage"] != folder.parent.name
+        or not meta["fingerprint"].startswith(folder.name)
+    ):
+        return {}
+    found: dict[str, Any] = meta
+    return found
+
+
+def damage(folder: Path) -> str:
+    """By list and sizes: the first file that is missing or has the wrong size, in one line; "" if there is none."""
+    return next(iter(_settled(folder, _by_size)), "")
+
+
+def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> list[str]:
+    """By contents: one line for each file that is missing, corrupted or unexpected.
+
+    `progress` is told how many bytes were read, as they are.
+    """
+    return _settled(folder, lambda settled: _by_contents(settled, progress))
+
+
+def _settled(folder: Path, check: Callable[[Path], list[str]]) -> list[str]:
+    """Checks again what was replaced while it was being checked: old list, new files."""
+    while True:
+        before = _identity(folder)
+        found = check(folder) if before else []
+        if not found or _identity(folder) == before:
+            return found
+
+
+def _identity(folder: Path) -> int:
+    return folder.stat().st_ino if folder.is_dir() else 0
+
+
+def _by_size(folder: Path) -> list[str]:
+    meta = read(folder)
+    if not meta:
+        return [f"{META} is missing or corrupted"]
+    found = []
+    for name, recorded in meta["files"].items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != recorded["bytes"]:
+            found.append(f"{name} has {size} bytes, not {recorded['bytes']}")
+    return found
+
+
+def _by_contents(folder: Path, progress: Callable[[int], None]) -> list[str]:
+    found = _by_size(folder)
+    recorded = read(folder).get("files", {})
+    for name, facts in recorded.items():
+        try:
+            if (folder / name).stat().st_size == facts["bytes"] and disk.sha256(folder / name, progress) != facts[
+                "sha256"
+            ]:
+                found.append(f"{name} is corrupted: its sha256 is not the recorded one")
+        except FileNotFoundError:
+            continue  # `found` has it
+        except OSError as error:
+            found.append(f"{name} cannot be read: {error.strerror}")
+    if recorded:
+        there = {path.relative_to(folder).as_posix() for path in disk.files_below(folder)}
+        found += [f"{name} does not belong to this result" for name in sorted(there - set(recorded) - {META})]
+    return found
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -1,0 +1,216 @@
+"""The content-addressed store: a folder for each result, published whole by one rename or not at all.
+
+    root/<stage>/<first 16 hex of the fingerprint>/   the result: read-only files, and meta.json, written last
+    root/.scratch/<stage>-<16 hex>/                   out: being filled; resume: checkpoints that survive a kill
+    root/.locks/<stage>-<16 hex>.lock                 held while a process works there
+
+`python -m pipeline.store verify|gc|ls` is its command line (pipeline.store_cli).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import Timeout
+
+from pipeline import disk, record
+from pipeline.contracts import Artifact, UserError
+
+A = TypeVar("A", bound=Artifact)
+
+SHORT = 16
+"""Hex digits of a fingerprint in the names of folders; meta.json holds all 64."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published result."""
+
+    stage: str
+    fingerprint: str
+    path: Path
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """stage, version, fingerprint, config, inputs, facts, metrics, seconds, created, environment, code, files."""
+        found: dict[str, Any] = json.loads((self.path / record.META).read_text(encoding="utf-8"))
+        return found
+
+    def artifact(self, kind: type[A]) -> A:
+        return kind(self.path, self.fingerprint)
+
+
+class Store:
+    """A folder of results. `option` is the configuration key that names the folder, for error messages."""
+
+    def __init__(self, root: Path, option: str = "runs") -> None:
+        self.root = Path(root)
+        self.option = option
+
+    def find(self, stage: str, fingerprint: str) -> Entry | None:
+        """The published result, if all its files are there in their sizes. Their contents are `verify`'s matter.
+
+        Raises UserError if another result, whose fingerprint begins alike, has its folder.
+        """
+        path = self._folder(stage, fingerprint)
+        if not path.is_dir() or self.damage(stage, fingerprint):
+            return None
+        return Entry(stage, fingerprint, path)
+
+    def damage(self, stage: str, fingerprint: str) -> str:
+        """Which file of a published result is missing or has the wrong size, in one line; "" if none, or no result."""
+        path = self._folder(stage, fingerprint)
+        trouble = record.damage(path)
+        there = "" if trouble else record.read(path).get("fingerprint", "")
+        if there and there != fingerprint:
+            raise UserError(
+                f"{path} holds the result {there}, whose first {SHORT} digits are also those of {fingerprint}; "
+                "move it away or use another folder",
+                self.option,
+            )
+        return trouble
+
+    def entries(self, stage: str | None = None) -> Iterator[Entry]:
+        """Published results whose meta.json is whole, by stage and fingerprint."""
+        for path in self.folders(stage):
+            if meta := record.read(path):
+                yield Entry(path.parent.name, meta["fingerprint"], path)
+
+    def folders(self, stage: str | None = None) -> Iterator[Path]:
+        """Folders of published results, damaged ones too."""
+        for place in sorted(self.root.glob(stage or "[!.]*")):
+            yield from sorted(path for path in place.glob("[0-9a-f]" * SHORT) if path.is_dir())
+
+    @contextmanager
+    def fill(
+        self, stage: str, fingerprint: str, waiting: Callable[[str], None], replace: bool = False
+    ) -> Iterator[Slot]:
+        """A slot for this result, under its lock. If another process has that, `waiting` is told who, once.
+
+        Where `slot.entry` is set there is nothing to do: the result is there; with `replace`, the other process
+        made it while we waited. If the body does not publish, nothing is left of it but `slot.resume`.
+        Raises UserError if the disk is full, in the body or in publishing.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {self.root}: {error.strerror}", self.option) from error
+        try:
+            with disk.locked(self._lock(_key(stage, fingerprint)), waiting) as waited:
+                there = self.find(stage, fingerprint)
+                slot = Slot(self, stage, fingerprint, there if waited or not replace else None)
+                try:
+                    yield slot
+                finally:
+                    slot.close()
+        except Exception as error:
+            if not disk.is_full(error):
+                raise
+            raise UserError(
+                f"the disk of {self.root} is full ({disk.format_bytes(shutil.disk_usage(self.root).free)} free without "
+                f"the unfinished {stage}, which was deleted); make room, with `python -m pipeline.store gc` for one, "
+                "or set a folder on another disk",
+                self.option,
+            ) from error
+
+    def scratch(self) -> Iterator[Path]:
+        """Scratch folders that no process works in: what kills and failures left."""
+        for path in sorted(self.root.glob(".scratch/*")):
+            if not disk.is_held(self._lock(path.name)):
+                yield path
+
+    def remove(self, path: Path) -> bool:
+        """Deletes the folder of a result, or something in scratch. False if a process works there.
+
+        A kill in the middle leaves the rest in scratch, never half a result.
+        """
+        inside = path.relative_to(self.root).parts
+        scratched = inside[0] == ".scratch"
+        key = inside[1] if scratched else "-".join(inside)
+        try:
+            with disk.locked(self._lock(key), None):
+                doomed = path
+                if not scratched and path.exists():
+                    doomed = self._scratch(key) / "old"
+                    disk.delete(doomed)
+                    doomed.parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(doomed)
+                disk.delete(doomed)
+                if doomed.parent == self._scratch(key) and not any(doomed.parent.iterdir()):
+                    doomed.parent.rmdir()
+        except Timeout:
+            return False
+        return True
+
+    def _folder(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / fingerprint[:SHORT]
+
+    def _scratch(self, key: str) -> Path:
+        return self.root / ".scratch" / key
+
+    def _lock(self, key: str) -> Path:
+        return self.root / ".locks" / f"{key}.lock"
+
+
+class Slot:
+    """The place of a result in the making. Lives while the lock is held."""
+
+    def __init__(self, store: Store, stage: str, fingerprint: str, entry: Entry | None) -> None:
+        self._stage = stage
+        self._fingerprint = fingerprint
+        self._place = store._folder(stage, fingerprint)
+        self._scratch = store._scratch(_key(stage, fingerprint))
+        self._old = self._scratch / "old"
+        self.out = self._scratch / "out"
+        """To fill; empty at the start."""
+        self.resume = self._scratch / "resume"
+        """Survives kills and failures; deleted once the result is published."""
+        self.entry = entry
+        """The published result, if there is nothing to do (any more)."""
+        if entry is None:
+            disk.delete(self.out)
+            disk.delete(self._old)
+            self.out.mkdir(parents=True)
+            self.resume.mkdir(exist_ok=True)
+
+    def publish(self, meta: Mapping[str, Any]) -> Entry:
+        """Seals `out` (the list of its files goes into meta.json) and puts it in its place in one step.
+
+        A result that is there already gives way.
+        """
+        if (meta["stage"], meta["fingerprint"]) != (self._stage, self._fingerprint):
+            raise ValueError(f"meta of {meta['stage']} {meta['fingerprint']} in the slot of another result")
+        record.seal(self.out, meta)
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        if self._place.exists():
+            disk.replace_folder(self.out, self._place, aside=self._old)
+        else:
+            self.out.rename(self._place)
+        disk.fsync(self._place.parent)
+        disk.fsync(self._place.parent.parent)
+        self.entry = Entry(self._stage, self._fingerprint, self._place)
+        return self.entry
+
+    def close(self) -> None:
+        """Deletes what was not published; checkpoints stay while the result is yet to come."""
+        disk.delete(self.out)
+        if self.entry or not any(self._scratch.glob("resume/*")):
+            disk.delete(self._scratch)
+
+
+def _key(stage: str, fingerprint: str) -> str:
+    return f"{stage}-{fingerprint[:SHORT]}"
+
+
+if __name__ == "__main__":
+    from pipeline.store_cli import main
+
+    sys.exit(main())
