@@ -1,0 +1,54 @@
+# squarehead: `make run` and `make test` need nothing but Python >= 3.11; they create .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+SWEEP ?= sparsity=0.5,0.6,0.7,0.8 distill=ce,kd,squarehead
+QUIET := MLFLOW_DISABLE_TELEMETRY=true TOKENIZERS_PARALLELISM=false
+
+.DEFAULT_GOAL := help
+.PHONY: help env run plan sweep test lint report dashboard verify gc clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  More options for run, plan, sweep: ARGS="sparsity=0.7 distill=kd"; all of them: $(BIN)/python -m pipeline --help'
+
+env: .venv/.installed ## Create .venv with everything (run and test do it themselves)
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,joblib]'
+	@touch $@
+
+run: env ## Run the main job: SmolLM2-135M to 50 % sparsity, int8, evaluated and benchmarked
+	$(QUIET) $(BIN)/python -m pipeline experiment=quickstart $(ARGS)
+
+plan: env ## Say what `make run` would run, and why
+	@$(QUIET) $(BIN)/python -m pipeline experiment=quickstart dry_run=true $(ARGS)
+
+sweep: env ## Run a sweep: SWEEP="sparsity=0.5,0.7 distill=ce,squarehead"
+	$(QUIET) $(BIN)/python -m pipeline -m experiment=quickstart $(SWEEP) $(ARGS)
+
+report: env ## Print the tables of the newest run or sweep
+	@$(BIN)/python -m pipeline.report $(ARGS)
+
+dashboard: env ## Serve MLflow on 127.0.0.1 with the experiment open
+	$(QUIET) $(BIN)/python -m pipeline.dashboard $(ARGS)
+
+test: env ## Run the tests
+	$(QUIET) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: env ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+verify: env ## Check every stored file against its sha256
+	@$(BIN)/python -m pipeline.store verify $(ARGS)
+
+gc: env ## Show what could be deleted from the store; ARGS=--yes deletes
+	@$(BIN)/python -m pipeline.store gc $(ARGS)
+
+clean: ## Delete caches of tools; the store and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find pipeline stages engine tests conf -name __pycache__ -type d -prune -exec rm -rf {} +

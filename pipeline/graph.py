@@ -1,0 +1,194 @@
+"""From a configuration to the nodes of the DAG. A plain function: nothing is read, nothing is run.
+
+model, data -> dense -> {dense_eval, calibrate} -> (prune_k -> finetune_k, teacher = dense)* -> evaluate,
+quantize -> evaluate_q, benchmark.  Levels are nodes, so runs with other targets share the rungs below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from pipeline.contracts import UserError
+from pipeline.environment import cores, cpu_has_bf16
+from pipeline.schema import (
+    BenchmarkSlice,
+    Config,
+    CubicSlice,
+    DenseSlice,
+    Distill,
+    EvaluateSlice,
+    FinetuneSlice,
+    PruneSlice,
+    Training,
+    parse_pattern,
+)
+from stages.schedule import rungs
+
+TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    stage: str
+    config: BaseModel
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Role -> name of the node that fills it."""
+
+
+Graph = dict[str, Node]
+"""Nodes by name, in an order in which they can run."""
+
+
+def resolve(config: Config, parallel_jobs: int = 1) -> Config:
+    """Settles what depends on the machine, before anything is fingerprinted: `auto` precisions and 0 threads."""
+    threads = config.threads or max(1, cores() // min(parallel_jobs, cores()))
+    precision = "bf16" if cpu_has_bf16() else "fp32"
+
+    def settle(section: BaseModel) -> BaseModel:
+        return section.model_copy(update={"precision": precision}) if section.precision == "auto" else section  # type: ignore[attr-defined]
+
+    return config.model_copy(
+        update={
+            "threads": threads,
+            "prune": settle(config.prune),
+            "finetune": settle(config.finetune),
+            "dense": config.dense.model_copy(update={"training": settle(config.dense.training)}),
+            "benchmark": config.benchmark.model_copy(update={"threads": config.benchmark.threads or threads}),
+        }
+    )
+
+
+def build(config: Config) -> Graph:
+    """The nodes of a resolved configuration. Raises UserError where its parts contradict each other."""
+    graph: Graph = {}
+
+    def add(name: str, stage: str, slice_: BaseModel, **inputs: str | None) -> str:
+        node = Node(name, stage, slice_, {role: source for role, source in inputs.items() if source})
+        for known in graph.values():
+            if (known.stage, known.config, known.inputs) == (stage, node.config, node.inputs):
+                return known.name  # the same work under another name: one-shot is the first rung of some ladders
+        graph[name] = node
+        return name
+
+    add("model", "model", config.model)
+    add("data", "data", config.data)
+    dense = "model"
+    if not config.dense.skip:
+        dense = add(
+            "dense", "dense", DenseSlice(training=config.dense.training, distill=TASK_LOSS), model="model", data="data"
+        )
+    judge = EvaluateSlice(**{key: getattr(config.evaluate, key) for key in EvaluateSlice.model_fields})
+    dense_eval = add("dense_eval", "evaluate", judge, model=dense, data="data")
+
+    def evaluate(name: str, model: str) -> None:
+        add(name, "evaluate", judge, model=model, data="data", baseline=dense_eval)
+
+    calibration = None
+    if _needs_calibration(config):
+        calibration = add("calibrate", "calibrate", config.calibrate, model="model", data="data")
+    for_pruning = calibration if config.prune.method != "magnitude" else None
+
+    def prune(model: str, sparsity: float, name: str) -> str:
+        slice_ = PruneSlice(prune=_pattern_at(config, sparsity), sparsity=sparsity)
+        return add(name, "prune", slice_, model=model, calibration=for_pruning)
+
+    def finetune(model: str, level: str, cubic: CubicSlice | None = None) -> str:
+        if not _trains(config.finetune):
+            return model
+        slice_ = FinetuneSlice(training=config.finetune, distill=config.distill, cubic=cubic)
+        teacher = dense if config.distill.kd or config.distill.squarehead else None
+        return add(
+            f"finetune_{level}", "finetune", slice_, model=model, data="data", teacher=teacher,
+            calibration=for_pruning if cubic else None,
+        )  # fmt: skip
+
+    sparse = dense
+    if config.schedule.kind == "cubic":
+        start = config.schedule.initial
+        sparse = prune(dense, start, f"prune_{_level(config, start)}") if start else dense
+        sparse = finetune(sparse, _level(config, config.sparsity), _cubic(config))
+    elif config.sparsity > 0:
+        targets = rungs(config.schedule.levels, config.sparsity)
+        for sparsity in targets:
+            level = _level(config, sparsity)
+            sparse = finetune(prune(sparse, sparsity, f"prune_{level}"), level)
+            if config.evaluate.every_rung and sparsity != targets[-1]:
+                evaluate(f"evaluate_{level}", sparse)
+    if config.evaluate.one_shot and config.sparsity > 0:
+        evaluate("one_shot_eval", prune(dense, config.sparsity, "one_shot"))
+    if sparse != dense:
+        evaluate("evaluate", sparse)
+
+    quantized = quantized_dense = None
+    if config.quantize.scheme != "none":
+        scales_from = calibration if config.quantize.smooth or config.quantize.skip_sensitive else None
+        if config.quantize.dense or sparse == dense:
+            quantized_dense = add("quantize_dense", "quantize", config.quantize, model=dense, calibration=scales_from)
+            evaluate("dense_eval_q", quantized_dense)
+        quantized = add("quantize", "quantize", config.quantize, model=sparse, calibration=scales_from)
+        evaluate("evaluate_q", quantized)
+    if config.benchmark.enabled:
+        slice_ = BenchmarkSlice(**{key: getattr(config.benchmark, key) for key in BenchmarkSlice.model_fields})
+        add("benchmark", "benchmark", slice_, data="data", dense=dense, sparse=sparse if sparse != dense else None,
+            quantized=quantized, quantized_dense=quantized_dense)  # fmt: skip
+    return graph
+
+
+def ancestors(graph: Graph, name: str) -> set[str]:
+    """The node and everything it needs. Raises UserError for an unknown name (option `until`)."""
+    if name not in graph:
+        raise UserError(f"no node {name!r} in this run; there are: {', '.join(graph)}", "until")
+    found = {name}
+    for source in graph[name].inputs.values():
+        found |= ancestors(graph, source)
+    return found
+
+
+def _needs_calibration(config: Config) -> bool:
+    prunes = config.sparsity > 0 and config.prune.method != "magnitude"
+    quantizes = config.quantize.scheme != "none" and bool(config.quantize.smooth or config.quantize.skip_sensitive)
+    return prunes or quantizes
+
+
+def _trains(training: Training) -> bool:
+    return training.steps > 0 or training.epochs > 0
+
+
+def _level(config: Config, sparsity: float) -> str:
+    """How a rung is called: `50`, `62.5`, or `2of4`."""
+    if config.prune.pattern == "unstructured":
+        return f"{100 * sparsity:g}"
+    _, group = parse_pattern(config.prune.pattern)
+    return f"{group - round(sparsity * group)}of{group}"
+
+
+def _pattern_at(config: Config, sparsity: float) -> BaseModel:
+    """The pruning rules of a rung: an N:M ladder keeps its M and lowers its N."""
+    if config.prune.pattern == "unstructured":
+        return config.prune
+    return config.prune.model_copy(update={"pattern": _level(config, sparsity).replace("of", ":")})
+
+
+def _cubic(config: Config) -> CubicSlice:
+    schedule, training = config.schedule, config.finetune
+    if training.epochs:
+        raise UserError("a cubic schedule counts steps; give finetune.steps and set epochs to 0", "finetune.epochs")
+    end = schedule.end_step or round(0.8 * training.steps)
+    if not schedule.begin_step < end <= training.steps:
+        raise UserError(
+            f"the schedule ends at step {end}; expected between begin_step={schedule.begin_step} and "
+            f"finetune.steps={training.steps}", "schedule.end_step",
+        )  # fmt: skip
+    if schedule.initial >= config.sparsity:
+        raise UserError(f"starts at {schedule.initial:g}, not below sparsity={config.sparsity:g}", "schedule.initial")
+    return CubicSlice(
+        prune=config.prune,
+        initial=schedule.initial,
+        final=config.sparsity,
+        begin_step=schedule.begin_step,
+        end_step=end,
+        update_every=schedule.update_every,
+    )

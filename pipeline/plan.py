@@ -1,0 +1,161 @@
+"""What would run, and why: every node is a hit, or RUN with its reason. Reads the store, never torch or MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.contracts import UserError
+from pipeline.fingerprint import code_digest, fingerprint, flatten
+from pipeline.graph import Graph, Node, ancestors
+from pipeline.schema import Config, Data, Model
+from pipeline.store import Entry, Store
+from stages.registry import STAGES, StageSpec
+from stages.sources.identity import identity
+
+Status = Literal["hit", "run", "unneeded"]
+"""unneeded: not stored, but nothing that has to run asks for it."""
+NEAREST = 200
+"""Entries of a stage that a reason is looked for in."""
+
+
+@dataclass(frozen=True)
+class Stores:
+    runs: Store
+    cache: Store
+
+    @classmethod
+    def of(cls, config: Config) -> Stores:
+        return cls(
+            Store(Path(config.runs) / "store", "runs"), Store(Path(config.cache.folder) / "store", "cache.folder")
+        )
+
+    def for_stage(self, spec: StageSpec) -> Store:
+        return self.cache if spec.in_cache else self.runs
+
+
+@dataclass(frozen=True)
+class Planned:
+    node: Node
+    spec: StageSpec
+    config: dict[str, Any]
+    """What is fingerprinted: the slice, with identities in the place of paths."""
+    inputs: dict[str, str]
+    """Role -> fingerprint."""
+    fingerprint: str
+    status: Status
+    reason: str
+    entry: Entry | None
+    replace: bool = False
+    """An entry is there and must be made again: forced, damaged, or made by other code."""
+    warning: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "stage": self.node.stage,
+            "fingerprint": self.fingerprint,
+            "status": self.status,
+            "reason": self.reason,
+            "inputs": self.node.inputs,
+            "config": self.config,
+        }
+
+
+Plan = dict[str, Planned]
+
+
+def make_plan(config: Config, graph: Graph, stores: Stores) -> Plan:
+    """A decision for every node of a resolved configuration's graph (`graph.resolve`, `graph.build`).
+
+    Raises UserError for unknown names in `until` and `force`, and for sources that cannot be identified.
+    """
+    wanted = ancestors(graph, config.until) if config.until else set(graph)
+    if unknown := [name for name in config.force if name not in graph]:
+        raise UserError(f"no node {unknown[0]!r} in this run; there are: {', '.join(graph)}", "force")
+    plan: Plan = {}
+    for name, node in graph.items():
+        if name in wanted:
+            plan[name] = _decide(node, plan, config, stores)
+    return _drop_unneeded(plan)
+
+
+def _decide(node: Node, plan: Plan, config: Config, stores: Stores) -> Planned:
+    spec = STAGES[node.stage]
+    described = _described(node)
+    inputs = {role: plan[source].fingerprint for role, source in node.inputs.items()}
+    key = fingerprint(node.stage, spec.version, described, inputs, spec.irrelevant)
+    store = stores.for_stage(spec)
+    entry = store.find(node.stage, key)
+
+    def planned(status: Status, reason: str, **more: Any) -> Planned:
+        return Planned(node, spec, described, inputs, key, status, reason, entry, **more)
+
+    if node.name in config.force:
+        return planned("run", "forced", replace=True)
+    remade = [source for source in node.inputs.values() if plan[source].replace]
+    if remade and entry:
+        return planned("run", f"its input {remade[0]} is made again", replace=True)
+    if entry is None:
+        if damage := store.damage(node.stage, key):
+            return planned("run", f"the stored result is damaged: {damage}", replace=True)
+        return planned("run", _why_missing(node, spec, described, inputs, store))
+    if entry.meta.get("code") != code_digest(spec.module):
+        if config.cache.code == "strict":
+            return planned("run", "its code changed since (cache.code=strict)", replace=True)
+        return planned("hit", "", warning="its code changed since; cache.code=strict would run it again")
+    return planned("hit", "")
+
+
+def _described(node: Node) -> dict[str, Any]:
+    described = node.config.model_dump(mode="json")
+    if isinstance(node.config, Model | Data):
+        # outside data enter by digest or revision, never by path
+        found = identity(described.pop("path"), described.pop("revision"), f"{node.stage}.path")
+        described["identity"] = found
+    return described
+
+
+def _why_missing(
+    node: Node, spec: StageSpec, described: Mapping[str, Any], inputs: Mapping[str, str], store: Store
+) -> str:
+    """The differing keys against the nearest stored result of the stage."""
+    ours = flatten(described) | {"version": spec.version}
+    best: list[str] | None = None
+    newest = sorted(store.entries(node.stage), key=lambda entry: str(entry.meta["created"]), reverse=True)
+    for entry in newest[:NEAREST]:
+        theirs = flatten(entry.meta["config"]) | {"version": entry.meta["version"]}
+        changed = [
+            f"{name} {theirs.get(name, 'unset')} → {ours.get(name, 'unset')}"
+            for name in [*ours, *(theirs.keys() - ours.keys())]
+            if ours.get(name) != theirs.get(name) and name not in spec.irrelevant
+        ]
+        changed += [
+            f"input {node.inputs.get(role, role)} differs"
+            for role in sorted({*inputs, *entry.meta["inputs"]})
+            if inputs.get(role) != entry.meta["inputs"].get(role)
+        ]
+        if best is None or len(changed) < len(best):
+            best = changed
+    if best is None:
+        return "no earlier result"
+    shown = ", ".join(best[:3])
+    return shown + (f" and {len(best) - 3} more" if len(best) > 3 else "")
+
+
+def _drop_unneeded(plan: Plan) -> Plan:
+    """A result that is gone is made again only if something that runs asks for it, or nothing was to follow it."""
+    used = {source for item in plan.values() for source in item.node.inputs.values()}
+    needed: set[str] = set()
+    for name, item in reversed(plan.items()):
+        if item.status == "run" and (item.replace or name in needed or name not in used):
+            needed |= {name, *item.node.inputs.values()}
+    return {
+        name: item
+        if item.status == "hit" or name in needed
+        else Planned(
+            **{**item.__dict__, "status": "unneeded", "reason": "not stored, and nothing that runs asks for it"}
+        )
+        for name, item in plan.items()
+    }

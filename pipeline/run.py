@@ -1,0 +1,154 @@
+"""Running a plan: nodes in order, each under its lock, published whole; a failure stops its descendants only."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from pipeline.contracts import Artifact, UserError
+from pipeline.environment import environment
+from pipeline.fingerprint import code_digest
+from pipeline.log import StageLog
+from pipeline.plan import Plan, Planned, Stores
+from pipeline.schema import Config, Data, Model
+from pipeline.store import Entry, Slot
+from pipeline.tracking import Tracker
+from stages.registry import STAGES
+
+Status = Literal["hit", "done", "failed", "not run", "unneeded"]
+
+
+@dataclass
+class Outcome:
+    """What became of a node."""
+
+    stage: str
+    fingerprint: str
+    status: Status
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
+Outcomes = dict[str, Outcome]
+
+
+def run_plan(
+    plan: Plan, config: Config, stores: Stores, tracker: Tracker, console: Console, folder: Path, bars: bool
+) -> Outcomes:
+    """Runs what has to run. Never raises for a failed stage: its outcome says so, and tracebacks of bugs are kept
+    in `folder`. KeyboardInterrupt stops at once; what is published stays."""
+    os.environ["SQUAREHEAD_CACHE"] = config.cache.folder
+    outcomes: Outcomes = {}
+    entries: dict[str, Entry] = {}
+    for name, item in plan.items():
+        outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
+        if item.status == "unneeded":
+            outcome.status = "unneeded"
+            continue
+        if any(source not in entries for source in item.node.inputs.values()):
+            lost = [source for source in item.node.inputs.values() if source not in entries]
+            outcome.error = f"needs {', '.join(lost)}"
+            continue
+        started = time.monotonic()
+        try:
+            if item.status == "hit" and item.entry:
+                entry, outcome.status = item.entry, "hit"
+            else:
+                entry, outcome.status = _fill(item, entries, config, stores, tracker, console, bars)
+            if outcome.status == "hit":
+                tracker.hit(name, entry)
+            entries[name] = entry
+            outcome.metrics = dict(entry.meta["metrics"])
+            outcome.seconds = float(entry.meta["seconds"])
+        except Exception as error:
+            outcome.status, outcome.error = "failed", _explain(error, name, folder)
+            outcome.seconds = time.monotonic() - started
+            console.print(f"[red]✗ {name}[/]: {outcome.error}", highlight=False, soft_wrap=True)
+    return outcomes
+
+
+def _fill(
+    item: Planned, entries: dict[str, Entry], config: Config, stores: Stores, tracker: Tracker, console: Console,
+    bars: bool,
+) -> tuple[Entry, Literal["hit", "done"]]:  # fmt: skip
+    name = item.node.name
+
+    def waiting(who: str) -> None:
+        console.print(f"… {name}: waiting for {who}, which is making the same", highlight=False)
+
+    store = stores.for_stage(item.spec)
+    with store.fill(item.node.stage, item.fingerprint, waiting, replace=item.replace) as slot:
+        if slot.entry:
+            return slot.entry, "hit"
+        console.print(f"[bold]▶ {name}[/] [dim]{item.reason}[/]", highlight=False, soft_wrap=True)
+        stage_run = tracker.start_stage(name, item.node.stage, item.fingerprint, item.config)
+        try:
+            entry = _execute(item, entries, config, slot, stage_run.metrics, console, bars)
+        except BaseException as error:
+            stage_run.fail(str(error) or type(error).__name__)
+            raise
+        stage_run.finish(entry)
+        return entry, "done"
+
+
+def _execute(
+    item: Planned, entries: dict[str, Entry], config: Config, slot: Slot,
+    send: Callable[[dict[str, float], int, float], None], console: Console, bars: bool,
+) -> Entry:  # fmt: skip
+    run = importlib.import_module(item.spec.module).run
+    inputs: dict[str, Artifact] = {
+        role: entries[source].artifact(STAGES[entries[source].stage].makes) for role, source in item.node.inputs.items()
+    }
+    started = time.monotonic()
+    with StageLog(item.node.name, slot.out, slot.resume, console, bars, send) as log:
+        metrics = run(_with_commit(item), inputs, slot.out, log)
+    return slot.publish(
+        {
+            "stage": item.node.stage,
+            "version": item.spec.version,
+            "fingerprint": item.fingerprint,
+            "config": item.config,
+            "inputs": item.inputs,
+            "facts": log.found,
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "seconds": time.monotonic() - started,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": environment(config.threads),
+            "code": code_digest(item.spec.module),
+        }
+    )
+
+
+def _with_commit(item: Planned) -> Any:
+    """The node's slice; a hub source is pinned to the very commit that was fingerprinted."""
+    commit = item.config.get("identity", {}).get("commit")
+    if commit and isinstance(item.node.config, Model | Data):
+        return item.node.config.model_copy(update={"revision": commit})
+    return item.node.config
+
+
+def _explain(error: Exception, name: str, folder: Path) -> str:
+    """One line. The traceback of what is no user's error goes into a file of the job."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"runs: the disk is full ({error.filename or 'no file named'}); make room or set runs to another disk"
+    kept = folder / f"{name}.traceback.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        where = f" (traceback: {kept})"
+    except OSError:
+        where = ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

@@ -1,0 +1,168 @@
+"""What a run tells at its end: the table of nodes, quality and speed at a glance, summary.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.plan import Plan
+from pipeline.run import Outcomes
+from pipeline.store import Store
+
+STYLES = {"hit": "cyan", "done": "green", "failed": "red", "not run": "yellow", "unneeded": "dim", "run": "yellow"}
+MAIN_METRICS = {
+    "model": ("parameters",),
+    "data": ("train_rows", "test_rows"),
+    "calibrate": ("samples",),
+    "dense": ("validation_loss", "tokens_per_second"),
+    "prune": ("sparsity", "mean_layer_error"),
+    "finetune": ("sparsity", "validation_loss", "tokens_per_second"),
+    "quantize": ("sparsity", "weight_bytes"),
+}
+"""What stands in the table of nodes; of the other stages the first three."""
+SHOWN = 3
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    table = Table(title="plan", title_justify="left", box=None, pad_edge=False)
+    for column in ("node", "", "fingerprint", "why"):
+        table.add_column(column, no_wrap=column != "why", overflow="fold")
+    for name, item in plan.items():
+        status = item.status.upper() if item.status == "run" else item.status
+        table.add_row(
+            name, f"[{STYLES[item.status]}]{status}[/]", item.fingerprint[:16], _plain(item.reason or item.warning)
+        )
+    console.print(table)
+    running = sum(item.status == "run" for item in plan.values())
+    hits = sum(item.status == "hit" for item in plan.values())
+    console.print(f"{running} to run, {hits} stored", highlight=False)
+
+
+def show_warnings(plan: Plan, console: Console) -> None:
+    if warned := [name for name, item in plan.items() if item.warning]:
+        console.print(f"[yellow]! {', '.join(warned)}: {plan[warned[0]].warning}[/]", highlight=False, soft_wrap=True)
+
+
+def show_outcomes(outcomes: Outcomes, console: Console) -> None:
+    table = Table(title="nodes", title_justify="left", box=None, pad_edge=False)
+    table.add_column("node", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for name, outcome in outcomes.items():
+        seconds = f"{outcome.seconds:.1f}" if outcome.metrics else ""
+        told = _main_metrics(outcome.stage, outcome.metrics) or _plain(outcome.error)
+        table.add_row(name, f"[{STYLES[outcome.status]}]{outcome.status}[/]", seconds, told)
+    console.print(table)
+
+
+def show_quality(outcomes: Outcomes, console: Console) -> None:
+    """One row for each evaluated model: its quality, and what is left of the dense one's."""
+    judged = {name: o.metrics for name, o in outcomes.items() if o.stage == "evaluate" and o.metrics}
+    names = list(dict.fromkeys(metric for metrics in judged.values() for metric in metrics if is_quality(metric)))
+    if not names:
+        return
+    table = Table(title="quality (test split)", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for metric in names:
+        table.add_column(metric, justify="right")
+        table.add_column("recovery", justify="right")
+    for name, metrics in judged.items():
+        cells = []
+        for metric in names:
+            error = metrics.get(f"{metric}_stderr")
+            value = f"{metrics[metric]:.3f}" if metric in metrics else "–"
+            cells.append(value + (f" ± {error:.3f}" if error is not None else ""))
+            recovery = metrics.get(f"{metric}_recovery")
+            cells.append(f"{recovery:.1f} %" if recovery is not None else "")
+        table.add_row(LABELS.get(name, name.removeprefix("evaluate_")), *cells)
+    console.print(table)
+
+
+LABELS = {
+    "dense_eval": "dense",
+    "one_shot_eval": "pruned one-shot, not fine-tuned",
+    "evaluate": "sparse, fine-tuned",
+    "evaluate_q": "sparse, fine-tuned, int8",
+    "dense_eval_q": "dense, int8",
+}
+
+
+def is_quality(metric: str) -> bool:
+    return not metric.endswith(("_stderr", "_recovery", "_seconds", "_per_second", "_tokens", "_windows"))
+
+
+def summary(outcomes: Outcomes) -> dict[str, Any]:
+    """{node: {stage, fingerprint, status, seconds, metrics, error}}."""
+    return {name: asdict(outcome) for name, outcome in outcomes.items()}
+
+
+def write_json(value: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:
+    """The rows of the benchmark node, as measured; `n/a` with its reason where a backend could not run."""
+    outcome = outcomes.get("benchmark")
+    entry = store.find("benchmark", outcome.fingerprint) if outcome and outcome.metrics else None
+    if entry is None:
+        return
+    found = json.loads((entry.path / "benchmark.json").read_text(encoding="utf-8"))
+    show_rows(found, console)
+
+
+def show_rows(found: dict[str, Any], console: Console) -> None:
+    machine = found["machine"]
+    title = f"speed ({machine['cpu']}, {machine['threads']} threads; medians of {machine['rounds']} interleaved rounds)"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column, justify in COLUMNS:
+        table.add_column(column, justify=justify)
+    for row in found["rows"]:
+        if row["status"] != "ok":
+            table.add_row(row["backend"], row["model"], f"[dim]n/a ({_plain(row['reason'])})[/]")
+            continue
+        table.add_row(
+            row["backend"],
+            row["model"],
+            f"{row['prefill_ms']['median']:.1f} ±{row['prefill_ms']['spread']:.1f}",
+            f"{row['decode_tokens_per_second']['median']:.1f} ±{row['decode_tokens_per_second']['spread']:.1f}",
+            f"{row['decode_speedup']:.2f}x",
+            f"{row['decode_gb_per_second']:.1f}",
+            f"{row['disk_bytes'] / 1e6:.0f}",
+        )
+    console.print(table)
+
+
+COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("backend", "left"),
+    ("model", "left"),
+    ("prefill ms", "right"),
+    ("decode tokens/s", "right"),
+    ("over torch_fp32 dense", "right"),
+    ("GB/s", "right"),
+    ("MB on disk", "right"),
+)
+
+
+def _main_metrics(stage: str, metrics: dict[str, float]) -> str:
+    names = MAIN_METRICS.get(stage) or tuple(metrics)[:SHOWN]
+    return "  ".join(f"{name} {_short(metrics[name])}" for name in names if name in metrics)
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 1e5:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value != int(value) else f"{int(value)}"
+
+
+def _plain(text: str) -> str:
+    """Square brackets in a reason are no markup."""
+    return text.replace("[", r"\[")

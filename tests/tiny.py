@@ -1,0 +1,123 @@
+"""Small real models and data for the tests: random Llama, OPT and MPT folders in hub format, and texts to learn."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+WORDS = "the a small large red blue river mountain city sings holds finds near under and of with water stone".split()
+CONTEXT = 64
+VOCABULARY = 320
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    """Texts with some structure: each word depends on the one before."""
+    draw = random.Random(seed)
+    texts = []
+    for _ in range(count):
+        at = draw.randrange(len(WORDS))
+        words = []
+        for _ in range(24):
+            words.append(WORDS[at])
+            at = (3 * at + draw.choice((1, 2))) % len(WORDS)
+        texts.append(" ".join(words) + ".")
+    return texts
+
+
+def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(sentences(50, 0), vocab_size=VOCABULARY, special_tokens=["<eos>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<eos>", pad_token="<eos>")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def build(kind: str = "llama", seed: int = 0) -> torch.nn.Module:
+    """A random model: 2 blocks, width 32, context 64. kind: llama, opt or mpt."""
+    torch.manual_seed(seed)
+    if kind == "llama":
+        config = LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=CONTEXT, tie_word_embeddings=True, eos_token_id=0,
+            bos_token_id=0, pad_token_id=0,
+        )  # fmt: skip
+        return LlamaForCausalLM(config).eval()
+    if kind == "opt":
+        config = OPTConfig(
+            vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=CONTEXT, word_embed_proj_dim=32, eos_token_id=0, bos_token_id=0, pad_token_id=0,
+            dropout=0.0,
+        )  # fmt: skip
+        return OPTForCausalLM(config).eval()
+    config = MptConfig(
+        vocab_size=VOCABULARY, d_model=32, expansion_ratio=2, n_layers=2, n_heads=4, max_seq_len=CONTEXT
+    )
+    return MptForCausalLM(config).eval()
+
+
+def save_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
+    """A whole checkpoint folder in hub format."""
+    build(kind, seed).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_texts(folder: Path, train: int = 60, others: int = 20) -> Path:
+    """train, validation and test .jsonl with {"id", "text"}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate((("train", train), ("validation", others), ("test", others))):
+        rows = [{"id": f"{split}-{i}", "text": text} for i, text in enumerate(sentences(count, seed))]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def options(model: Path, data: Path, runs: Path, cache: Path) -> list[str]:
+    """Overrides that make any experiment small: this model and data, few and short steps."""
+    return [
+        f"model.path={model}",
+        f"data.path={data}",
+        "data.subset=''",
+        "data.splits={}",
+        "data.size=0",
+        "data.format=text",
+        "data.columns={text: text, id: id}",
+        f"runs={runs}",
+        f"cache.folder={cache}",
+        "threads=1",
+        *(f"{where}.{key}={value}" for where in ("dense.training", "finetune") for key, value in TRAINING.items()),
+        "calibrate.samples=8",
+        "calibrate.length=32",
+        "evaluate.perplexity.length=32",
+        "evaluate.perplexity.windows=4",
+        "evaluate.tasks=[]",
+        "benchmark.prompt_tokens=8",
+        "benchmark.new_tokens=4",
+        "benchmark.rounds=2",
+    ]
+
+
+TRAINING = {
+    "steps": 4,
+    "epochs": 0,
+    "sequence_length": 32,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "warmup_steps": 1,
+    "eval_every": 2,
+    "eval_windows": 4,
+    "checkpoint_every": 2,
+    "precision": "fp32",
+}
