@@ -1,0 +1,62 @@
+"""One job: what it studies, and the folder that Hydra keeps of it, where it can be read long after."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+RECORD = "job.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    """Readable: what differs, `sparsity=0.7 distill=ce`."""
+    sweep: str
+    """Id of the sweep; empty for a single run."""
+    folder: Path
+    """Hydra's output folder."""
+    config: dict[str, Any]
+    """Resolved."""
+    dials: dict[str, str]
+    """The overrides that make this job what it is."""
+
+    @property
+    def key(self) -> str:
+        """What tells jobs apart: the end of the folder's path, `<sweep>/<number>` or `jobs/<time>`."""
+        place = self.folder.resolve()
+        return f"{place.parent.name}/{place.name}"
+
+    def write(self) -> None:
+        """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
+        record = {key: value for key, value in asdict(self).items() if key != "folder"}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        return cls(folder=folder, **json.loads((folder / RECORD).read_text(encoding="utf-8")))
+
+
+def ended_jobs(runs: Path) -> list[Job]:
+    """Jobs that came to an end, the earliest first."""
+    folders = [path.parent for place in ("sweeps", "jobs") for path in (runs / place).rglob("summary.json")]
+    jobs = [Job.read(folder) for folder in folders if (folder / RECORD).exists()]
+    return sorted(jobs, key=ended_at)
+
+
+def ended_at(job: Job) -> float:
+    """Seconds since the epoch."""
+    return (job.folder / "summary.json").stat().st_mtime
+
+
+def started_at(job: Job) -> float:
+    return (job.folder / RECORD).stat().st_mtime
+
+
+def read_summary(job: Job) -> dict[str, dict[str, Any]]:
+    """{node: {stage, fingerprint, status, seconds, metrics}} of a job that came to an end."""
+    found: dict[str, dict[str, Any]] = json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))
+    return found

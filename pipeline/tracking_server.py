@@ -1,0 +1,124 @@
+"""Reaching MLflow: the database under runs/ or a server, and the experiment in it, made once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from pipeline.contracts import UserError
+
+PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""While it is not known whether there is a server at all."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    client: Any
+    experiment: str
+    """Its id."""
+    lock: FileLock
+    """Held while something that must exist once is looked for and made."""
+
+
+def default_uri(runs: Path) -> str:
+    """SQLite under runs/. A writer waits a minute for another one, where SQLite's default is 5 s."""
+    return f"sqlite:///{(runs.resolve() / 'mlflow.db').as_posix()}?timeout=60"
+
+
+def artifact_folder(runs: Path) -> Path:
+    return runs.resolve() / "mlartifacts"
+
+
+def connect(uri: str, experiment: str, runs: Path) -> Connection:
+    """Opens the experiment; makes it, and the database under runs/, if there is none. Empty uri: the default.
+
+    Raises UserError, in seconds, if the server does not answer.
+    """
+    uri = uri or default_uri(runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    # Processes that first touch a new database at the same time break it: they take turns.
+    lock = FileLock(runs.resolve() / "mlflow.lock")
+    _silence()
+    with _waits(IMPATIENT):
+        from mlflow import MlflowClient
+
+        try:
+            with lock:
+                client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+                found = client.get_experiment_by_name(experiment) or _create(client, uri, experiment, runs)
+        except failures() as error:
+            reason = explain(error).replace(uri, public(uri))
+            raise UserError(f"cannot use MLflow at {public(uri)}: {reason}", "tracking.uri") from None
+    if found.lifecycle_stage != "active":
+        reason = f"{experiment!r} was deleted in MLflow; restore it there, or choose another name"
+        raise UserError(reason, "tracking.experiment")
+    for key, value in PATIENT.items():
+        os.environ.setdefault(key, value)
+    return Connection(client, str(found.experiment_id), lock)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What MLflow raises when its server, its database or the disk fails it. Anything else is a bug."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def explain(error: Exception) -> str:
+    """An error in one line; of a long one the end, where the cause stands."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= 240 else f"{line[:60]} ... {line[-180:]}"
+
+
+def public(uri: str) -> str:
+    """A URI without the name and password that it may carry."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def _create(client: Any, uri: str, experiment: str, runs: Path) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    # A database keeps no files: they go under runs/. A server has its own place for them.
+    is_server = urlsplit(uri).scheme in ("http", "https", "databricks", "uc")
+    location = None if is_server else artifact_folder(runs).as_uri()
+    try:
+        # The kind spares the reader MLflow's question what the experiment is for.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client.get_experiment(client.create_experiment(experiment, location, tags))
+    except MlflowException:
+        found = client.get_experiment_by_name(experiment)  # somebody on another machine was faster
+        if found is None:
+            raise
+        return found
+
+
+@contextmanager
+def _waits(chosen: dict[str, str]) -> Iterator[None]:
+    """Sets HTTP timeouts and retries for a while, but for those the user has set."""
+    before = {key: os.environ.get(key) for key in chosen}
+    ours = {key: value for key, value in chosen.items() if before[key] in (None, PATIENT[key])}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for key in ours:
+            del os.environ[key]
+
+
+def _silence() -> None:
+    """No telemetry, ever; no news of database migrations."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

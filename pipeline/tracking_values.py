@@ -1,0 +1,122 @@
+"""Our records in MLflow's terms: its names, its limits, flat parameters, curves, the summary of a job."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.fingerprint import flatten
+
+PARAM_CHARACTERS = 6000
+TAG_CHARACTERS = 8000
+NAME_CHARACTERS = 250
+DIGEST_CHARACTERS = 36
+"""MLflow refuses more."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a curve; `when` in seconds since the epoch."""
+
+    name: str
+    value: float
+    step: int
+    when: float
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Data that went into a result."""
+
+    name: str
+    digest: str
+
+
+def clean_name(name: str) -> str:
+    """A name of a metric, parameter or tag. MLflow's alphabet is [A-Za-z0-9_./ -], and a name must be a path."""
+    parts = re.sub(r"[^A-Za-z0-9_./ -]", "_", name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:NAME_CHARACTERS] or "_"
+
+
+def cut(text: str, characters: int) -> str:
+    """The text, or as much of it as fits, ending in `...`."""
+    return text if len(text) <= characters else text[: characters - 3] + "..."
+
+
+def texts(nested: Mapping[str, Any]) -> dict[str, str]:
+    """{"training": {"lr": 0.1}} -> {"training.lr": "0.1"}: text as it is, everything else as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(nested).items()}
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Those of the values that are numbers; a chart has no place for the others."""
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def curves(artifact: Path) -> Iterator[Point]:
+    """What a stage logged while it ran: `metrics.jsonl` of its artifact."""
+    path = artifact / "metrics.jsonl"
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            for name, value in row["metrics"].items():
+                yield Point(name, float(value), row["step"], row["time"])
+
+
+def summary_points(meta: Mapping[str, Any], last_steps: Mapping[str, int], when: float) -> list[Point]:
+    """The summary of a result. One named like a curve stands at the curve's end, as its latest value."""
+    summary = numbers({**meta["metrics"], "seconds": meta["seconds"]})
+    return [Point(name, value, last_steps.get(name, 0), when) for name, value in summary.items()]
+
+
+def fact_tags(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What a stage found out, its inputs, its version and the environment."""
+    environment = meta["environment"]
+    nested = {
+        "version": str(meta["version"]),
+        "input": meta["inputs"],
+        "fact": {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta["facts"].items()},
+    }
+    return texts(nested) | environment_tags(environment)
+
+
+def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
+    commit = str(environment.get("git", "")).removesuffix("+dirty")
+    return texts({"env": environment}) | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def data_sets(meta: Mapping[str, Any]) -> list[DataSet]:
+    """The facts `digest` (of a data source) and `<role>_digest` (of data that a stage read)."""
+    found = []
+    for key, digest in meta["facts"].items():
+        if isinstance(digest, str) and (key == "digest" or key.endswith("_digest")):
+            role = key.removesuffix("digest").rstrip("_") or meta["stage"]
+            found.append(DataSet(str(meta["config"].get("path") or role), digest))
+    return found
+
+
+def describe(nodes: Mapping[str, Mapping[str, Any]], links: Mapping[str, str], experiment: str) -> str:
+    """A job's nodes as a Markdown table, each linked to the run that made it: MLflow shows it on the job's page."""
+    lines = ["| node | status | seconds | metrics |", "|---|---|--:|---|"]
+    for node, found in nodes.items():
+        name = f"[{node}](#/experiments/{experiment}/runs/{links[node]})" if node in links else node
+        seconds = found.get("seconds")
+        took = f"{seconds:.1f}" if isinstance(seconds, int | float) else ""
+        metrics = ", ".join(f"{key} {_short(value)}" for key, value in numbers(found.get("metrics") or {}).items())
+        lines.append(f"| {name} | {found['status']} | {took} | {cut(metrics, 200)} |")
+    return cut("\n".join(lines), TAG_CHARACTERS)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) and not value.is_integer() else f"{value:g}"

@@ -1,0 +1,299 @@
+"""The tree of runs in MLflow: sweep -> jobs -> executed stages, and how a stored result is shown in it.
+
+Tags tell runs apart: `kind` (sweep, job, stage); `sweep` (its id); `job` (its folder under runs/); `fingerprint`
+(of a stage's result); `process` (who writes into the run while it is RUNNING).
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import psutil
+
+from pipeline.job import Job
+from pipeline.store import Entry
+from pipeline.tracking_server import Connection
+from pipeline.tracking_values import (
+    DIGEST_CHARACTERS,
+    PARAM_CHARACTERS,
+    TAG_CHARACTERS,
+    Point,
+    clean_name,
+    curves,
+    cut,
+    data_sets,
+    describe,
+    fact_tags,
+    numbers,
+    summary_points,
+    texts,
+)
+
+SMALL_BYTES = 1_000_000
+BATCH_METRICS = 1000
+BATCH_OTHERS = 100
+"""MLflow's limits of one call."""
+
+
+@dataclass(frozen=True)
+class View:
+    connection: Connection
+    artifacts: str = "all"
+    """Which files of a result to show: all, small (under 1 MB), none."""
+
+    # ---- runs ----
+
+    def create(self, kind: str, name: str, tags: Mapping[str, str], parent: str = "", start: float = 0.0) -> str:
+        """A new run with status RUNNING, by this process. Returns its id."""
+        all_tags = {
+            **{clean_name(key): cut(value, TAG_CHARACTERS) for key, value in tags.items()},
+            **({"mlflow.parentRunId": parent} if parent else {}),
+            "kind": kind,
+            "process": _this_process(),
+            "mlflow.source.name": "squarehead",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user(),
+        }
+        run = self.connection.client.create_run(
+            self.connection.experiment, start_time=_milliseconds(start or time.time()), tags=all_tags, run_name=name
+        )
+        return str(run.info.run_id)
+
+    def close(self, run_id: str, status: str, end: float = 0.0) -> None:
+        self.connection.client.set_terminated(run_id, status, end_time=_milliseconds(end or time.time()))
+
+    def search(self, status: str = "", **tags: str) -> list[Any]:
+        """All runs with these tags, the newest first."""
+        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        if status:
+            terms.append(f"attributes.status = '{status}'")
+        found: list[Any] = []
+        page = None
+        while page != "":
+            runs = self.connection.client.search_runs(
+                [self.connection.experiment],
+                " and ".join(terms),
+                order_by=["attributes.start_time DESC"],
+                page_token=page,
+            )
+            found += runs
+            page = runs.token or ""
+        return found
+
+    def made_by(self, fingerprint: str) -> str:
+        """The run that made a result, or is just making it, or empty."""
+        self.close_dead(kind="stage", fingerprint=fingerprint)
+        # RUNNING: its process has published the result, which is how we know of it, and is bringing it in here.
+        runs = self.search("FINISHED", kind="stage", fingerprint=fingerprint)
+        runs = runs or self.search("RUNNING", kind="stage", fingerprint=fingerprint)
+        return str(runs[0].info.run_id) if runs else ""
+
+    def close_dead(self, **tags: str) -> None:
+        """Sets KILLED what a process of this machine left RUNNING when it was killed."""
+        sweeps = set()
+        for run in self.search("RUNNING", **tags):
+            if _is_dead(run.data.tags.get("process", "")):
+                self.close(run.info.run_id, "KILLED")
+                sweeps.add(run.data.tags.get("sweep", ""))
+        for sweep in sweeps - {""}:
+            self.settle(sweep)
+
+    # ---- sweeps and jobs ----
+
+    def create_job(self, job: Job, start: float = 0.0) -> str:
+        """The run of a job, under that of its sweep."""
+        parent = self.sweep(job.sweep) if job.sweep else ""
+        tags = {"job": job.key, **({"sweep": job.sweep} if job.sweep else {}), **texts({"dial": job.dials})}
+        run_id = self.create("job", job.name, tags, parent, start)
+        if job.sweep:
+            self.settle(job.sweep)
+        self.log(run_id, params=texts(job.config))
+        return run_id
+
+    def sweep(self, sweep: str) -> str:
+        """The parent of a sweep's jobs, made by whichever of them comes first."""
+        with self.connection.lock:
+            runs = self.search(kind="sweep", sweep=sweep)
+            return str(runs[0].info.run_id) if runs else self.create("sweep", f"sweep {sweep}", {"sweep": sweep})
+
+    def settle(self, sweep: str) -> None:
+        """Gives the parent of a sweep the status of its jobs so far: running, failed if any failed, finished."""
+        with self.connection.lock:
+            jobs = self.search(kind="job", sweep=sweep)
+            if not jobs:
+                return
+            statuses = {run.info.status for run in jobs}
+            for parent in self.search(kind="sweep", sweep=sweep):
+                if "RUNNING" in statuses:
+                    self.connection.client.update_run(parent.info.run_id, status="RUNNING")
+                else:
+                    status = "FAILED" if statuses & {"FAILED", "KILLED"} else "FINISHED"
+                    self.close(parent.info.run_id, status, max(run.info.end_time for run in jobs) / 1000)
+
+    def close_job(
+        self,
+        run_id: str,
+        job: Job,
+        nodes: Mapping[str, Mapping[str, Any]],
+        links: Mapping[str, str],
+        ok: bool,
+        end: float = 0.0,
+    ) -> None:
+        """The end of a job: `<node>.<metric>` of all its nodes, links to the runs that made them, its files."""
+        when = end or time.time()
+        values = {f"{node}.{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"] or {}).items()}
+        tags = {f"node.{node}": made for node, made in links.items()}
+        tags["mlflow.note.content"] = describe(nodes, links, self.connection.experiment)
+        self.log(run_id, tags=tags, points=[Point(name, value, 0, when) for name, value in values.items()])
+        # Copied, not linked: unlike a stored result, a job's files may be written again.
+        self.connection.client.log_artifacts(run_id, str(job.folder))
+        self.close(run_id, "FINISHED" if ok else "FAILED", when)
+        if job.sweep:
+            self.settle(job.sweep)
+
+    # ---- results ----
+
+    def create_stage(
+        self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any], parent: str, start: float = 0.0
+    ) -> str:
+        """The run of a stage that starts, or once did."""
+        tags = {"node": node, "stage": stage, "fingerprint": fingerprint}
+        run_id = self.create("stage", node, tags, parent, start)
+        self.log(run_id, params=texts(config))
+        return run_id
+
+    def show(self, entry: Entry, node: str, parent: str = "") -> str:
+        """The run of a stored result: the one that made it, or, if MLflow does not know it, one from the store."""
+        with self.connection.lock:
+            if known := self.made_by(entry.fingerprint):
+                return known
+            meta = entry.meta
+            start = _made(entry) - meta["seconds"]
+            run_id = self.create_stage(node, entry.stage, entry.fingerprint, meta["config"], parent, start)
+            self.complete(run_id, entry)
+            return run_id
+
+    def complete(self, run_id: str, entry: Entry, shown: Collection[tuple[str, int]] = ()) -> None:
+        """Brings all of a result into its run, but for the points (name, step) already `shown`, and closes it."""
+        meta, end = entry.meta, _made(entry)
+        points = list(curves(entry.path))
+        last_steps = {point.name: point.step for point in points}
+        self.log(run_id, points=(point for point in points if (point.name, point.step) not in shown))
+        self.log(run_id, tags=fact_tags(meta), points=summary_points(meta, last_steps, end))
+        self._log_data(run_id, meta)
+        self._log_files(run_id, entry.path)
+        self.close(run_id, "FINISHED", end)
+
+    def log(
+        self,
+        run_id: str,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        points: Iterable[Point] = (),
+    ) -> None:
+        """Any number of them, in as few calls as MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        client = self.connection.client
+        values = [Metric(clean_name(p.name), p.value, _milliseconds(p.when), p.step) for p in points]
+        for batch in _batches(values, BATCH_METRICS):
+            client.log_batch(run_id, metrics=batch)
+        written = [Param(clean_name(key), cut(value, PARAM_CHARACTERS)) for key, value in (params or {}).items()]
+        for batch in _batches(written, BATCH_OTHERS):
+            client.log_batch(run_id, params=batch)
+        named = [RunTag(clean_name(key), cut(value, TAG_CHARACTERS)) for key, value in (tags or {}).items()]
+        for batch in _batches(named, BATCH_OTHERS):
+            client.log_batch(run_id, tags=batch)
+
+    def _log_data(self, run_id: str, meta: Mapping[str, Any]) -> None:
+        """Digests as MLflow's data sets: the dashboard shows those in a column of their own."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        found = [
+            DatasetInput(
+                Dataset(data.name, data.digest[:DIGEST_CHARACTERS], "sha256", json.dumps({"sha256": data.digest})),
+                [InputTag("mlflow.data.context", meta["stage"])],
+            )
+            for data in data_sets(meta)
+        ]
+        if found:
+            self.connection.client.log_inputs(run_id, datasets=found)
+
+    def _log_files(self, run_id: str, folder: Path) -> None:
+        if self.artifacts == "none":
+            return
+        client = self.connection.client
+        root = _local(client.get_run(run_id).info.artifact_uri)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if self.artifacts == "small" and path.stat().st_size >= SMALL_BYTES:
+                continue
+            inside = path.relative_to(folder)
+            if root:
+                _link(path, root / inside)
+            else:
+                client.log_artifact(run_id, str(path), inside.parent.as_posix() if inside.parent.name else None)
+
+
+def _made(entry: Entry) -> float:
+    return datetime.fromisoformat(entry.meta["created"]).timestamp()
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
+def _local(artifact_uri: str) -> Path | None:
+    """The folder of a run's artifacts, if it is one of a file system that is mounted here."""
+    parts = urlsplit(artifact_uri)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    return Path(artifact_uri) if Path(artifact_uri).is_absolute() else None
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of the same file: weights take no room twice. A copy where file systems do not allow that."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _this_process() -> str:
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def _is_dead(process: str) -> bool:
+    """Whether a process of this machine is gone. Its start tells it from a later one with the same id."""
+    host, _, identity = process.partition(" ")
+    if host != socket.gethostname():
+        return False
+    pid, _, started = identity.partition(" ")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" != started
+    except psutil.NoSuchProcess:
+        return True
