@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,22 @@ from rich.console import Console
 from pipeline.contracts import UserError
 from pipeline.environment import cores
 from pipeline.graph import build, resolve
-from pipeline.plan import Stores, make_plan
-from pipeline.table import show_outcomes, show_plan, show_quality, show_warnings, summary, write_json
-from pipeline.table import show_benchmark as show_speed
+from pipeline.job import read_job
+from pipeline.plan import Plan, Stores, make_plan
+from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
+from pipeline.table import show_benchmark, show_outcomes, show_plan, show_quality, show_warnings, summary, write_json
+from pipeline.tracking import open_tracker
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 
 
-class JobFailed(Exception):
+class JobFailedError(Exception):
     """Some node failed; everything about it has been said."""
 
 
 def run_job(composed: DictConfig) -> None:
-    """One job, single or of a sweep. Raises JobFailed or UserError."""
+    """One job, single or of a sweep. Raises JobFailedError or UserError."""
     hydra_config = HydraConfig.get()
     jobs = _parallel_jobs(hydra_config)
     console = Console(soft_wrap=False)
@@ -43,7 +46,7 @@ def run_job(composed: DictConfig) -> None:
     except UserError as error:
         if hydra_config.mode == RunMode.MULTIRUN:  # the other jobs go on, so say it now
             console.print(f"[red]✗ job {hydra_config.job.num}[/]: {error}", highlight=False, soft_wrap=True)
-            raise JobFailed from None
+            raise JobFailedError from None
         raise
     folder = Path(hydra_config.runtime.output_dir)
     if config.dry_run:
@@ -54,38 +57,37 @@ def run_job(composed: DictConfig) -> None:
     show_warnings(plan, console)
     if jobs > 1 and config.benchmark.enabled:
         console.print("[yellow]! jobs run side by side: their benchmarks disturb each other[/]", highlight=False)
-    _run(config, plan, stores, folder, console, hydra_config, bars=jobs == 1)
+    _run(config, plan, stores, folder, console, bars=jobs == 1)
 
 
-def _run(
-    config: Config, plan: Any, stores: Stores, folder: Path, console: Console, hydra_config: Any, bars: bool
-) -> None:
+def _run(config: Config, plan: Plan, stores: Stores, folder: Path, console: Console, bars: bool) -> None:
     # before torch is first imported: it reads its thread count once
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
-    from pipeline.run import run_plan
-    from pipeline.tracking import Job, open_tracker
 
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else ""
-    dials = _dials(hydra_config)
-    name = " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"
-    job = Job(name=name, sweep=sweep, folder=folder, config=config.model_dump(mode="json"), dials=dials)
-    tracker = open_tracker(config.tracking, Path(config.runs), job, config.threads)
+    job = replace(read_job(folder, Path(config.runs)), config=config.model_dump(mode="json"))
+    tracker = open_tracker(
+        config.tracking, Path(config.runs), job, config.threads, lambda line: console.print(f"[yellow]! {line}[/]")
+    )
+    outcomes: Outcomes = {}
     ok = False
-    outcomes: Any = {}
     try:
-        outcomes = run_plan(plan, config, stores, tracker, console, folder, bars)
+        run_plan(plan, config, stores, tracker, console, folder, bars, outcomes)
         ok = all(outcome.status not in ("failed", "not run") for outcome in outcomes.values())
     finally:
         write_json(summary(outcomes), folder / "summary.json")
-        tracker.finish(summary(outcomes), ok)
+        try:
+            tracker.finish(summary(outcomes), ok)
+        except UserError as lost:
+            ok = False
+            console.print(f"[red]✗ tracking[/]: {lost}", highlight=False, soft_wrap=True)
     show_outcomes(outcomes, console)
     show_quality(outcomes, console)
-    show_speed(outcomes, stores.runs, console)
+    show_benchmark(outcomes, stores.runs, console)
     console.print(f"artifacts  {stores.runs.root}\nrecord     {folder / 'summary.json'}", highlight=False)
     if config.tracking.enabled:
         console.print("dashboard  make dashboard", highlight=False)
     if not ok:
-        raise JobFailed
+        raise JobFailedError
 
 
 def _parallel_jobs(hydra_config: Any) -> int:
@@ -98,22 +100,11 @@ def _parallel_jobs(hydra_config: Any) -> int:
     return asked if asked > 0 else cores()
 
 
-def _dials(hydra_config: Any) -> dict[str, str]:
-    """The overrides that make this job what it is: of a sweep, those that differ among its jobs."""
-    given = dict(override.split("=", 1) for override in hydra_config.overrides.task if "=" in override)
-    if hydra_config.mode != RunMode.MULTIRUN:
-        return given
-    record = Path(hydra_config.sweep.dir) / "multirun.yaml"
-    asked = OmegaConf.load(record).hydra.overrides.task if record.exists() else []
-    swept = {override.split("=", 1)[0] for override in asked if override not in hydra_config.overrides.task}
-    return {key: value for key, value in given.items() if key in swept} or given
-
-
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; one line is made of them below
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name="config")(run_job)()
-    except JobFailed:
+    except JobFailedError:
         sys.exit(1)
     except UserError as error:
         sys.exit(f"squarehead: {error}")

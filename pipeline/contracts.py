@@ -39,7 +39,8 @@ class Artifact:
     @property
     def meta(self) -> dict[str, Any]:
         """What the store wrote beside the result: config, inputs, facts, metrics, environment, files."""
-        return _read_json(self.path / "meta.json")
+        found: dict[str, Any] = _read_json(self.path / "meta.json")
+        return found
 
     def facts(self) -> dict[str, Any]:
         """What the stage found out while it ran (`Log.facts`): digests, resolved settings, counts."""
@@ -102,7 +103,8 @@ class Metrics(Artifact):
     """`metrics.json`: {name: {"value", "stderr" | null, "protocol": {...}}}."""
 
     def values(self) -> dict[str, Any]:
-        return _read_json(self.path / "metrics.json")
+        found: dict[str, Any] = _read_json(self.path / "metrics.json")
+        return found
 
 
 @dataclass(frozen=True)

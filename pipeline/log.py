@@ -23,7 +23,7 @@ class StageLog:
 
     def __init__(
         self, node: str, out: Path, resume: Path, console: Console, bars: bool,
-        send: Callable[[dict[str, float], int, float], None],
+        send: Callable[[Mapping[str, float], int, float], None],
     ) -> None:  # fmt: skip
         self.resume = resume
         self.found: dict[str, Any] = {}
@@ -109,7 +109,10 @@ class _Bar:
 
     def advance(self, steps: int = 1, **shown: float) -> None:
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        self._progress.update(self._task, advance=steps, **({"shown": text} if shown else {}))
+        if shown:
+            self._progress.update(self._task, advance=steps, shown=text)
+        else:
+            self._progress.update(self._task, advance=steps)
 
 
 class _Rate(ProgressColumn):

@@ -6,18 +6,17 @@ Without a folder: the newest. Prints it, and writes it as `report.md` beside the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import UserError
+from pipeline.job import read_job, read_summary
 from pipeline.table import LABELS, is_quality
 
 
@@ -25,15 +24,8 @@ from pipeline.table import LABELS, is_quality
 class JobRecord:
     """What a job left in its folder."""
 
-    folder: Path
-    overrides: dict[str, str]
+    name: str
     nodes: dict[str, dict[str, Any]]
-
-    @classmethod
-    def read(cls, folder: Path) -> JobRecord:
-        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-        nodes = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return cls(folder, dict(override.split("=", 1) for override in overrides if "=" in override), nodes)
 
     @property
     def failed(self) -> str:
@@ -50,23 +42,21 @@ def newest(runs: Path) -> Path:
     return max(told, key=lambda folder: folder.name)
 
 
-def read_jobs(folder: Path) -> list[JobRecord]:
+def read_jobs(folder: Path, runs: Path) -> list[JobRecord]:
     """The jobs of a run or sweep folder, in order. Raises UserError if there is none."""
     found = sorted(folder.rglob("summary.json"), key=lambda path: (len(path.parent.name), path.parent.name))
     if not found:
         raise UserError(f"no summary.json under {folder}; expected the folder of a finished run or sweep", "FOLDER")
-    return [JobRecord.read(path.parent) for path in found]
+    return [JobRecord(read_job(path.parent, runs).name, read_summary(path.parent)) for path in found]
 
 
 def rows(jobs: list[JobRecord]) -> list[dict[str, str]]:
-    """Dense once, then each evaluated model of each job; only overrides that differ stand in the name."""
-    varying = {key for job in jobs for key in job.overrides if len({j.overrides.get(key) for j in jobs}) > 1}
+    """Dense once, then each evaluated model of each job."""
     table: list[dict[str, str]] = []
     for job in jobs:
-        name = " ".join(f"{key}={value}" for key, value in job.overrides.items() if key in varying) or job.folder.name
         judged = {n: node for n, node in job.nodes.items() if node["stage"] == "evaluate" and node["metrics"]}
         for node_name, node in judged.items():
-            row = {"job": name, "model": LABELS.get(node_name, node_name)}
+            row = {"job": job.name, "model": LABELS.get(node_name, node_name)}
             if node_name.startswith("dense"):
                 row["job"] = ""
             row |= _quality(node["metrics"])
@@ -75,7 +65,7 @@ def rows(jobs: list[JobRecord]) -> list[dict[str, str]]:
             if row not in table:
                 table.append(row)
         if job.failed:
-            table.append({"job": name, "model": f"failed: {job.failed}"})
+            table.append({"job": job.name, "model": f"failed: {job.failed}"})
     return table
 
 
@@ -121,7 +111,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         folders = asked.folders or [newest(asked.runs)]
-        jobs = [job for folder in folders for job in read_jobs(folder)]
+        jobs = [job for folder in folders for job in read_jobs(folder, asked.runs)]
     except UserError as error:
         sys.exit(f"squarehead: {error}")
     table = rows(jobs)

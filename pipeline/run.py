@@ -7,7 +7,7 @@ import importlib
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,15 +41,17 @@ class Outcome:
 
 
 Outcomes = dict[str, Outcome]
+Send = Callable[[Mapping[str, float], int, float], None]
+"""Passes a point of a curve on to the tracker: values, step, seconds since the epoch."""
 
 
 def run_plan(
-    plan: Plan, config: Config, stores: Stores, tracker: Tracker, console: Console, folder: Path, bars: bool
-) -> Outcomes:
-    """Runs what has to run. Never raises for a failed stage: its outcome says so, and tracebacks of bugs are kept
-    in `folder`. KeyboardInterrupt stops at once; what is published stays."""
+    plan: Plan, config: Config, stores: Stores, tracker: Tracker, console: Console, folder: Path, bars: bool,
+    outcomes: Outcomes,
+) -> None:  # fmt: skip
+    """Runs what has to run and fills `outcomes`. Never raises for a failed stage: its outcome says so, and tracebacks
+    of bugs are kept in `folder`. KeyboardInterrupt stops at once; what is published stays."""
     os.environ["SQUAREHEAD_CACHE"] = config.cache.folder
-    outcomes: Outcomes = {}
     entries: dict[str, Entry] = {}
     for name, item in plan.items():
         outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
@@ -75,7 +77,6 @@ def run_plan(
             outcome.status, outcome.error = "failed", _explain(error, name, folder)
             outcome.seconds = time.monotonic() - started
             console.print(f"[red]✗ {name}[/]: {outcome.error}", highlight=False, soft_wrap=True)
-    return outcomes
 
 
 def _fill(
@@ -96,7 +97,7 @@ def _fill(
         try:
             entry = _execute(item, entries, config, slot, stage_run.metrics, console, bars)
         except BaseException as error:
-            stage_run.fail(str(error) or type(error).__name__)
+            stage_run.fail(error)
             raise
         stage_run.finish(entry)
         return entry, "done"
@@ -104,7 +105,7 @@ def _fill(
 
 def _execute(
     item: Planned, entries: dict[str, Entry], config: Config, slot: Slot,
-    send: Callable[[dict[str, float], int, float], None], console: Console, bars: bool,
+    send: Send, console: Console, bars: bool,
 ) -> Entry:  # fmt: skip
     run = importlib.import_module(item.spec.module).run
     inputs: dict[str, Artifact] = {

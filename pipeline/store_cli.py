@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"no folder {runs}; give the one that holds the store", "--runs")
         if options.cache and not Path(options.cache).is_dir():
             raise UserError(f"no folder {options.cache}; give the cache of sources", "--cache")
-        store = Store(Path(options.cache), "cache.folder") if options.cache else Store(runs / "store")
+        store = Store(Path(options.cache) / "store", "cache.folder") if options.cache else Store(runs / "store")
         if options.command == "ls":
             return _ls(store, runs, console)
         if options.command == "verify":
@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs", default=os.environ.get("SQUAREHEAD_RUNS", "runs"), help="folder of runs (%(default)s)"
     )
-    parser.add_argument("--cache", metavar="FOLDER", help="work on this cache of sources, not on the store of runs")
+    parser.add_argument(
+        "--cache", metavar="FOLDER", help="work on the sources in this cache (cache.folder), not on runs"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="list the results")
     verify = commands.add_parser("verify", help="read every file and compare it with its recorded sha256")
