@@ -95,7 +95,7 @@ def _ls(store: Store, runs: Path, console: Console) -> int:
     if entries:
         console.print(table)
     total = disk.format_bytes(disk.used_bytes(entry.path for entry in entries))
-    console.print(f"{len(entries)} results in {store.root}, {total} (hard-linked files once)", highlight=False)
+    console.print(f"{_count(entries, 'result')} in {store.root}, {total} (hard-linked files once)", highlight=False)
     return 0
 
 
@@ -134,7 +134,7 @@ def _verify(store: Store, remove: bool, console: Console) -> int:
                 outcome = "deleted" if gone else "not deleted: a process works there"
                 progress.console.print(f"{path.parent.name}/{path.name}: {outcome}", markup=False, highlight=False)
     size = disk.format_bytes(sum(sizes.values()))
-    console.print(f"{len(folders)} results, {size}: {damaged or 'none'} damaged", highlight=False)
+    console.print(f"{_count(folders, 'result')}, {size}: {damaged or 'none'} damaged", highlight=False)
     return 1 if damaged else 0
 
 
@@ -158,7 +158,7 @@ def _gc(store: Store, runs: Path, options: argparse.Namespace, console: Console)
         f"; {disk.format_bytes(linked)} more stays, hard-linked elsewhere (MLflow's artifacts?)" if linked else ""
     )
     verb = "freed" if options.yes else "to free"
-    console.print(f"{len(found)} items, {disk.format_bytes(freed)} {verb}{elsewhere}", highlight=False)
+    console.print(f"{_count(found, 'item')}, {disk.format_bytes(freed)} {verb}{elsewhere}", highlight=False)
     origins = "" if options.inputs else ", what that was made from"
     console.print(f"kept: what a plan names{origins}, and what is younger than {keep_days:g} days", highlight=False)
     if found and not options.yes:
@@ -170,6 +170,10 @@ def _users(store: Store, runs: Path) -> Iterable[Entry]:
     """Results of runs that were made from the cache's."""
     made = Store(runs / "store")
     return () if made.root == store.root else made.entries()
+
+
+def _count(things: Sequence[object], what: str) -> str:
+    return f"{len(things)} {what}{'s' if len(things) != 1 else ''}"
 
 
 def _format_age(seconds: float) -> str:

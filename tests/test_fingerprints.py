@@ -117,7 +117,7 @@ def test_outside_data_count_by_digest_and_never_by_path(tmp_path):
 
     assert source("here", content) == source("there", content)
     assert source("here", content) != source("here", content + b"\n")
-    with pytest.raises(TypeError, match="data.path"):
+    with pytest.raises(TypeError, match=r"data\.path"):
         canonical_json({"data": {"path": tmp_path}})
 
 
