@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from rich.console import Console
 from pipeline.contracts import UserError
 from pipeline.environment import cores
 from pipeline.graph import build, resolve
-from pipeline.job import read_job
+from pipeline.job import Job
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
@@ -57,14 +56,19 @@ def run_job(composed: DictConfig) -> None:
     show_warnings(plan, console)
     if jobs > 1 and config.benchmark.enabled:
         console.print("[yellow]! jobs run side by side: their benchmarks disturb each other[/]", highlight=False)
-    _run(config, plan, stores, folder, console, bars=jobs == 1)
+    _run(config, plan, stores, folder, console, hydra_config, bars=jobs == 1)
 
 
-def _run(config: Config, plan: Plan, stores: Stores, folder: Path, console: Console, bars: bool) -> None:
+def _run(
+    config: Config, plan: Plan, stores: Stores, folder: Path, console: Console, hydra_config: Any, bars: bool
+) -> None:
     # before torch is first imported: it reads its thread count once
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
 
-    job = replace(read_job(folder, Path(config.runs)), config=config.model_dump(mode="json"))
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else ""
+    dials = _dials(hydra_config)
+    name = " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"
+    job = Job(name=name, sweep=sweep, folder=folder, config=config.model_dump(mode="json"), dials=dials)
     tracker = open_tracker(
         config.tracking, Path(config.runs), job, config.threads, lambda line: console.print(f"[yellow]! {line}[/]")
     )
@@ -98,6 +102,20 @@ def _parallel_jobs(hydra_config: Any) -> int:
         return 1
     asked = int(hydra_config.launcher.n_jobs)
     return asked if asked > 0 else cores()
+
+
+MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads")
+"""Options that say how a job runs, not what it finds out; they do not name it."""
+
+
+def _dials(hydra_config: Any) -> dict[str, str]:
+    """The overrides that make this job what it is: of a sweep, those that differ among its jobs."""
+    given = [line for line in hydra_config.overrides.task if not line.lstrip("+~").startswith(MECHANICS)]
+    record = Path(hydra_config.sweep.dir) / "multirun.yaml"
+    if hydra_config.mode == RunMode.MULTIRUN and record.exists():
+        common = OmegaConf.load(record).hydra.overrides.task
+        given = [line for line in given if line not in common] or given
+    return {key: value for key, _, value in (line.partition("=") for line in given)}
 
 
 def main() -> None:

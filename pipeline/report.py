@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import UserError
-from pipeline.job import read_job, read_summary
+from pipeline.job import Job, read_summary
 from pipeline.table import LABELS, is_quality
 
 
@@ -42,12 +42,13 @@ def newest(runs: Path) -> Path:
     return max(told, key=lambda folder: folder.name)
 
 
-def read_jobs(folder: Path, runs: Path) -> list[JobRecord]:
+def read_jobs(folder: Path) -> list[JobRecord]:
     """The jobs of a run or sweep folder, in order. Raises UserError if there is none."""
     found = sorted(folder.rglob("summary.json"), key=lambda path: (len(path.parent.name), path.parent.name))
     if not found:
         raise UserError(f"no summary.json under {folder}; expected the folder of a finished run or sweep", "FOLDER")
-    return [JobRecord(read_job(path.parent, runs).name, read_summary(path.parent)) for path in found]
+    jobs = [Job.read(path.parent) for path in found]
+    return [JobRecord(job.name, read_summary(job)) for job in jobs]
 
 
 def rows(jobs: list[JobRecord]) -> list[dict[str, str]]:
@@ -111,7 +112,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         folders = asked.folders or [newest(asked.runs)]
-        jobs = [job for folder in folders for job in read_jobs(folder, asked.runs)]
+        jobs = [job for folder in folders for job in read_jobs(folder)]
     except UserError as error:
         sys.exit(f"squarehead: {error}")
     table = rows(jobs)
