@@ -44,7 +44,7 @@ def integer_matmul(q_TI: Tensor, q_OI: Tensor) -> Tensor:
     """`acc_TO` int32: the exact product `q_TI q_OIᵀ` of int8 matrices, for I below 2^17."""
     if _int_mm_is_exact():
         return torch._int_mm(q_TI, q_OI.t())
-    parts = zip(q_TI.split(EXACT_INPUTS, dim=1), q_OI.split(EXACT_INPUTS, dim=1), strict=True)
+    parts = zip(torch.split(q_TI, EXACT_INPUTS, 1), torch.split(q_OI, EXACT_INPUTS, 1), strict=True)
     return torch.stack([(a.float() @ b.float().t()).to(torch.int32) for a, b in parts]).sum(0, dtype=torch.int32)
 
 
@@ -108,14 +108,18 @@ def linears(model: nn.Module) -> dict[str, Int8Linear]:
 def save(model: Any, pruned: Masks, record: Mapping[str, Any], out: Path) -> None:
     """Writes config, int8 weights, masks and quantization.json (`record` and the linears' names) into `out`.
 
-    The tokenizer is the caller's. Asserts that pruned weights are zero.
+    What stays in floating point is stored in `model.config.dtype`. The tokenizer is the caller's. Asserts that pruned
+    weights are zero.
     """
     masks.check(model, pruned)
     model.config.save_pretrained(out)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(out)
     names = _own_tensors(model)
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name in names}
+    dtype = model.config.dtype or torch.float32
+    tensors = {
+        name: _cast(name, tensor, dtype).contiguous() for name, tensor in model.state_dict().items() if name in names
+    }
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     if pruned:
         masks.save(pruned, out / "masks.safetensors")
@@ -164,9 +168,9 @@ def load(checkpoint: Checkpoint, family: Family, dtype: torch.dtype | None) -> A
 def _symmetric(x_RC: Tensor) -> tuple[Tensor, Tensor]:
     """Rounds each row to the grid of 255 levels that spans plus and minus its largest magnitude."""
     scale_R = x_RC.abs().amax(dim=1).div_(LEVELS)
-    # a subnormal largest magnitude can give a scale of 0 too
-    scale_R[scale_R == 0] = 1.0
-    return (x_RC / scale_R[:, None]).round_().clamp_(-LEVELS, LEVELS).to(torch.int8), scale_R
+    # below the normal range a scale is too coarse to divide by: such a row rounds to zeros
+    scale_R.masked_fill_(scale_R < torch.finfo(torch.float32).tiny, 1.0)
+    return (x_RC / scale_R[:, None]).round_().to(torch.int8), scale_R
 
 
 @cache
