@@ -29,10 +29,10 @@ class Model(Strict):
     path: str
     """A hub id (`owner/name`), a local folder in hub format, or an embedded package
     (`pypi:name==version#sha256=...`)."""
-    revision: str = ""
+    revision: str
     """Hub only: branch, tag or commit; empty means `main`. The commit it stands for is what is fingerprinted."""
     family: Literal["causal_lm"]
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"]
     """Of the weights, as stored and trained."""
 
 
@@ -41,25 +41,25 @@ class Data(Strict):
 
     path: str
     """A hub id, a local file or folder of JSON Lines, or an embedded package."""
-    revision: str = ""
-    subset: str = ""
+    revision: str
+    subset: str
     """Hub only: the configuration name (`main` for openai/gsm8k)."""
     format: Literal["text", "qa"]
     """text: running text. qa: a prompt and its completion, loss on both, answers scored after `####`."""
     columns: dict[str, str]
     """Our field -> theirs. text: `text`; qa: `question`, `answer`. And `id`: what a hash split hashes (rows of
     one id stay in one split)."""
-    splits: dict[str, str] = {}
+    splits: dict[str, str]
     """Our split -> theirs, where the source has splits; empty: those of the same names. Splits left out are cut by
     hash from `train`."""
-    fractions: tuple[float, float, float] = (0.90, 0.05, 0.05)
+    fractions: tuple[float, float, float]
     """Train, validation, test, where a split has to be cut by a hash of the id."""
-    prompt: str = "Question: {question}\nAnswer:"
-    completion: str = " {answer}"
+    prompt: str
+    completion: str
     """qa only: the one prompt format of training and evaluation (lm-eval's gsm8k by default)."""
-    size: int = Field(0, ge=0)
+    size: int = Field(ge=0)
     """Items to generate (generated data), or the first so many rows of each split to keep; 0 keeps all."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(ge=0)
     """Of generated data."""
 
     @field_validator("fractions")
@@ -88,7 +88,7 @@ class Training(Strict):
 
     steps: int = Field(ge=0)
     """Optimizer steps. Give either steps or epochs; the other is 0."""
-    epochs: float = Field(0.0, ge=0)
+    epochs: float = Field(ge=0)
     sequence_length: int = Field(ge=2)
     batch_size: int = Field(ge=1)
     """Sequences of an optimizer step."""
@@ -154,7 +154,7 @@ class Prune(Strict):
     """Of the calibration forward passes. Hessians and weights are fp32 always."""
     micro_batch_size: int = Field(ge=1)
     """Calibration samples of one forward pass."""
-    skip: list[str] = []
+    skip: list[str]
     """Regular expressions of linears to leave dense (full match on the dotted name)."""
 
     @field_validator("pattern")
@@ -214,7 +214,7 @@ class Quantize(Strict):
     scheme: Literal["none", "w8a8"]
     smooth: float = Field(ge=0, le=1)
     """SmoothQuant's migration strength (arXiv 2211.10438); 0 is off."""
-    skip: list[str] = []
+    skip: list[str]
     """Regular expressions of linears to leave in floating point (full match on the dotted name)."""
     skip_sensitive: int = Field(ge=0)
     """Leave out this many linears whose quantization alone raises the calibration loss most, by measurement."""
@@ -243,7 +243,7 @@ class Task(Strict):
 
 class Evaluate(Strict):
     perplexity: Perplexity | None
-    tasks: list[Task] = []
+    tasks: list[Task]
     one_shot: bool
     """Also evaluate the model pruned in one step and not fine-tuned, the baseline of all recovery."""
     every_rung: bool

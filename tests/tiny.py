@@ -18,7 +18,27 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = "the a small large red blue river mountain city sings holds finds near under and of with water stone".split()
+WORDS = [
+    "the",
+    "a",
+    "small",
+    "large",
+    "red",
+    "blue",
+    "river",
+    "mountain",
+    "city",
+    "sings",
+    "holds",
+    "finds",
+    "near",
+    "under",
+    "and",
+    "of",
+    "with",
+    "water",
+    "stone",
+]
 CONTEXT = 64
 VOCABULARY = 320
 
@@ -62,9 +82,7 @@ def build(kind: str = "llama", seed: int = 0) -> torch.nn.Module:
             dropout=0.0,
         )  # fmt: skip
         return OPTForCausalLM(config).eval()
-    config = MptConfig(
-        vocab_size=VOCABULARY, d_model=32, expansion_ratio=2, n_layers=2, n_heads=4, max_seq_len=CONTEXT
-    )
+    config = MptConfig(vocab_size=VOCABULARY, d_model=32, expansion_ratio=2, n_layers=2, n_heads=4, max_seq_len=CONTEXT)
     return MptForCausalLM(config).eval()
 
 

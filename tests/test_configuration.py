@@ -1,0 +1,90 @@
+"""Every option is checked, and every error names the option to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.contracts import UserError
+from pipeline.graph import build
+from pipeline.schema import parse
+from tests.composed import CONF, config
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def test_every_experiment_is_known_to_these_tests() -> None:
+    assert EXPERIMENTS == ["gradual", "gsm8k", "gsm_symbolic", "quickstart", "two_of_four"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
+    graph = build(config(f"experiment={experiment}"))
+    assert {"model", "data", "evaluate", "evaluate_q", "benchmark"} <= set(graph)
+
+
+@pytest.mark.parametrize(
+    ("group", "choices"),
+    [
+        ("prune", ["magnitude", "sparsegpt", "wanda"]),
+        ("schedule", ["cubic", "ladder", "one_shot"]),
+        ("distill", ["ce", "kd", "squarehead"]),
+        ("quantize", ["none", "w8a8"]),
+        ("data", ["gsm8k", "gsm_symbolic", "qa", "text", "wikipedia_leads"]),
+        ("evaluate", ["gsm", "perplexity"]),
+        ("benchmark", ["none", "torch"]),
+        ("tracking", ["local", "none"]),
+        ("model", ["smollm2_135m"]),
+    ],
+)
+def test_every_choice_of_every_group_composes(group: str, choices: list[str]) -> None:
+    assert sorted(path.stem for path in (CONF / group).glob("*.yaml")) == choices
+    for choice in choices:
+        build(config(f"{group}={choice}", "data.path=own.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("override", "option", "says"),
+    [
+        ("sparsity=1.0", "sparsity", "less than 1"),
+        ("sparsity=-0.1", "sparsity", "greater than or equal to 0"),
+        ("sparsity=half", "sparsity", "half"),
+        ("prune.pattern='5:4'", "prune.pattern", "5:4"),
+        ("prune.pattern=lots", "prune.pattern", "lots"),
+        ("prune.pattern='16:64'", "sparsity", "0.75"),
+        ("finetune.lr=0", "finetune.lr", "greater than 0"),
+        ("finetune.lr=nan", "finetune.lr", "nan"),
+        ("finetune.epochs=1", "finetune", "steps or epochs"),
+        ("finetune.micro_batch_size=3", "finetune", "micro_batch_size=3"),
+        ("distill.ce=0", "distill", "loss weights"),
+        ("data.fractions=[0.5,0.1,0.1]", "data.fractions", "sum to 1"),
+        ("+schedule.levels=[0.2]", "schedule", "kind=ladder"),
+        ("+finetune.learning_rate=1", "finetune.learning_rate", "unknown option"),
+        ("prune.method=oracle", "prune.method", "oracle"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_option(override: str, option: str, says: str) -> None:
+    overrides = [override] + (["distill=ce"] if override.startswith("distill") else [])
+    with pytest.raises(UserError) as caught:
+        config(*overrides)
+    assert caught.value.option == option
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_section_is_named() -> None:
+    with pytest.raises(UserError, match="model"):
+        parse({})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "option"),
+    [
+        (["schedule=cubic", "schedule.end_step=999"], "schedule.end_step"),
+        (["schedule=cubic", "schedule.initial=0.6"], "schedule.initial"),
+        (["schedule=cubic", "finetune.steps=0", "finetune.epochs=1"], "finetune.epochs"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(overrides: list[str], option: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(config(*overrides))
+    assert caught.value.option == option
