@@ -69,7 +69,7 @@ def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Call
     """`say` gets one line if MLflow fails later on. Raises UserError if it cannot be used now."""
     job.write()
     if not config.enabled:
-        return _NullTracker()
+        return NullTracker()
     view = View(connect(config.uri, config.experiment, runs), config.artifacts)
     try:
         view.close_dead()
@@ -161,7 +161,7 @@ class _MlflowStageRun:
         self._flushed = time.monotonic()
 
 
-class _NullTracker:
+class NullTracker:
     """tracking.enabled=false: results stay in the store."""
 
     def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> StageRun:

@@ -18,27 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = [
-    "the",
-    "a",
-    "small",
-    "large",
-    "red",
-    "blue",
-    "river",
-    "mountain",
-    "city",
-    "sings",
-    "holds",
-    "finds",
-    "near",
-    "under",
-    "and",
-    "of",
-    "with",
-    "water",
-    "stone",
-]
+WORDS = (
+    *("the", "a", "small", "large", "red", "blue", "river", "mountain", "city", "sings"),
+    *("holds", "finds", "near", "under", "and", "of", "with", "water", "stone"),
+)
 CONTEXT = 64
 VOCABULARY = 320
 
@@ -102,25 +85,35 @@ def save_texts(folder: Path, train: int = 60, others: int = 20) -> Path:
     return folder
 
 
-def options(model: Path, data: Path, runs: Path, cache: Path) -> list[str]:
-    """Overrides that make any experiment small: this model and data, few and short steps."""
+def save_questions(folder: Path, train: int = 60, others: int = 20) -> Path:
+    """train and test .jsonl with {"template", "question", "answer"}, answers as GSM8K writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("test", others)):
+        rows = [
+            {
+                "template": f"{split}-{i}",
+                "question": f"the river holds {i} and 2?",
+                "answer": f"so {i} + 2\n#### {i + 2}",
+            }
+            for i in range(count)
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def options(model: Path, runs: Path, cache: Path) -> list[str]:
+    """Overrides that make any experiment small: few and short steps on one thread."""
     return [
         f"model.path={model}",
-        f"data.path={data}",
-        "data.subset=''",
-        "data.splits={}",
-        "data.size=0",
-        "data.format=text",
-        "data.columns={text: text, id: id}",
         f"runs={runs}",
         f"cache.folder={cache}",
         "threads=1",
         *(f"{where}.{key}={value}" for where in ("dense.training", "finetune") for key, value in TRAINING.items()),
+        "prune.precision=fp32",
         "calibrate.samples=8",
         "calibrate.length=32",
         "evaluate.perplexity.length=32",
         "evaluate.perplexity.windows=4",
-        "evaluate.tasks=[]",
         "benchmark.prompt_tokens=8",
         "benchmark.new_tokens=4",
         "benchmark.rounds=2",

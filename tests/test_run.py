@@ -1,0 +1,191 @@
+"""Running the DAG: what is stored is not run again, a failure stops its descendants only, kills lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.plan import Stores
+from pipeline.run import Outcome
+from pipeline.store import Store
+from tests.composed import CONF, config
+from tests.running import PROJECT, Place
+
+SMALL = ["quantize=none", "benchmark=none"]
+
+
+def statuses(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    return {name: outcome.status for name, outcome in outcomes.items()}
+
+
+def executed(place: Place) -> set[tuple[str, str]]:
+    stores = Stores.of(config(*place.options))
+    return {(entry.stage, entry.fingerprint) for store in (stores.runs, stores.cache) for entry in store.entries()}
+
+
+OWN_DATA = {
+    "gsm8k": ["data.subset=''"],
+    "gsm_symbolic": ["data.size=0"],
+    "gradual": ["schedule.update_every=1"],
+}
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_runs(place: Place, experiment: str) -> None:
+    """As its file says, on a tiny model and tiny data of the same format."""
+    asks = experiment.startswith("gsm")
+    data = place.sources.questions if asks else place.sources.texts
+    columns = [] if asks else ["data.columns={text: text, id: id}"]
+    line = [f"experiment={experiment}", *place.small, f"data.path={data}", *columns, *OWN_DATA.get(experiment, [])]
+    outcomes = place.run_config(*line)
+    assert {outcome.status for outcome in outcomes.values()} == {"done"}, statuses(outcomes)
+    assert outcomes["evaluate"].metrics["perplexity"] > 1
+    assert set(statuses(place.run_config(*line)).values()) == {"hit"}
+
+
+def test_the_record_of_a_result_tells_all_that_made_it(place: Place) -> None:
+    outcomes = place.run(*SMALL)
+    entry = Store(place.runs / "store").find("finetune", outcomes["finetune_50"].fingerprint)
+    assert entry is not None
+    assert entry.meta["config"]["training"]["lr"] == 2e-4
+    assert entry.meta["inputs"]["teacher"] == outcomes["dense"].fingerprint
+    assert entry.meta["environment"]["threads"] == 1
+    assert entry.meta["environment"]["packages"]["torch"]
+    assert entry.meta["facts"]
+    assert set(entry.meta["files"]) >= {"config.json", "model.safetensors", "masks.safetensors", "metrics.jsonl"}
+    steps = [json.loads(line)["step"] for line in (entry.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert max(steps) == 4
+
+
+def test_shared_stages_run_once(place: Place) -> None:
+    first = place.run(*SMALL, "schedule=ladder", "schedule.levels=[0.3]", "sparsity=0.5")
+    second = place.run(*SMALL, "schedule=ladder", "schedule.levels=[0.3]", "sparsity=0.6")
+    assert set(statuses(first).values()) == {"done"}
+    assert {name for name, status in statuses(second).items() if status == "done"} == {
+        "prune_60", "finetune_60", "evaluate",
+    }  # fmt: skip
+    distinct = {(o.stage, o.fingerprint) for o in [*first.values(), *second.values()]}
+    assert executed(place) == distinct
+
+
+def test_a_failure_stops_its_descendants_only_and_the_next_run_goes_on_from_there(place: Place) -> None:
+    # calibration asks for more windows than there are: the dense branch does not care
+    broken = place.run(*SMALL, "calibrate.samples=100000")
+    assert broken["calibrate"].status == "failed"
+    assert "calibrate.samples" in broken["calibrate"].error
+    assert {name for name, status in statuses(broken).items() if status == "not run"} == {
+        "prune_50", "finetune_50", "evaluate",
+    }  # fmt: skip
+    assert broken["dense_eval"].status == "done"
+    mended = statuses(place.run(*SMALL))
+    assert mended["dense"] == mended["dense_eval"] == "hit"
+    assert mended["calibrate"] == mended["evaluate"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("override", "node", "option"),
+    [
+        ("finetune.sequence_length=65", "finetune_50", "finetune.sequence_length"),
+        ("dense.training.sequence_length=65", "dense", "dense.training.sequence_length"),
+        ("calibrate.length=65", "calibrate", "calibrate.length"),
+        ("evaluate.perplexity.length=65", "dense_eval", "evaluate.perplexity.length"),
+        ("prune.pattern='1:2',prune.skip=['nothing.like.it']", "prune_1of2", "prune.skip"),
+        ("prune.pattern='12:24'", "prune_12of24", "prune.pattern"),  # 32 inputs are no multiple of 24
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_by_the_name_of_its_option(
+    place: Place, override: str, node: str, option: str
+) -> None:
+    outcomes = place.run(*SMALL, *override.split(","))
+    assert outcomes[node].status == "failed"
+    assert option in outcomes[node].error
+    assert len(outcomes[node].error.splitlines()) == 1
+
+
+def test_an_empty_data_set_is_refused(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    outcomes = place.run(*SMALL, f"data.path={tmp_path / 'empty.jsonl'}")
+    assert outcomes["data"].status == "failed"
+    assert "empty" in outcomes["data"].error or "no " in outcomes["data"].error
+
+
+def test_killed_anywhere_the_same_line_continues_to_the_same_result(place: Place, tmp_path: Path) -> None:
+    """SIGKILL at random moments, several times, then one run to the end: bitwise what an unbroken run makes."""
+    options = [*SMALL, "tracking=none", "finetune.steps=12", "finetune.checkpoint_every=2", "dense.training.steps=8"]
+    unbroken = Place(place.sources, tmp_path / "unbroken")
+    unbroken.folder.mkdir()
+    whole = unbroken.run(*options)
+    draw = random.Random(0)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    kills = 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            place.command(*options), cwd=place.folder, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=draw.uniform(4, 9))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        for entry in Store(place.runs / "store").entries():
+            assert not Store(place.runs / "store").damage(entry.stage, entry.fingerprint)
+    assert kills
+    resumed = place.run(*options)
+    assert all(outcome.status in ("done", "hit") for outcome in resumed.values())
+    weights = [
+        load_file(
+            Store(at.runs / "store").find("finetune", found["finetune_50"].fingerprint).path / "model.safetensors"
+        )  # type: ignore[union-attr]
+        for at, found in ((place, resumed), (unbroken, whole))
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    curves = [
+        (Store(at.runs / "store").find("finetune", found["finetune_50"].fingerprint).path / "metrics.jsonl").read_text()  # type: ignore[union-attr]
+        for at, found in ((place, resumed), (unbroken, whole))
+    ]
+    steps = [[json.loads(line)["step"] for line in curve.splitlines()] for curve in curves]
+    assert steps[0] == steps[1]
+
+
+def test_two_processes_never_do_the_same_stage_twice(place: Place) -> None:
+    options = [*SMALL, "tracking=none"]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: place.start(*options), range(2)))
+    assert [process.returncode for process in both] == [0, 0], both[0].stderr + both[1].stderr
+    records = [json.loads(path.read_text()) for path in sorted(place.runs.glob("jobs/*/summary.json"))]
+    assert len(records) == 2
+    for name in records[0]:
+        done = [record[name]["status"] for record in records].count("done")
+        assert done == 1, f"{name} was executed {done} times"
+
+
+def test_an_interrupted_run_leaves_finished_stages(place: Place) -> None:
+    process = subprocess.Popen(
+        place.command(*SMALL, "tracking=none", "finetune.steps=100000"), cwd=place.folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((place.runs / "store" / "prune").glob("*/meta.json")):
+        assert time.monotonic() < deadline, "pruning did not end"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert place.run(*SMALL)["prune_50"].status == "hit"
