@@ -40,11 +40,18 @@ class Family(Protocol):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The arguments of the model's forward."""
 
+    def states(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        """`h_BTD` after each block, as a feature loss compares them; the last is what the head reads."""
+
+    def head(self, model: nn.Module) -> nn.Module:
+        """What turns the last of `states` into logits. Raises UserError where the model does more than that."""
+
     def loss_positions(self, batch: Batch) -> Tensor:
         """bool `use_BT`: the tokens whose hidden states a feature loss compares."""
 
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Aligned so that logits at [b, t] predict labels at [b, t] (causal families shift by one)."""
+        """Aligned so that logits at [b, t] predict labels at [b, t] (causal families shift by one). The last
+        dimension may be any: states that are to become logits are aligned the same way."""
 
 
 def get(name: str) -> Family:

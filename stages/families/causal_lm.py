@@ -69,6 +69,25 @@ class CausalLM:
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in batch.items() if name not in ("labels", "use")}
 
+    def states(self, model: Any, batch: Batch) -> list[Tensor]:
+        """Blocks 1..L, the embedding output left out; the last is taken after the final norm, as the papers do."""
+        output = model.base_model(**self.inputs(batch), output_hidden_states=True, use_cache=False)
+        return [*output.hidden_states[1:-1], output.last_hidden_state]
+
+    @torch.no_grad()
+    def head(self, model: Any) -> nn.Module:
+        head: nn.Module = model.get_output_embeddings()
+        was_training = model.training
+        model.eval()
+        probe_BT = torch.arange(1, 5)[None]
+        logits_BTV = model(input_ids=probe_BT, use_cache=False).logits
+        h_BTD = self.states(model, {"input_ids": probe_BT})[-1]
+        model.train(was_training)
+        # a model that scales or caps its logits would be trained on another loss than its own
+        if not torch.allclose(head(h_BTD).float(), logits_BTV.float(), rtol=1e-3, atol=1e-3):
+            raise UserError(f"{type(model).__name__} transforms its logits after the head; that is not trained yet", "model.path")
+        return head
+
     def loss_positions(self, batch: Batch) -> Tensor:
         return batch["use"].bool()
 
