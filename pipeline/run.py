@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import time
@@ -143,8 +142,6 @@ def _explain(error: Exception, name: str, folder: Path) -> str:
     """One line. The traceback of what is no user's error goes into a file of the job."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"runs: the disk is full ({error.filename or 'no file named'}); make room or set runs to another disk"
     kept = folder / f"{name}.traceback.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
