@@ -29,14 +29,17 @@ def label(gguf: Path) -> str:
     return _QUANTIZATION_SUFFIX.sub("", gguf.stem)
 
 
-def load(gguf: Path, auto_class: Any, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Model and tokenizer. Weights are dequantized, and the model forgets that it ever was quantized."""
+def load(gguf: Path, auto_class: Any, dtype: torch.dtype) -> tuple[Any, Any, set[str]]:
+    """Model, tokenizer, and the names of the weights that the file lacks.
+
+    Weights are dequantized, and the model forgets that it ever was quantized.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = auto_class.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
+    model, loading = auto_class.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype, output_loading_info=True)
     # transformers would refuse to save what it believes to be a GGUF-quantized model
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config
-    return model, tokenizer
+    return model, tokenizer, set(loading["missing_keys"])

@@ -11,10 +11,16 @@ from stages.sources.rows import Raw, Row
 
 def read(repo: str, commit: str, subset: str) -> Raw:
     """All splits of a hub data set. Raises UserError in one line when it cannot be had."""
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
 
     try:
-        loaded = load_dataset(repo, subset or None, revision=commit)
+        builder = load_dataset_builder(repo, subset or None, revision=commit)
+        if builder.hash != commit:  # offline, `datasets` takes any other commit that it has
+            raise UserError(f"{repo} at {commit[:12]} is not in the cache, and there is no way to the hub", "data.path")
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
+    except UserError:
+        raise
     except Exception as error:  # `datasets`, fsspec and the HTTP library of the day each raise their own
         option = "data.subset" if "config" in str(error).lower() else "data.path"
         raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {error}", option) from error

