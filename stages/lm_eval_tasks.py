@@ -1,0 +1,137 @@
+"""lm-eval tasks (github.com/EleutherAI/lm-evaluation-harness) on a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pipeline.contracts import Bar, Log, TextData, UserError
+from pipeline.schema import Task
+from stages import tasks
+
+SEED = 1234
+"""Of the choice of few-shot examples, lm-eval's own default."""
+
+
+def run(task: Task, model: Any, tokenizer: Any, data: TextData, log: Log) -> dict[str, dict[str, Any]]:
+    """`{name: {"value", "stderr" | None, "protocol"}}` for each metric and filter of the task (of each, in a group).
+
+    Raises UserError when the task is unknown, or its data cannot be had.
+    """
+    from lm_eval import __version__ as version
+    from lm_eval import evaluator
+
+    loaded = _load(task, data)
+    for lm_task in loaded["tasks"].values():
+        # set here, since lm-eval ignores a number of shots given to a task that has `num_fewshot: 0`
+        lm_task.set_config(key="num_fewshot", value=task.shots)
+        lm_task.set_fewshot_seed(SEED)
+    torch.manual_seed(SEED)
+    lm = _model(model, tokenizer, task, log)
+    results = evaluator.evaluate(lm, task_dict=loaded, limit=task.limit or None, log_samples=False)
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in results["results"].items():
+        samples = results["n-samples"].get(name, {})
+        for key, value in values.items():
+            metric, _, lm_filter = key.partition(",")
+            if metric.endswith("_stderr") or not isinstance(value, int | float) or not lm_filter:
+                continue
+            stderr = values.get(f"{metric}_stderr,{lm_filter}")
+            parts = [name, metric] if lm_filter == "none" else [name, metric, lm_filter]
+            found["_".join(parts).replace("-", "_")] = {
+                "value": float(value),
+                "stderr": float(stderr) if isinstance(stderr, int | float) else None,
+                "protocol": {
+                    "kind": "lm-eval",
+                    "lm_eval": version,
+                    "task": name,
+                    "version": results["versions"].get(name),
+                    "metric": metric,
+                    "filter": lm_filter,
+                    "higher_is_better": results["higher_is_better"].get(name, {}).get(metric),
+                    "shots": task.shots,
+                    "documents": samples.get("effective"),
+                    "of_documents": samples.get("original"),
+                },
+            }
+    return found
+
+
+def packaged(name: str, data: TextData) -> dict[str, Any]:
+    """The definition of a task that comes with squarehead, reading the files of `data`."""
+    path = tasks.FOLDER / f"{name}.yaml"
+    if not path.exists():
+        have = ", ".join(sorted(p.stem for p in tasks.FOLDER.glob("*.yaml")))
+        raise UserError(f"no packaged task {name!r}; there is: {have}", "evaluate.tasks")
+    if data.format != "qa":
+        raise UserError(f"{name} asks questions, it needs data of format qa, not {data.format}", "evaluate.tasks")
+    definition: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = definition["dataset_kwargs"]["data_files"]
+    definition["dataset_kwargs"]["data_files"] = {split: str(data.split(split)) for split in files}
+    return definition
+
+
+def _load(task: Task, data: TextData) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    if task.include == "packaged":
+        return TaskManager(include_defaults=False).load([packaged(task.name, data)])
+    if task.include:
+        folder = Path(task.include)
+        if not folder.is_dir():
+            raise UserError(f"no folder {task.include} with the task {task.name}", "evaluate.tasks")
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        where = task.include
+    else:
+        manager = TaskManager()
+        where = "lm-eval's stock"
+    if task.name not in manager.all_tasks:
+        raise UserError(f"no task {task.name!r} in {where} ({len(manager.all_tasks)} tasks)", "evaluate.tasks")
+    try:
+        return manager.load([task.name])
+    except OSError as error:
+        # datasets and huggingface_hub: unreachable hub, offline mode, unknown data set, missing file
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from None
+
+
+def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    class Reporting(HFLM):  # type: ignore[misc]
+        """Shows its progress on the stage's log instead of a bar of its own."""
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return self._shown("generate", requests, super().generate_until)
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return self._shown("score", requests, super().loglikelihood)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return self._shown("score", requests, super().loglikelihood_rolling)
+
+        def _shown(self, what: str, requests: Any, answer: Any) -> Any:
+            with log.bar(f"{task.name}: {what}", total=len(requests), unit="request") as bar:
+                self.set_cache_hook(_Advance(bar))
+                return answer(requests, disable_tqdm=True)
+
+    return Reporting(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size, device="cpu")
+
+
+class _Advance:
+    """What lm-eval calls with each finished answer, to cache it; here it moves the bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        self._bar.advance()
+
+
+def higher_is_better(measured: Mapping[str, Any]) -> bool:
+    """Of a metric from `run`; lm-eval's default is yes."""
+    return measured["protocol"].get("higher_is_better") is not False
