@@ -1,0 +1,76 @@
+"""Stage `prune`: one rung of sparsity. Dense or earlier-pruned checkpoint in, pruned checkpoint with its masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, UserError
+from pipeline.schema import PruneSlice
+from stages import calibrate, checkpoints, families, masks
+from stages.masks import Masks
+from stages.selection import num_pruned, target
+from stages.sequential import prune_model
+
+
+def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint; its masks stay pruned) and, but for magnitude, `calibration` -> Checkpoint.
+
+    Metrics by layer number: `layer_error` (relative reconstruction error) and `layer_sparsity`.
+    """
+    source, calibration = inputs["model"], inputs.get("calibration")
+    assert isinstance(source, Checkpoint)
+    assert calibration is None or isinstance(calibration, Calibration)
+    if source.quantization:
+        raise UserError("a quantized model cannot be pruned; prune first, then quantize", "prune")
+    model = checkpoints.load(source)
+    family = families.of(source.path)
+    tokens = calibrate.load(calibration) if calibration else None
+    if tokens:
+        checkpoints.check_length(family.context(model), tokens[0].shape[1], "calibrate.length")
+    previous = masks.of(source)
+    pruned, reports = prune_model(model, family, tokens, config.prune, config.sparsity, previous, log, log.resume)
+    names = [report.name for report in reports]
+    _check(model, pruned, names, config, previous)
+    checkpoints.save(model, source, pruned, out)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    del model
+
+    written = Checkpoint(out, "")
+    reloaded = masks.of(written)
+    assert masks.digest(reloaded) == masks.digest(pruned)
+    _check(checkpoints.load(written), reloaded, names, config, previous)
+
+    for number, report in enumerate(reports):
+        values = {"layer_error": report.error, "layer_sparsity": report.sparsity}
+        log.metrics({key: value for key, value in values.items() if value is not None}, step=number)
+    dampings = [report.damping for report in reports if report.damping is not None]
+    if raised := [report for report in reports if (report.damping or 0) > config.prune.damping]:
+        log.note(f"damping was raised, up to {max(dampings):g}, for {len(raised)} linears, first {raised[0].name}")
+    log.facts(
+        precision=config.prune.precision if tokens and config.prune.method != "magnitude" else None,
+        damping={"asked": config.prune.damping, "most_used": max(dampings)} if dampings else None,
+        masks_digest=masks.digest(pruned),
+        layers=[asdict(report) for report in reports],
+    )
+    zeros = sum(int((~keep_OI).sum()) for keep_OI in pruned.values())
+    found = {"sparsity": masks.sparsity(pruned), "model_sparsity": zeros / total}
+    errors = [report.error for report in reports if report.error is not None]
+    return found | ({"mean_layer_error": sum(errors) / len(errors)} if errors else {})
+
+
+def _check(model: Any, pruned: Masks, names: list[str], config: PruneSlice, previous: Masks) -> None:
+    """Asserts zeros where the masks say, exact counts, and that nothing pruned before is kept."""
+    masks.check(model, pruned)
+    goal = target(config.prune.pattern, config.sparsity) if config.sparsity else 0.0
+    for name in names:
+        keep_OI = pruned[name]
+        rows, columns = keep_OI.shape
+        asked = num_pruned(rows, columns, goal, config.prune.method, config.prune.block_size)
+        found = int((~keep_OI).sum())
+        assert found == asked or not config.sparsity, f"{name}: {found} weights pruned, {asked} asked for"
+        assert not torch.any(keep_OI & ~previous.get(name, keep_OI)), f"{name}: an earlier mask is not kept"

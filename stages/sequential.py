@@ -1,0 +1,274 @@
+"""Prunes a model block by block: each block is calibrated on what the blocks pruned before it put out.
+
+Linears of a block that are given the very same input tensor are found while it runs; they share one Hessian and, for
+SparseGPT, one factor of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.contracts import Bar, Log, UserError
+from pipeline.schema import Prune
+from stages import pruners, sparsegpt
+from stages.families import Family
+from stages.masks import Masks
+from stages.selection import Target, target
+from stages.walk import Reached, Walk, at_rest
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What pruning did to one linear."""
+
+    name: str
+    sparsity: float
+    error: float | None
+    """`‖(W - Ŵ)X‖² / ‖WX‖²` on the calibration tokens; None where there were none (magnitude)."""
+    damping: float | None
+    """The relative damping that SparseGPT used."""
+    seconds: float
+    """Of pruning it, without the passes that calibrate; linears that share an input share the time."""
+
+
+@dataclass
+class Group:
+    """Linears of a block that see the same input."""
+
+    names: list[str]
+    H_II: Tensor
+    seen: int = 0
+
+
+@dataclass
+class Collector:
+    """Gathers the Hessians of a block's linears while it runs. Padding tokens are left out."""
+
+    linears: Mapping[str, nn.Linear]
+    bf16: bool
+    groups: dict[str, Group] = field(default_factory=dict)
+    """By name of the linear that comes first."""
+    real: Tensor | None = None
+    """bool (batch, tokens): the real tokens of the running micro-batch; None: all."""
+    _leader: dict[str, str] = field(default_factory=dict)
+    _now: dict[str, Tensor] = field(default_factory=dict)
+    """Inputs of the running micro-batch, by leader: held, so that one's memory is not taken by the next."""
+    _called: list[str] = field(default_factory=list)
+    _order: list[str] | None = None
+
+    def enter(self, mask_BT: Tensor) -> None:
+        """A new micro-batch begins."""
+        if self._called and self._order is None:
+            self._order = self._called
+        self.real = None if bool(mask_BT.all()) else mask_BT.bool()
+        self._now.clear()
+        self._called = []
+
+    def see(self, name: str, X: Tensor) -> None:
+        """A linear is given `X` (..., in)."""
+        if name in self._called:
+            raise UserError(f"{name} runs twice in one pass; a shared linear cannot be pruned", "prune.skip")
+        self._called.append(name)
+        leader = next((leader for leader, held in self._now.items() if held is X), name)
+        if self._leader.setdefault(name, leader) != leader:
+            raise UserError(f"{name} shares its input with other linears in some passes only", "prune.skip")
+        if leader == name:
+            self._now[name] = X
+            self._accumulate(name, X)
+        elif name not in self.groups[leader].names:
+            self.groups[leader].names.append(name)
+        # what follows the last linear's input is of no use to its Hessian
+        if self._order and len(self._called) == len(self._order) == len(self.linears):
+            raise Reached
+
+    def _accumulate(self, name: str, X: Tensor) -> None:
+        X_TI = X.reshape(-1, X.shape[-1])
+        if self.real is not None:
+            if len(X_TI) != self.real.numel():
+                raise UserError(
+                    f"{name} sees {len(X_TI)} tokens of {self.real.numel()}: cannot tell which are padding",
+                    "prune.skip",
+                )
+            X_TI = X_TI[self.real.flatten()]
+        if name not in self.groups:
+            H_II = torch.zeros(X.shape[-1], X.shape[-1], device=X.device)
+            self.groups[name] = Group([name], H_II)
+        group = self.groups[name]
+        with torch.autocast(X.device.type, enabled=False):
+            # under autocast the linear itself sees its input in bf16
+            group.seen = sparsegpt.accumulate_(group.H_II, X_TI.bfloat16() if self.bf16 else X_TI, group.seen)
+
+    def collect(self, walk: Walk) -> list[Group]:
+        """Runs the walk's next block. Raises UserError for a linear that no token reaches."""
+        handles = [
+            linear.register_forward_pre_hook(lambda module, args, name=name: self.see(name, args[0]))
+            for name, linear in self.linears.items()
+        ]
+        try:
+            walk.look(self.enter)
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = list(self.groups.values())
+        unseen = set(self.linears) - {name for group in found for name in group.names}
+        if unseen:
+            raise UserError(f"no calibration token reaches {min(unseen)}", "prune.skip")
+        for group in found:
+            group.H_II = sparsegpt.symmetric(group.H_II)
+        return found
+
+
+def prune_model(
+    model: Any,
+    family: Family,
+    tokens: tuple[Tensor, Tensor] | None,
+    config: Prune,
+    sparsity: float,
+    previous: Masks,
+    log: Log,
+    resume: Path | None = None,
+) -> tuple[Masks, list[LayerReport]]:
+    """Prunes `model` in place to `sparsity`; `previous` masks stay pruned. Works on a model in training as well.
+
+    `tokens` (`ids_NL`, `mask_NL`) are not needed by magnitude, which runs no forward pass. Finished blocks are kept in
+    the folder `resume`, if given, and taken from there. Raises UserError.
+    """
+    blocks = _by_block(model, family, config)
+    goal = target(config.pattern, sparsity) if sparsity else 0.0
+    if not sparsity:
+        ones = {name: _ones(linear) for linears in blocks for name, linear in linears.items()}
+        return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
+    walk = None
+    if config.method != "magnitude":
+        if tokens is None:
+            raise UserError(f"{config.method} needs calibration samples", "prune.method")
+        walk = Walk(model, family, *tokens, config.precision, config.micro_batch_size)
+    masks = dict(previous)
+    reports: list[LayerReport] = []
+    with at_rest(model), log.bar(f"prune to {sparsity:.0%}", total=len(blocks), unit="block") as bar:
+        for number, linears in enumerate(blocks):
+            saved = resume / f"block_{number:04d}.safetensors" if resume else None
+            if saved and saved.exists():
+                kept, found = _restore(saved, linears)
+            else:
+                kept, found = _prune_block(linears, walk, config, goal, previous)
+                if saved:
+                    _save(saved, linears, kept, found)
+            masks |= kept
+            reports += found
+            if walk and number + 1 < len(blocks):
+                walk.advance()
+            _advance(bar, found)
+    return masks, reports
+
+
+def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Linear]]:
+    """The linears to prune, block by block. Raises UserError for a pattern of prune.skip that matches nothing."""
+    prunable = family.prunable(model)
+    skipped: set[str] = set()
+    for pattern in config.skip:
+        try:
+            matched = {name for name in prunable if re.fullmatch(pattern, name)}
+        except re.error as error:
+            raise UserError(f"{pattern!r} is no regular expression: {error}", "prune.skip") from None
+        if not matched:
+            raise UserError(f"{pattern!r} matches no linear; there is for example {next(iter(prunable))}", "prune.skip")
+        skipped |= matched
+    if len(skipped) == len(prunable):
+        raise UserError(f"nothing is left to prune: all {len(prunable)} linears are skipped", "prune.skip")
+    return [
+        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in skipped}
+        for block, _ in family.blocks(model)
+    ]
+
+
+def _prune_block(
+    linears: Mapping[str, nn.Linear], walk: Walk | None, config: Prune, goal: Target, previous: Masks
+) -> tuple[Masks, list[LayerReport]]:
+    masks: Masks = {}
+    reports: list[LayerReport] = []
+    if walk is None:
+        for name, linear in linears.items():
+            begin = time.perf_counter()
+            with _naming([name]):
+                masks[name] = pruners.magnitude(linear.weight.detach(), goal, previous.get(name)).cpu()
+            linear.weight.data.masked_fill_(~masks[name].to(linear.weight.device), 0)
+            reports.append(LayerReport(name, _sparsity(masks[name]), None, None, time.perf_counter() - begin))
+        return masks, reports
+    if not linears:
+        return masks, reports
+    for group in Collector(linears, config.precision == "bf16").collect(walk):
+        begin = time.perf_counter()
+        weights = [linears[name].weight.detach().clone() for name in group.names]
+        kept = [previous.get(name) for name in group.names]
+        damping = None
+        with _naming(group.names):
+            if config.method == "sparsegpt":
+                shared = sparsegpt.factor(group.H_II, config.damping, config.max_damping)
+                pruned, keeps = sparsegpt.prune(weights, shared, goal, config.block_size, kept)
+                damping = shared.damping
+            else:
+                norm_I = group.H_II.diagonal().sqrt()
+                keeps = [pruners.wanda(W, norm_I, goal, keep) for W, keep in zip(weights, kept, strict=True)]
+                pruned = [W.masked_fill(~keep, 0) for W, keep in zip(weights, keeps, strict=True)]
+        seconds = (time.perf_counter() - begin) / len(group.names)
+        for name, W_OI, pruned_OI, keep_OI in zip(group.names, weights, pruned, keeps, strict=True):
+            linears[name].weight.data.copy_(pruned_OI)
+            masks[name] = keep_OI.cpu()
+            error = sparsegpt.relative_error(W_OI, linears[name].weight.detach(), group.H_II)
+            reports.append(LayerReport(name, _sparsity(keep_OI), error, damping, seconds))
+    return masks, reports
+
+
+@contextmanager
+def _naming(names: list[str]) -> Any:
+    """Puts the linears' names before what the pure functions complain of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{', '.join(names)}: {error.message}", error.option) from None
+
+
+def _ones(linear: nn.Linear) -> Tensor:
+    return torch.ones_like(linear.weight, dtype=torch.bool, device="cpu")
+
+
+def _sparsity(keep_OI: Tensor) -> float:
+    return 1 - int(keep_OI.sum()) / keep_OI.numel()
+
+
+def _advance(bar: Bar, reports: list[LayerReport]) -> None:
+    errors = [report.error for report in reports if report.error is not None]
+    if errors:
+        bar.advance(error=sum(errors) / len(errors))
+    else:
+        bar.advance()
+
+
+def _save(path: Path, linears: Mapping[str, nn.Linear], masks: Masks, reports: list[LayerReport]) -> None:
+    tensors = {f"{name}.weight": linear.weight.detach().contiguous() for name, linear in linears.items()}
+    tensors |= {f"{name}.keep": masks[name].contiguous() for name in linears}
+    written = path.with_suffix(".writing")
+    save_file(tensors, written, metadata={"reports": json.dumps([asdict(report) for report in reports])})
+    os.replace(written, path)
+
+
+def _restore(path: Path, linears: Mapping[str, nn.Linear]) -> tuple[Masks, list[LayerReport]]:
+    with safe_open(path, framework="pt") as file:
+        for name, linear in linears.items():
+            linear.weight.data.copy_(file.get_tensor(f"{name}.weight"))
+        masks = {name: file.get_tensor(f"{name}.keep") for name in linears}
+        return masks, [LayerReport(**report) for report in json.loads(file.metadata()["reports"])]
