@@ -81,7 +81,7 @@ def _snapshot(repo: str, commit: str) -> Path:
     try:
         return Path(snapshot_download(repo, revision=commit, allow_patterns=_HUB_FILES))
     except Exception as error:  # whatever the HTTP library of the day raises
-        raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {error}", OPTION) from error
+        raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {_first_line(error)}", OPTION) from error
 
 
 def _from_folder(folder: Path, label: str, family: str, dtype: torch.dtype) -> Loaded:
@@ -92,7 +92,7 @@ def _from_folder(folder: Path, label: str, family: str, dtype: torch.dtype) -> L
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{label}: cannot load its tokenizer: {error}", OPTION) from error
+        raise UserError(f"{label}: cannot load its tokenizer: {_first_line(error)}", OPTION) from error
     try:
         model, loading = _auto_class(family).from_pretrained(
             folder,
@@ -103,7 +103,7 @@ def _from_folder(folder: Path, label: str, family: str, dtype: torch.dtype) -> L
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"{label}: cannot load its weights: {error}", OPTION) from error
+        raise UserError(f"{label}: cannot load its weights: {_first_line(error)}", OPTION) from error
     _check_whole(label, loading["missing_keys"])
     return Loaded(model.eval(), tokenizer, label, cards.license_in(folder / "README.md"))
 
@@ -152,3 +152,7 @@ def _auto_class_names(family: str) -> set[str]:
     for name in {"causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}[family].values():
         names |= {name} if isinstance(name, str) else set(name)
     return names
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
