@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.schema import Distill
 from stages.families import Batch, Family
@@ -26,14 +26,14 @@ TERMS = ("ce", "kd", "squarehead")
 
 def ce(logits_NV: Tensor, labels_N: Tensor, tokens: int) -> Tensor:
     """Cross entropy, summed over the label tokens given and divided by `tokens`."""
-    return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / tokens
+    return functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / tokens
 
 
 def kd(student_NV: Tensor, teacher_NV: Tensor, temperature: float, tokens: int) -> Tensor:
     """`T² KL(teacher‖student)` of the softened predictions, summed over label tokens and divided by `tokens`."""
-    student_NV = F.log_softmax(student_NV.float() / temperature, dim=-1)
-    teacher_NV = F.log_softmax(teacher_NV.float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(student_NV, teacher_NV, log_target=True, reduction="sum") / tokens
+    student_NV = functional.log_softmax(student_NV.float() / temperature, dim=-1)
+    teacher_NV = functional.log_softmax(teacher_NV.float() / temperature, dim=-1)
+    return temperature**2 * functional.kl_div(student_NV, teacher_NV, log_target=True, reduction="sum") / tokens
 
 
 def energy(teacher_ND: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def energy(teacher_ND: Tensor) -> Tensor:
 
 def squarehead(student_ND: Tensor, teacher_ND: Tensor, energy: Tensor, eps: float) -> Tensor:
     """One layer, the paper's form: `sum((s - t)²) / (energy + eps)`."""
-    return F.mse_loss(student_ND.float(), teacher_ND.float(), reduction="sum") / (energy + eps)
+    return functional.mse_loss(student_ND.float(), teacher_ND.float(), reduction="sum") / (energy + eps)
 
 
 def squarehead_by_token(student_ND: Tensor, teacher_ND: Tensor, tokens: int, eps: float) -> Tensor:

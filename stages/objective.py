@@ -48,7 +48,7 @@ class Objective:
         the step ends, for the totals of SquareHead need them all.
         """
         compared = [distill.feature_tokens(self.family, batch, self.weights.skip_first) for _, batch in micro]
-        taught = [self.teacher.states(rows_B, batch) if self.teacher else [] for rows_B, batch in micro]
+        taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
         num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
         num_compared = sum(len(tokens_N) for tokens_N in compared)
         energy_L = self._energies(taught, compared)
@@ -70,6 +70,13 @@ class Objective:
                 gradients.append(self._predictions(head, h_ND, labels_N, t_ND, num_labels, found))
             torch.autograd.backward(roots, gradients)
         return {"loss": distill.total(self.weights, found)} | found
+
+    def _taught(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
+        """The teacher's states that the losses read: all layers, the last one, or none."""
+        if not self.teacher:
+            return []
+        states = self.teacher.states(rows_B, batch)
+        return states if self.weights.squarehead else states[-1:]
 
     def _energies(self, taught: Sequence[Sequence[Tensor]], compared: Sequence[Tensor]) -> list[Tensor]:
         if not self.weights.squarehead or self.weights.normalize == "token":
@@ -114,7 +121,7 @@ class Objective:
                 with torch.no_grad(), autocast(self.precision):
                     taught_NV = self.teacher.head(t_ND[part].to(h_ND.dtype))
                 terms["kd"] = distill.kd(logits_NV, taught_NV, self.weights.temperature, total)
-            distill.total(self.weights, terms).backward()
+            torch.autograd.backward(distill.total(self.weights, terms))
             for name, term in terms.items():
                 found[name] += term.detach()
         return leaf_ND.grad if leaf_ND.grad is not None else torch.zeros_like(leaf_ND)

@@ -1,4 +1,4 @@
-"""The optimizer of dense and sparse training: AdamW, its learning rates, and the rules of masks (ALGORITHMS section 4)."""
+"""The optimizer of dense and sparse training: AdamW, its learning rates, and the rules of masks."""
 
 from __future__ import annotations
 

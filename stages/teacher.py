@@ -75,7 +75,7 @@ class CachedTeacher:
             done.write_text(json.dumps(held))
         live.check_untouched()
         log.facts(teacher_cache_gb=round(gigabytes, 3))
-        if all_layers or not complete:
+        if not complete:
             log.note(f"teacher states of {len(self.numbers)} rows on disk: {gigabytes:.2f} GB")
 
     def _fill(self, rows: Batch, micro_batch_size: int, log: Log) -> None:
@@ -94,7 +94,7 @@ class CachedTeacher:
         sizes = [self.length * width for width in self.widths]
         return [
             part.view(num_rows, self.length, width)
-            for part, width in zip(rows_BS.split(sizes, dim=1), self.widths, strict=True)
+            for part, width in zip(torch.split(rows_BS, sizes, dim=1), self.widths, strict=True)
         ]
 
     def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:

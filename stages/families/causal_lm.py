@@ -85,7 +85,9 @@ class CausalLM:
         model.train(was_training)
         # a model that scales or caps its logits would be trained on another loss than its own
         if not torch.allclose(head(h_BTD).float(), logits_BTV.float(), rtol=1e-3, atol=1e-3):
-            raise UserError(f"{type(model).__name__} transforms its logits after the head; that is not trained yet", "model.path")
+            raise UserError(
+                f"{type(model).__name__} transforms its logits after the head; that is not trained yet", "model.path"
+            )
         return head
 
     def loss_positions(self, batch: Batch) -> Tensor:

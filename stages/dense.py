@@ -1,0 +1,25 @@
+"""Stage `dense`: fine-tuning before pruning. Its result is the teacher, the start and the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.contracts import Artifact, Checkpoint, Log, TextData
+from pipeline.schema import DenseSlice
+from stages import families, masks, training_inputs
+from stages.trainer import train
+
+
+def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint) and `data` (TextData) -> Checkpoint, trained with the task loss alone."""
+    source, data = inputs["model"], inputs["data"]
+    assert isinstance(source, Checkpoint)
+    assert isinstance(data, TextData)
+    assert config.distill.kd == config.distill.squarehead == 0, "there is no teacher before the dense model"
+    family = families.of(source.path)
+    model = training_inputs.load(source)
+    plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
+    pruned, metrics = train(model, plan, None, masks.of(source), log)
+    log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows["input_ids"]))
+    return metrics | training_inputs.write(model, source, pruned, out, log)

@@ -1,0 +1,66 @@
+"""Stage `finetune`: sparse fine-tuning with distillation from the dense model (arXiv 2310.06927)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, TextData, UserError
+from pipeline.schema import CubicSlice, FinetuneSlice
+from stages import calibrate, checkpoints, families, masks, training_inputs
+from stages.families import Family
+from stages.gradual import Gradual
+from stages.teacher import CachedTeacher, Teacher
+from stages.trainer import Plan, train
+
+OPTION = "finetune"
+
+
+def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint; its masks hold), `data` (TextData), `teacher` (Checkpoint; not read where kd and squarehead
+    are 0) and, for a cubic schedule with a pruner that needs it, `calibration` -> Checkpoint."""
+    source, data = inputs["model"], inputs["data"]
+    assert isinstance(source, Checkpoint)
+    assert isinstance(data, TextData)
+    family = families.of(source.path)
+    model = training_inputs.load(source)
+    gradual = _gradual(config.cubic, model, family, inputs) if config.cubic else None
+    plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
+    teacher = _teacher(plan, model, inputs, log) if config.distill.kd or config.distill.squarehead else None
+    pruned, metrics = train(model, plan, teacher, masks.of(source), log)
+    if teacher:
+        teacher.check_untouched()
+    del teacher
+    log.facts(
+        data_digest=data.digest,
+        precision=config.training.precision,
+        rows=len(plan.rows["input_ids"]),
+        distill=config.distill.model_dump(),
+    )
+    return metrics | training_inputs.write(model, source, pruned, out, log)
+
+
+def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -> Teacher | CachedTeacher:
+    checkpoint = inputs.get("teacher")
+    if not isinstance(checkpoint, Checkpoint):
+        raise UserError("kd and squarehead need a teacher", "distill")
+    live = Teacher(checkpoint, plan.family, plan.training)
+    shape = [(len(plan.family.blocks(m)), m.config.hidden_size, m.config.vocab_size) for m in (live.model, model)]
+    if shape[0] != shape[1]:
+        raise UserError(
+            f"(layers, width, vocabulary) of the teacher are {shape[0]}, of the model {shape[1]}", "model.path"
+        )
+    visited = plan.order()
+    if not plan.training.teacher_cache_gb or not len(visited):
+        return live
+    return CachedTeacher(live, plan.rows, visited, plan.training, bool(plan.weights.squarehead), log, OPTION)
+
+
+def _gradual(config: CubicSlice, model: Any, family: Family, inputs: Mapping[str, Artifact]) -> Gradual:
+    calibration = inputs.get("calibration")
+    assert calibration is None or isinstance(calibration, Calibration)
+    tokens = calibrate.load(calibration) if calibration else None
+    if tokens:
+        checkpoints.check_length(family.context(model), tokens[0].shape[1], "calibrate.length")
+    return Gradual(config, family, tokens)

@@ -1,0 +1,52 @@
+"""Gradual pruning inside fine-tuning: the masks grow every few steps along a cubic schedule (ALGORITHMS section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.contracts import Log
+from pipeline.schema import CubicSlice
+from stages import masks
+from stages.families import Family
+from stages.masks import Masks
+from stages.schedule import cubic
+from stages.selection import num_pruned
+from stages.sequential import prune_model
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """A cubic schedule and what its pruner looks at: `tokens` (`ids_NL`, `mask_NL`), not needed by magnitude."""
+
+    config: CubicSlice
+    family: Family
+    tokens: tuple[Tensor, Tensor] | None
+
+    def due(self, step: int) -> bool:
+        """Whether the masks change after this many finished steps; they always do at end_step."""
+        since = step - self.config.begin_step
+        return step == self.config.end_step or (
+            since > 0 and step < self.config.end_step and since % self.config.update_every == 0
+        )
+
+    def update(self, model: Any, pruned: Masks, step: int, log: Log) -> Masks:
+        """Prunes `model` in place to the schedule's sparsity at `step`; masks are nested, the last counts exact."""
+        config = self.config
+        target = cubic(step, config.begin_step, config.end_step, config.initial, config.final)
+        if target <= masks.sparsity(pruned):
+            assert step < config.end_step, f"sparsity {masks.sparsity(pruned)} is beyond the final {config.final}"
+            return pruned
+        grown, reports = prune_model(model, self.family, self.tokens, config.prune, target, pruned, log)
+        for name, keep_OI in pruned.items():
+            assert not torch.any(grown[name] & ~keep_OI), f"{name}: the update at step {step} revived weights"
+        if step == config.end_step:
+            for report in reports:
+                rows, columns = grown[report.name].shape
+                asked = num_pruned(rows, columns, config.final, config.prune.method, config.prune.block_size)
+                found = int((~grown[report.name]).sum())
+                assert found == asked, f"{report.name}: {found} weights pruned at the end, {asked} asked for"
+        return grown

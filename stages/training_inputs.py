@@ -1,0 +1,67 @@
+"""What dense and sparse training begin with: a sound model, rows of tokens that fit it, and how both are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.contracts import Checkpoint, Log, TextData, UserError
+from pipeline.schema import Distill, Training
+from stages import checkpoints, masks
+from stages.families import Family
+from stages.gradual import Gradual
+from stages.masks import Masks
+from stages.tokens import training_rows
+from stages.trainer import Plan
+
+
+def load(checkpoint: Checkpoint) -> Any:
+    """The model to train. Raises UserError for a quantized one, or weights that are not finite."""
+    if checkpoint.quantization:
+        raise UserError("a quantized model cannot be trained; train first, then quantize", "model.path")
+    model = checkpoints.load(checkpoint)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"{name} holds NaN or infinite weights", "model.path")
+    return model
+
+
+def plan(
+    model: Any,
+    family: Family,
+    checkpoint: Checkpoint,
+    data: TextData,
+    training: Training,
+    weights: Distill,
+    option: str,
+    gradual: Gradual | None = None,
+) -> Plan:
+    """Rows of the splits `train` and `validation`. Raises UserError when a sequence exceeds the model's context."""
+    length_option = f"{option}.sequence_length"
+    checkpoints.check_length(family.context(model), training.sequence_length, length_option)
+    if weights.squarehead and weights.skip_first >= training.sequence_length:
+        raise UserError(f"skips all {training.sequence_length} tokens of a sequence", "distill.skip_first")
+    tokenizer = family.tokenizer(checkpoint.path)
+    rows, validation = (
+        training_rows(data, split, tokenizer, training.sequence_length, model, length_option)
+        for split in ("train", "validation")
+    )
+    if not len(rows["input_ids"]) or not len(validation["input_ids"]):
+        raise UserError("the split train or validation has no items", "data")
+    validation = {name: tensor[: training.eval_windows] for name, tensor in validation.items()}
+    return Plan(family, training, weights, rows, validation, option, gradual)
+
+
+def write(model: Any, source: Checkpoint, pruned: Masks, out: Path, log: Log) -> dict[str, float]:
+    """Saves a trained model, reads it back, checks its zeros; returns its sparsities."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    checkpoints.save(model, source, pruned, out)
+    written = Checkpoint(out, "")
+    reloaded = masks.of(written)
+    assert masks.digest(reloaded) == masks.digest(pruned), "the masks on disk are not those of training"
+    checkpoints.load(written)  # checks that pruned weights are zero
+    log.facts(masks_digest=masks.digest(pruned))
+    zeros = sum(int((~keep_OI).sum()) for keep_OI in pruned.values())
+    return {"sparsity": masks.sparsity(pruned), "model_sparsity": zeros / total}
