@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class Stores:
 
     @classmethod
     def of(cls, config: Config) -> Stores:
+        """The stores of a configuration; sources, in this process and its children, learn where the cache is."""
+        os.environ["SQUAREHEAD_CACHE"] = config.cache.folder
         return cls(
             Store(Path(config.runs) / "store", "runs"), Store(Path(config.cache.folder) / "store", "cache.folder")
         )

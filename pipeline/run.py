@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -50,7 +49,6 @@ def run_plan(
 ) -> None:  # fmt: skip
     """Runs what has to run and fills `outcomes`. Never raises for a failed stage: its outcome says so, and tracebacks
     of bugs are kept in `folder`. KeyboardInterrupt stops at once; what is published stays."""
-    os.environ["SQUAREHEAD_CACHE"] = config.cache.folder
     entries: dict[str, Entry] = {}
     for name, item in plan.items():
         outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
