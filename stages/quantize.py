@@ -20,10 +20,10 @@ SENSITIVITY_WINDOWS = 4
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint, not quantized yet) and `calibration` (Calibration) -> quantized Checkpoint."""
-    source, calibration = inputs["model"], inputs["calibration"]
+    """`model` (Checkpoint, not quantized yet) and, for `smooth` and `skip_sensitive` only, `calibration`
+    (Calibration) -> quantized Checkpoint."""
+    source, calibration = inputs["model"], inputs.get("calibration")
     assert isinstance(source, Checkpoint)
-    assert isinstance(calibration, Calibration)
     assert config.scheme == "w8a8", f"the pipeline has no quantize stage with scheme {config.scheme}"
     if source.quantization:
         raise UserError("the model is quantized already", "quantize.scheme")
@@ -36,11 +36,13 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     targets = [name for name in prunable if name not in skipped]
     smoothing = smoothquant.Smoothing({}, {})
     if config.smooth:
-        smoothing = smoothquant.smooth_(model, family, targets, batches(calibration), config.smooth, log)
+        assert isinstance(calibration, Calibration)
+        smoothing = smoothquant.smooth_(model, family, targets, batches(inputs["calibration"]), config.smooth, log)
     if config.skip_sensitive:
         if config.skip_sensitive >= len(targets):
             raise UserError(f"would leave none of {len(targets)} linears to quantize", "quantize.skip_sensitive")
-        batch = batches(calibration, SENSITIVITY_WINDOWS)[0]
+        assert isinstance(calibration, Calibration)
+        batch = batches(inputs["calibration"], SENSITIVITY_WINDOWS)[0]
         rises = sensitivity.loss_increases(model, family, targets, smoothing.stored, batch, log)
         for name in sorted(rises, key=lambda name: -rises[name])[: config.skip_sensitive]:
             skipped[name] = f"raises the loss by {rises[name]:.3g} nats a token"
@@ -89,8 +91,9 @@ def matches(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def batches(calibration: Calibration, size: int = 4) -> list[Batch]:
+def batches(calibration: Artifact, size: int = 4) -> list[Batch]:
     """The calibration samples, `size` at a time; a mask only where there is padding."""
+    assert isinstance(calibration, Calibration)
     ids_NL, mask_NL = calibrate.load(calibration)
     return [_batch(ids_NL[at : at + size], mask_NL[at : at + size]) for at in range(0, len(ids_NL), size)]
 

@@ -7,8 +7,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from pipeline.contracts import UserError
+
+# a bar for each read and write of weights says little; the stages have their own
+logging.disable_progress_bar()
 
 Batch = dict[str, Tensor]
 """`Family.inputs` of it is what the model's forward takes. Besides: `labels`, token ids, -100 where nothing is to be
