@@ -97,6 +97,7 @@ def _fill(
             stage_run.fail(error)
             raise
         stage_run.finish(entry)
+        console.print(f"[green]✓ {name}[/] [dim]{entry.meta['seconds']:.1f} s[/]", highlight=False)
         return entry, "done"
 
 

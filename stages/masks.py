@@ -64,14 +64,14 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
 def apply_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Zeroes the pruned weights in place."""
     for name, keep_OI in masks.items():
-        model.get_submodule(name).weight.mul_(keep_OI)
+        model.get_parameter(f"{name}.weight").mul_(keep_OI)
 
 
 @torch.no_grad()
 def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Asserts that every pruned weight of `model` is exactly zero."""
     for name, keep_OI in masks.items():
-        weight_OI = model.get_submodule(name).weight
+        weight_OI = model.get_parameter(f"{name}.weight")
         assert weight_OI.shape == keep_OI.shape, f"{name}: weight {weight_OI.shape}, mask {keep_OI.shape}"
         revived = int(torch.count_nonzero(weight_OI.masked_fill(keep_OI, 0)))
         assert revived == 0, f"{name}: {revived} pruned weights are not zero"
