@@ -22,7 +22,7 @@ SENSITIVITY_WINDOWS = 4
 def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
     """`model` (Checkpoint, not quantized yet) and, for `smooth` and `skip_sensitive` only, `calibration`
     (Calibration) -> quantized Checkpoint."""
-    source, calibration = inputs["model"], inputs.get("calibration")
+    source = inputs["model"]
     assert isinstance(source, Checkpoint)
     assert config.scheme == "w8a8", f"the pipeline has no quantize stage with scheme {config.scheme}"
     if source.quantization:
@@ -36,12 +36,10 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     targets = [name for name in prunable if name not in skipped]
     smoothing = smoothquant.Smoothing({}, {})
     if config.smooth:
-        assert isinstance(calibration, Calibration)
         smoothing = smoothquant.smooth_(model, family, targets, batches(inputs["calibration"]), config.smooth, log)
     if config.skip_sensitive:
         if config.skip_sensitive >= len(targets):
             raise UserError(f"would leave none of {len(targets)} linears to quantize", "quantize.skip_sensitive")
-        assert isinstance(calibration, Calibration)
         batch = batches(inputs["calibration"], SENSITIVITY_WINDOWS)[0]
         rises = sensitivity.loss_increases(model, family, targets, smoothing.stored, batch, log)
         for name in sorted(rises, key=lambda name: -rises[name])[: config.skip_sensitive]:

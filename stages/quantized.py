@@ -51,7 +51,7 @@ def integer_matmul(q_TI: Tensor, q_OI: Tensor) -> Tensor:
 class Int8Linear(nn.Module):
     """A linear layer in W8A8: `y = (q_x q_Wᵀ) · scale_x · scale_W + bias`, integer sums exact, output in x's dtype."""
 
-    weight: Tensor
+    weight: nn.Parameter
     """int8, O x I."""
     weight_scale: Tensor
     """fp32, O."""
@@ -68,7 +68,7 @@ class Int8Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = q_OI.shape
-        self.register_buffer("weight", q_OI)
+        self.weight = nn.Parameter(q_OI, requires_grad=False)
         self.register_buffer("weight_scale", scale_O)
         self.register_buffer("bias", bias_O)
         self.register_buffer("input_scale", input_scale_I)

@@ -24,7 +24,7 @@ KINDS = ("llama", "opt", "mpt")
 
 
 def config(**changes: object) -> Quantize:
-    return Quantize.model_validate({"scheme": "w8a8", "smooth": 0.0, "skip_sensitive": 0, "dense": True, **changes})
+    return Quantize.model_validate({"scheme": "w8a8", "smooth": 0.0, "skip": [], "skip_sensitive": 0, "dense": True, **changes})
 
 
 def sparse_checkpoint(folder: Path, kind: str = "llama", seed: int = 0) -> Checkpoint:

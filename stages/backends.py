@@ -1,0 +1,60 @@
+"""Backends of the benchmark: ways to run a checkpoint. A new one is one file and one line in `BACKENDS`."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from pipeline.contracts import Checkpoint, UserError
+
+
+class Runner(Protocol):
+    """A model ready to generate, batch 1, greedy, with its key-value cache."""
+
+    weight_bytes: int
+    """Read from memory for each decoded token: all weights, scales and indices, but not the cache."""
+
+    def prefill(self, ids_1T: Tensor) -> int:
+        """Runs a prompt from an empty cache and returns the next token."""
+
+    def decode(self, token: int) -> int:
+        """Runs one more token and returns the next."""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """This backend cannot run this model here. Shown as "n/a (reason)"."""
+
+    reason: str
+
+
+class Backend(Protocol):
+    name: str
+    quantized: bool
+    """Runs what the quantize stage made of a model, not its floating-point checkpoint."""
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        """Loads a checkpoint into the form that this backend computes with."""
+
+
+BACKENDS = {
+    "torch_fp32": "stages.torch_backends:TorchFp32",
+    "torch_bf16": "stages.torch_backends:TorchBf16",
+    "torch_int8": "stages.torch_backends:TorchInt8",
+    "torch_csr": "stages.torch_backends:TorchCsr",
+    "squarehead_w8a8": "stages.torch_backends:SquareheadW8A8",
+}
+"""Name -> where its class is; imported when asked for."""
+
+
+def get(name: str) -> Backend:
+    """Raises UserError for an unknown name."""
+    if name not in BACKENDS:
+        raise UserError(f"no backend {name!r}; there are: {', '.join(BACKENDS)}", "benchmark.backends")
+    module, _, cls = BACKENDS[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), cls)()
+    assert backend.name == name
+    return backend

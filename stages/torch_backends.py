@@ -1,0 +1,152 @@
+"""Backends that torch itself has, and the W8A8 model of the quantize stage on torch's integer product."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.contracts import Checkpoint
+from stages import checkpoints, families, machine
+from stages.backends import Runner, Unavailable
+
+
+class TorchRunner:
+    """A Hugging Face causal LM, whatever its linears are."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = None
+        self.weight_bytes = weight_bytes(model)
+
+    def prefill(self, ids_1T: Tensor) -> int:
+        self._cache = None
+        return self._forward(ids_1T)
+
+    def decode(self, token: int) -> int:
+        return self._forward(torch.tensor([[token]]))
+
+    @torch.inference_mode()
+    def _forward(self, ids_1T: Tensor) -> int:
+        output = self._model(input_ids=ids_1T, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        return int(output.logits[0, -1].argmax())
+
+
+class TorchFp32:
+    name = "torch_fp32"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return TorchRunner(checkpoints.load(checkpoint, torch.float32))
+
+
+class TorchBf16:
+    name = "torch_bf16"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        if not machine.has_bf16():
+            return Unavailable("this CPU has no bf16 instructions")
+        return TorchRunner(checkpoints.load(checkpoint, torch.bfloat16))
+
+
+class TorchInt8:
+    """torch.ao's dynamic quantization of every linear, the head too: int8 per tensor, activations uint8 per tensor."""
+
+    name = "torch_int8"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        quantization = getattr(torch.ao, "quantization", None)
+        if quantization is None or torch.backends.quantized.engine == "none":
+            return Unavailable("this torch has no dynamic quantization for this CPU")
+        with warnings.catch_warnings():
+            # deprecated in favour of torchao, and still what torch alone offers
+            warnings.simplefilter("ignore")
+            model = checkpoints.load(checkpoint, torch.float32)
+            return TorchRunner(quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True))
+
+
+class TorchCsr:
+    """The pruned linears as torch CSR tensors with 32-bit indices, the rest as in torch_fp32."""
+
+    name = "torch_csr"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        if checkpoint.masks is None:
+            return Unavailable("a dense model has no zeros to skip")
+        model = checkpoints.load(checkpoint, torch.float32)
+        with warnings.catch_warnings():
+            # "Sparse CSR tensor support is in beta state"
+            warnings.simplefilter("ignore")
+            for name, linear in families.of(checkpoint.path).prunable(model).items():
+                model.set_submodule(name, CsrLinear(linear))
+        return TorchRunner(model)
+
+
+class SquareheadW8A8:
+    """`stages.quantized.Int8Linear` in the blocks, fp32 elsewhere."""
+
+    name = "squarehead_w8a8"
+    quantized = True
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return TorchRunner(checkpoints.load(checkpoint, torch.float32))
+
+
+class CsrLinear(nn.Module):
+    weight: Tensor
+    """CSR, O x I, fp32, indices int32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        W_OI = linear.weight.detach().to_sparse_csr()
+        # with 64-bit indices torch converts them on every call
+        self.register_buffer(
+            "weight",
+            torch.sparse_csr_tensor(
+                W_OI.crow_indices().int(), W_OI.col_indices().int(), W_OI.values(), W_OI.shape, check_invariants=True
+            ),
+        )
+        self.bias = linear.bias
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_TI = x.reshape(-1, self.in_features)
+        # for a single token torch's product with a vector is 3 times as fast as with a matrix of one column
+        y_TO = (self.weight @ x_TI[0])[None] if len(x_TI) == 1 else (self.weight @ x_TI.t()).t()
+        if self.bias is not None:
+            y_TO = y_TO + self.bias
+        return y_TO.reshape(*x.shape[:-1], self.out_features)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes that a forward pass of one token reads: everything but the rows of embedding tables it does not look up."""
+    seen: set[int] = set()
+    total = 0
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        for tensor in _tensors(module):
+            # a head tied to the embedding is read whole
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                total += _stored_bytes(tensor)
+    return total
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    if isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
+        packed: list[Tensor | None] = [module.weight(), module.bias()]  # type: ignore[no-untyped-call]
+        return [tensor for tensor in packed if tensor is not None]
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def _stored_bytes(tensor: Tensor) -> int:
+    if tensor.layout == torch.sparse_csr:
+        return sum(part.nbytes for part in (tensor.values(), tensor.crow_indices(), tensor.col_indices()))
+    return tensor.numel() * tensor.element_size()
