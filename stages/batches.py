@@ -11,7 +11,6 @@ from torch import Tensor
 from pipeline.schema import Training
 from stages.families import Batch
 
-
 EPOCHS = 1_000_003
 """Distance of two seeds' random streams: the epochs (and steps) of one seed are not those of the next."""
 

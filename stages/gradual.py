@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.contracts import Log
 from pipeline.schema import CubicSlice
-from stages import masks
 from stages.families import Family
 from stages.masks import Masks
 from stages.schedule import cubic
@@ -37,9 +36,6 @@ class Gradual:
         """Prunes `model` in place to the schedule's sparsity at `step`; masks are nested, the last counts exact."""
         config = self.config
         target = cubic(step, config.begin_step, config.end_step, config.initial, config.final)
-        if target <= masks.sparsity(pruned):
-            assert step < config.end_step, f"sparsity {masks.sparsity(pruned)} is beyond the final {config.final}"
-            return pruned
         grown, reports = prune_model(model, self.family, self.tokens, config.prune, target, pruned, log)
         for name, keep_OI in pruned.items():
             assert not torch.any(grown[name] & ~keep_OI), f"{name}: the update at step {step} revived weights"

@@ -29,11 +29,11 @@ class Teacher:
         self.family = family
         self.precision = config.precision
         self.model: Any = checkpoints.load(checkpoint).eval().requires_grad_(False)
+        self.head: nn.Module = family.head(self.model)
         if config.precision == "bf16":
             # what autocast would do anew for every batch
             for linear in family.prunable(self.model).values():
                 linear.to(torch.bfloat16)
-        self.head: nn.Module = family.head(self.model)
         self._before = _digest(self.model)
 
     @torch.no_grad()
