@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -18,10 +19,14 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from pipeline.contracts import UserError
+from pipeline.table import is_quality
 from pipeline.tracking_server import artifact_folder, connect, default_uri
+from pipeline.tracking_view import View
 
 HOST = "127.0.0.1"
 """Only: who reaches MLflow's server reads every file it can read."""
+LAYOUT = "squarehead"
+WIDTHS = {"attributes.`Run Name`": 320, "attributes.`Created`": 120, "attributes.`Dataset`": 140}
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 
@@ -38,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.runs.is_dir():
             raise UserError(f"no folder {options.runs}; give the one that holds mlflow.db", "--runs")
         _check_free(options.port)
-        experiment = connect("", options.experiment, options.runs).experiment
-        page = f"http://{HOST}:{options.port}/#/experiments/{experiment}/runs"
+        view = View(connect("", options.experiment, options.runs))
+        arrange(view)
+        where = (
+            f"experiments/{view.connection.experiment}/runs?workflowType=machine_learning&viewStateShareKey={LAYOUT}"
+        )
+        page = f"http://{HOST}:{options.port}/#/{where}"
         with _server(options.runs, options.port) as server:
             print(f"dashboard  {page}  (ctrl-C ends it)", flush=True)
             if not options.no_open and _has_display():
@@ -50,6 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 0
+
+
+def arrange(view: View) -> None:
+    """Leaves the layout of the table of runs in the experiment, as a shared view of MLflow: names in full, and
+    what evaluations have measured so far in columns."""
+    measured = {name for run in view.search(kind="stage", stage="evaluate") for name in run.data.metrics}
+    quality = sorted(name for name in measured if name != "seconds" and is_quality(name))
+    columns = [*(f"metrics.`{name}`" for name in (*quality, "sparsity", "seconds")), "attributes.`Dataset`"]
+    layout = {
+        "selectedColumns": columns,
+        "columnOrder": [*WIDTHS, *columns],
+        "columnWidths": WIDTHS,
+    }
+    tag = f"mlflow.sharedViewState.{LAYOUT}"
+    view.connection.client.set_experiment_tag(view.connection.experiment, tag, json.dumps(layout))
 
 
 def _check_free(port: int) -> None:

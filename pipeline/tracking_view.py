@@ -59,7 +59,8 @@ class View:
         """A new run with status RUNNING, by this process. Returns its id."""
         all_tags = {
             **{clean_name(key): cut(value, TAG_CHARACTERS) for key, value in tags.items()},
-            **({"mlflow.parentRunId": parent} if parent else {}),
+            # MLflow's table opens a parent by itself if its children are of this type; else it is all one sees.
+            **({"mlflow.parentRunId": parent, "mlflow.runType": "evaluation"} if parent else {}),
             "kind": kind,
             "process": _this_process(),
             "mlflow.source.name": "squarehead",
@@ -182,12 +183,12 @@ class View:
             meta = entry.meta
             start = _made(entry) - meta["seconds"]
             run_id = self.create_stage(node, entry.stage, entry.fingerprint, meta["config"], parent, start)
-            self.complete(run_id, entry)
+            self.complete(run_id, entry, end=_made(entry))
             return run_id
 
-    def complete(self, run_id: str, entry: Entry, shown: Collection[tuple[str, int]] = ()) -> None:
+    def complete(self, run_id: str, entry: Entry, shown: Collection[tuple[str, int]] = (), end: float = 0.0) -> None:
         """Brings all of a result into its run, but for the points (name, step) already `shown`, and closes it."""
-        meta, end = entry.meta, _made(entry)
+        meta, end = entry.meta, end or time.time()
         points = list(curves(entry.path))
         last_steps = {point.name: point.step for point in points}
         self.log(run_id, points=(point for point in points if (point.name, point.step) not in shown))
