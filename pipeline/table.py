@@ -120,36 +120,45 @@ def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:
 
 
 def show_rows(found: dict[str, Any], console: Console) -> None:
-    machine = found["machine"]
-    title = f"speed ({machine['cpu']}, {machine['threads']} threads; medians of {machine['rounds']} interleaved rounds)"
+    machine, protocol = found["machine"], found["protocol"]
+    title = (
+        f"speed: batch 1, {machine['threads']} threads of {machine['cpu']}, medians of {protocol['rounds']} interleaved "
+        f"rounds (and their range), prompt of {protocol['prompt_tokens']} tokens"
+    )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column, justify in COLUMNS:
-        table.add_column(column, justify=justify)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
     for row in found["rows"]:
         if row["status"] != "ok":
-            table.add_row(row["backend"], row["model"], f"[dim]n/a ({_plain(row['reason'])})[/]")
+            table.add_row(row["backend"], row["model"], "[dim]n/a[/]")
             continue
         table.add_row(
             row["backend"],
             row["model"],
-            f"{row['prefill_ms']['median']:.1f} ±{row['prefill_ms']['spread']:.1f}",
-            f"{row['decode_tokens_per_second']['median']:.1f} ±{row['decode_tokens_per_second']['spread']:.1f}",
-            f"{row['decode_speedup']:.2f}x",
-            f"{row['decode_gb_per_second']:.1f}",
+            _with_range(row, "prefill_ms"),
+            _times(row["prefill_speedup"]["torch_fp32_dense"]),
+            _with_range(row, "decode_tokens_per_second"),
+            _times(row["decode_speedup"]["torch_fp32_dense"]),
+            f"{row['gigabytes_per_second']:.1f}",
+            f"{row['memory_bytes'] / 1e6:.0f}",
             f"{row['disk_bytes'] / 1e6:.0f}",
         )
     console.print(table)
+    for row in found["rows"]:
+        if row["status"] != "ok":
+            console.print(f"[dim]{row['backend']} {row['model']}: n/a ({_plain(row['reason'])})[/]", highlight=False)
 
 
-COLUMNS: tuple[tuple[str, Any], ...] = (
-    ("backend", "left"),
-    ("model", "left"),
-    ("prefill ms", "right"),
-    ("decode tokens/s", "right"),
-    ("over torch_fp32 dense", "right"),
-    ("GB/s", "right"),
-    ("MB on disk", "right"),
-)
+COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "GB/s", "MB in memory", "MB on disk")
+"""× is over torch_fp32 of the dense model."""
+
+
+def _with_range(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:.1f} ({row[f'{key}_min']:.1f}–{row[f'{key}_max']:.1f})"
+
+
+def _times(ratio: float | None) -> str:
+    return f"{ratio:.2f}" if ratio is not None else "–"
 
 
 def _main_metrics(stage: str, metrics: dict[str, float]) -> str:
