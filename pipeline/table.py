@@ -122,8 +122,8 @@ def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:
 def show_rows(found: dict[str, Any], console: Console) -> None:
     machine, protocol = found["machine"], found["protocol"]
     title = (
-        f"speed: batch 1, {machine['threads']} threads of {machine['cpu']}, medians of {protocol['rounds']} interleaved "
-        f"rounds (and their range), prompt of {protocol['prompt_tokens']} tokens"
+        f"speed: batch 1, {machine['threads']} threads of {machine['cpu']}, medians of {protocol['rounds']} "
+        f"interleaved rounds (and their range), prompt of {protocol['prompt_tokens']} tokens"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in COLUMNS:
