@@ -50,6 +50,7 @@ class Group:
 
     names: list[str]
     H_II: Tensor
+    """Its upper triangle."""
     seen: int = 0
 
 
@@ -126,8 +127,6 @@ class Collector:
         unseen = set(self.linears) - {name for group in found for name in group.names}
         if unseen:
             raise UserError(f"no calibration token reaches {min(unseen)}", "prune.skip")
-        for group in found:
-            group.H_II = sparsegpt.symmetric(group.H_II)
         return found
 
 

@@ -26,9 +26,12 @@ PANEL = 16
 
 @dataclass(frozen=True)
 class Factor:
-    """Upper `U_II` with UᵀU = (H + λI)⁻¹, and what it took."""
+    """Upper `R_II` with R Rᵀ = H + λI, and what it took.
 
-    U_II: Tensor
+    SparseGPT's U = chol((H + λI)⁻¹) is R⁻¹; the inverse of a whole Hessian is never needed.
+    """
+
+    R_II: Tensor
     dead: Tensor
     """bool (in): inputs that were always 0. Their weights do nothing, and become 0."""
     damping: float
@@ -39,8 +42,8 @@ class Factor:
 def accumulate_(H_II: Tensor, X_TI: Tensor, seen: int) -> int:
     """Takes the tokens of `X_TI` into the running mean `H = (2/n) Σ x xᵀ`, in place; returns the new n.
 
-    Only the upper triangle of H is kept up; `symmetric` completes it. Products of bf16 inputs are exact and are
-    summed in fp32, by the CPU's bf16 instructions where it has them.
+    Only the upper triangle of H is kept up, and read by `factor` and `relative_error`. Products of bf16 inputs are
+    exact and are summed in fp32, by the CPU's bf16 instructions where it has them.
     """
     exact_in_bf16 = X_TI.dtype == torch.bfloat16 and X_TI.device.type == "cpu"
     num_inputs = len(H_II)
@@ -60,12 +63,6 @@ def accumulate_(H_II: Tensor, X_TI: Tensor, seen: int) -> int:
     return seen
 
 
-def symmetric(H_II: Tensor) -> Tensor:
-    """The whole matrix of an upper triangle."""
-    upper_II = H_II.triu()
-    return upper_II + upper_II.triu(1).T
-
-
 @torch.no_grad()
 def factor(H_II: Tensor, damping: float, max_damping: float) -> Factor:
     """Factors the damped inverse of a Hessian: λ = damping · mean of the diagonal of the inputs that are not dead.
@@ -73,24 +70,23 @@ def factor(H_II: Tensor, damping: float, max_damping: float) -> Factor:
     Where H + λI is not positive definite, λ grows tenfold up to `max_damping`; beyond, and when H is not finite,
     raises UserError.
     """
-    if not torch.isfinite(H_II).all():
-        raise UserError("its inputs on the calibration samples are not finite (NaN or infinity)", "model.path")
     diagonal_I = H_II.diagonal()
-    dead_I = diagonal_I == 0
-    mean = float(diagonal_I[~dead_I].mean()) if not dead_I.all() else 1.0
+    # no other entry is larger than those of the diagonal
+    if not torch.isfinite(diagonal_I).all():
+        raise UserError("its inputs on the calibration samples are not finite (NaN or infinity)", "model.path")
+    dead = diagonal_I == 0
+    mean = float(diagonal_I[~dead].mean()) if not dead.all() else 1.0
     used = damping
     while True:
-        # flipped, one Cholesky gives the upper R with H + λI = R Rᵀ, and U is its inverse: no H⁻¹ in between
+        # the lower factor of the flipped matrix, flipped back, is the upper R
         damped_II = H_II.flip(0, 1)
-        damped_II.diagonal().add_(dead_I.flip(0) + used * mean)
+        damped_II.diagonal().add_(dead.flip(0) + used * mean)
         lower_II, failed = torch.linalg.cholesky_ex(damped_II)
         if not failed and torch.isfinite(lower_II.diagonal()).all():
-            break
+            return Factor(lower_II.flip(0, 1), dead, used)
         if used * 10 > max_damping * (1 + 1e-9):
             raise UserError(f"its Hessian is not positive definite with a damping of {used:g}", "prune.max_damping")
         used *= 10
-    identity_II = torch.eye(len(H_II), dtype=H_II.dtype, device=H_II.device)
-    return Factor(torch.linalg.solve_triangular(lower_II.flip(0, 1), identity_II, upper=True), dead_I, used)
 
 
 @torch.no_grad()
@@ -117,13 +113,20 @@ def prune(
     group = goal[1] if isinstance(goal, tuple) else 1
     check_divides(num_inputs, group)
     block_size = math.ceil(block_size / group) * group
+    change_IO = torch.empty_like(W_IO)
     for start in range(0, num_inputs, block_size):
-        block = slice(start, min(start + block_size, num_inputs))
-        W_BO, keep_BO, U_BB = W_IO[block], keep_IO[block], shared.U_II[block, block]
+        stop = min(start + block_size, num_inputs)
+        W_BO, keep_BO = W_IO[start:stop], keep_IO[start:stop]
+        R_BB = shared.R_II[start:stop, start:stop]
+        identity_BB = torch.eye(stop - start, dtype=R_BB.dtype, device=R_BB.device)
+        U_BB = torch.linalg.solve_triangular(R_BB, identity_BB, upper=True)
+        original_BO = W_BO.clone()
+        # all that the blocks before have changed, made up for as well as this block alone can
+        W_BO.addmm_((shared.R_II[:start, start:stop] @ U_BB).T, change_IO[:start])
         if not isinstance(goal, tuple):
             _choose_(keep_BO, W_BO, U_BB, rows, goal)
-        error_BO = _compensate_(W_BO, keep_BO, U_BB, goal if isinstance(goal, tuple) else None)
-        W_IO[block.stop :].addmm_(shared.U_II[block, block.stop :].T, error_BO, alpha=-1)
+        _compensate_(W_BO, keep_BO, U_BB, goal if isinstance(goal, tuple) else None)
+        torch.sub(original_BO, W_BO, out=change_IO[start:stop])
     return (
         [W.T.contiguous() for W in W_IO.split(rows, dim=1)],
         [keep.T.contiguous() for keep in keep_IO.split(rows, dim=1)],
@@ -138,16 +141,17 @@ def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: Sequence[int], s
         keep.copy_(prune_lowest(scores.reshape(1, -1), keep.reshape(1, -1), count).reshape(keep.shape))
 
 
-def _compensate_(W_BO: Tensor, keep_BO: Tensor, U_BB: Tensor, keep_of: tuple[int, int] | None) -> Tensor:
+def _compensate_(W_BO: Tensor, keep_BO: Tensor, U_BB: Tensor, keep_of: tuple[int, int] | None) -> None:
     """Goes through the columns of a block, zeroes what is pruned and lets the later columns make up for it.
 
-    Returns `error_BO`, for the columns after the block. N:M: sets `keep_BO` on its way.
+    N:M: sets `keep_BO` on its way.
     """
     diagonal_B = U_BB.diagonal()
     error_BO = torch.empty_like(W_BO)
     keep_num, group = keep_of or (0, 1)
     panel_size = math.ceil(PANEL / group) * group
-    scale_BO = None if keep_of else (~keep_BO) / diagonal_B[:, None]
+    columns, errors = W_BO.unbind(0), error_BO.unbind(0)
+    scales = list(((~keep_BO) / diagonal_B[:, None]).unbind(0))
     for start in range(0, len(W_BO), panel_size):
         stop = min(start + panel_size, len(W_BO))
         for j in range(start, stop):
@@ -155,20 +159,25 @@ def _compensate_(W_BO: Tensor, keep_BO: Tensor, U_BB: Tensor, keep_of: tuple[int
                 span = slice(j, j + group)
                 scores_OM = (W_BO[span] / diagonal_B[span, None]).square_().T.contiguous()
                 keep_BO[span] = prune_lowest(scores_OM, keep_BO[span].T, group - keep_num).T
-                scale_MO = (~keep_BO[span]) / diagonal_B[span, None]
-            scale_O = scale_MO[j % group] if scale_BO is None else scale_BO[j]
-            torch.mul(W_BO[j], scale_O, out=error_BO[j])
-            W_BO[j + 1 : stop].addr_(U_BB[j, j + 1 : stop], error_BO[j], alpha=-1)
+                scales[span] = ((~keep_BO[span]) / diagonal_B[span, None]).unbind(0)
+            torch.mul(columns[j], scales[j], out=errors[j])
+            W_BO[j + 1 : stop].addr_(U_BB[j, j + 1 : stop], errors[j], alpha=-1)
         W_BO[stop:].addmm_(U_BB[start:stop, stop:].T, error_BO[start:stop], alpha=-1)
     W_BO.masked_fill_(~keep_BO, 0)
-    return error_BO
 
 
 def relative_error(W_OI: Tensor, pruned_OI: Tensor, H_II: Tensor) -> float:
     """`‖(W - Ŵ)X‖² / ‖WX‖²` over the calibration tokens, by their Hessian; 0 where W X is 0."""
+    whole = _energy(W_OI.float(), H_II)
+    return max(_energy(W_OI.float() - pruned_OI.float(), H_II), 0.0) / whole if whole > 0 else 0.0
 
-    def energy(A_OI: Tensor) -> float:
-        return float(((A_OI @ H_II) * A_OI).sum())
 
-    whole = energy(W_OI.float())
-    return max(energy(W_OI.float() - pruned_OI.float()), 0.0) / whole if whole > 0 else 0.0
+def _energy(A_OI: Tensor, H_II: Tensor) -> float:
+    """`tr(A H Aᵀ)` from H's upper triangle: each product beside the diagonal counts twice."""
+    total = 0.0
+    for at in range(0, len(H_II), COLUMNS_AT_ONCE):
+        A_OB, H_BB = A_OI[:, at : at + COLUMNS_AT_ONCE], H_II[at : at + COLUMNS_AT_ONCE, at:]
+        beside = 2 * H_BB.triu(1)
+        beside.diagonal().copy_(H_BB.diagonal())
+        total += float(((A_OB @ beside) * A_OI[:, at:]).sum())
+    return total
