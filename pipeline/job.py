@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Job:
     """Resolved."""
     dials: dict[str, str]
     """The overrides that make this job what it is."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """What it runs in (`pipeline.environment`)."""
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from pipeline.job import Job
 from pipeline.schema import Tracking
 from pipeline.store import Entry
 from pipeline.tracking_server import connect, explain, failures
-from pipeline.tracking_values import Point, environment_tags
+from pipeline.tracking_values import Point
 from pipeline.tracking_view import View
 
 __all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_tracker"]
@@ -67,6 +68,7 @@ class Tracker(Protocol):
 
 def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Callable[[str], None] = print) -> Tracker:
     """`say` gets one line if MLflow fails later on. Raises UserError if it cannot be used now."""
+    job = replace(job, environment=environment(threads))
     job.write()
     if not config.enabled:
         return NullTracker()
@@ -74,7 +76,6 @@ def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Call
     try:
         view.close_dead()
         run_id = view.create_job(job)
-        view.log(run_id, tags=environment_tags(environment(threads)))
     except failures() as error:
         raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
     return _MlflowTracker(view, job, run_id, say)

@@ -111,10 +111,8 @@ def describe(nodes: Mapping[str, Mapping[str, Any]], links: Mapping[str, str], e
     lines = ["| node | status | seconds | metrics |", "|---|---|--:|---|"]
     for node, found in nodes.items():
         name = f"[{node}](#/experiments/{experiment}/runs/{links[node]})" if node in links else node
-        seconds = found.get("seconds")
-        took = f"{seconds:.1f}" if isinstance(seconds, int | float) else ""
-        metrics = ", ".join(f"{key} {_short(value)}" for key, value in numbers(found.get("metrics") or {}).items())
-        lines.append(f"| {name} | {found['status']} | {took} | {cut(metrics, 200)} |")
+        metrics = ", ".join(f"{key} {_short(value)}" for key, value in numbers(found["metrics"]).items())
+        lines.append(f"| {name} | {found['status']} | {found['seconds']:.1f} | {cut(metrics, 200)} |")
     return cut("\n".join(lines), TAG_CHARACTERS)
 
 

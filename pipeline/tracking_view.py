@@ -35,6 +35,7 @@ from pipeline.tracking_values import (
     cut,
     data_sets,
     describe,
+    environment_tags,
     fact_tags,
     numbers,
     summary_points,
@@ -120,7 +121,7 @@ class View:
         run_id = self.create("job", job.name, tags, parent, start)
         if job.sweep:
             self.settle(job.sweep)
-        self.log(run_id, params=texts(job.config))
+        self.log(run_id, params=texts(job.config), tags=environment_tags(job.environment))
         return run_id
 
     def sweep(self, sweep: str) -> str:
@@ -154,7 +155,7 @@ class View:
     ) -> None:
         """The end of a job: `<node>.<metric>` of all its nodes, links to the runs that made them, its files."""
         when = end or time.time()
-        values = {f"{node}.{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"] or {}).items()}
+        values = {f"{node}.{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
         tags = {f"node.{node}": made for node, made in links.items()}
         tags["mlflow.note.content"] = describe(nodes, links, self.connection.experiment)
         self.log(run_id, tags=tags, points=[Point(name, value, 0, when) for name, value in values.items()])
