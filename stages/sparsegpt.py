@@ -51,7 +51,7 @@ def accumulate_(H_II: Tensor, X_TI: Tensor, seen: int) -> int:
     before = mkldnn.fp32_precision
     mkldnn.fp32_precision = "bf16" if exact_in_bf16 else "ieee"
     try:
-        for part_TI in X_TI.split(TOKENS_AT_ONCE):
+        for part_TI in torch.split(X_TI, TOKENS_AT_ONCE):
             X = part_TI.float()
             total = seen + len(X)
             for at in range(0, num_inputs, COLUMNS_AT_ONCE):
@@ -128,15 +128,15 @@ def prune(
         _compensate_(W_BO, keep_BO, U_BB, goal if isinstance(goal, tuple) else None)
         torch.sub(original_BO, W_BO, out=change_IO[start:stop])
     return (
-        [W.T.contiguous() for W in W_IO.split(rows, dim=1)],
-        [keep.T.contiguous() for keep in keep_IO.split(rows, dim=1)],
+        [W.T.contiguous() for W in torch.split(W_IO, rows, dim=1)],
+        [keep.T.contiguous() for keep in torch.split(keep_IO, rows, dim=1)],
     )
 
 
-def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: Sequence[int], sparsity: float) -> None:
+def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: list[int], sparsity: float) -> None:
     """Unstructured: sets `keep_BO` of a block, each linear by itself."""
     scores_BO = (W_BO / U_BB.diagonal()[:, None]).square_()
-    for scores, keep in zip(scores_BO.split(list(rows), dim=1), keep_BO.split(list(rows), dim=1), strict=True):
+    for scores, keep in zip(torch.split(scores_BO, rows, dim=1), torch.split(keep_BO, rows, dim=1), strict=True):
         count = round(scores.numel() * sparsity)
         keep.copy_(prune_lowest(scores.reshape(1, -1), keep.reshape(1, -1), count).reshape(keep.shape))
 
@@ -176,8 +176,8 @@ def _energy(A_OI: Tensor, H_II: Tensor) -> float:
     """`tr(A H Aᵀ)` from H's upper triangle: each product beside the diagonal counts twice."""
     total = 0.0
     for at in range(0, len(H_II), COLUMNS_AT_ONCE):
-        A_OB, H_BB = A_OI[:, at : at + COLUMNS_AT_ONCE], H_II[at : at + COLUMNS_AT_ONCE, at:]
-        beside = 2 * H_BB.triu(1)
-        beside.diagonal().copy_(H_BB.diagonal())
-        total += float(((A_OB @ beside) * A_OI[:, at:]).sum())
+        block, rest = slice(at, at + COLUMNS_AT_ONCE), slice(at + COLUMNS_AT_ONCE, None)
+        A_OB, H_BB = A_OI[:, block], H_II[block, block].triu()
+        total += float(((A_OB @ (H_BB + H_BB.triu(1).T)) * A_OB).sum())
+        total += 2 * float(((A_OB @ H_II[block, rest]) * A_OI[:, rest]).sum())
     return total

@@ -42,7 +42,7 @@ class Walk:
         self.device = next(model.parameters()).device
         order = mask_NL.sum(1).argsort(descending=True, stable=True)
         self.batches: list[tuple[Tensor, Tensor]] = []
-        for rows in order.split(micro_batch_size):
+        for rows in torch.split(order, micro_batch_size):
             length = int(mask_NL[rows[0]].sum())
             self.batches.append((ids_NL[rows, :length].to(self.device), mask_NL[rows, :length].to(self.device)))
         self.states_BTD: list[Tensor] = []
