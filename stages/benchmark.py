@@ -6,7 +6,6 @@ memory together. Each round is a prompt of the data's own test text, then greedy
 
 from __future__ import annotations
 
-import gc
 import json
 import statistics
 import time
@@ -134,14 +133,12 @@ def _entry(
     if isinstance(checkpoint, Unavailable):
         return checkpoint
     assert isinstance(checkpoint, Checkpoint)
-    gc.collect()
     watched = machine.reset_peak()
     resident = machine.resident_bytes()
     runner = backend.prepare(checkpoint, config.threads)
     if isinstance(runner, Unavailable):
         return runner
     _, _, generated = generate(runner, ids_1T, config.new_tokens)
-    gc.collect()
     return Entry(
         backend.name,
         model,
