@@ -30,7 +30,7 @@ from pipeline.environment import environment
 from pipeline.job import Job
 from pipeline.relog import relog
 from pipeline.schema import Tracking
-from pipeline.store import Entry, Store
+from pipeline.store import Entry, Slot, Store
 from pipeline.tracking import RELOG, Tracker, TrackingLostError, open_tracker
 from pipeline.tracking_server import connect
 from pipeline.tracking_values import PARAM_CHARACTERS
@@ -80,17 +80,18 @@ class Told:
     def node(self, name: str, stage: str = "finetune", config: Mapping[str, Any] | None = None) -> str:
         config = {"training": {"lr": 1e-4, "betas": [0.9, 0.999]}} if config is None else config
         fingerprint = hashlib.sha256(json.dumps([stage, config]).encode()).hexdigest()
-        entry, status = self.store.find(stage, fingerprint), "hit"
-        if entry:
-            self.tracker.hit(name, entry)
-        else:
-            run = self.tracker.start_stage(name, stage, fingerprint, config)
-            curve = [{"step": step, "time": 1e9 + step, "metrics": {"loss": 3.0 - step}} for step in range(3)]
-            # The first point was logged by a process that was killed; this one resumed after it.
-            for point in curve[1:]:
-                run.metrics(point["metrics"], point["step"], point["time"])
-            entry, status = publish(self.store, stage, fingerprint, config, curve), "done"
-            run.finish(entry)
+        with self.store.fill(stage, fingerprint, lambda who: None) as slot:
+            if slot.entry:
+                entry, status = slot.entry, "hit"
+                self.tracker.hit(name, entry)
+            else:
+                run = self.tracker.start_stage(name, stage, fingerprint, config)
+                curve = [{"step": step, "time": 1e9 + step, "metrics": {"loss": 3.0 - step}} for step in range(3)]
+                # The first point was logged by a process that was killed; this one resumed after it.
+                for point in curve[1:]:
+                    run.metrics(point["metrics"], point["step"], point["time"])
+                entry, status = publish(slot, stage, fingerprint, config, curve), "done"
+                run.finish(entry)
         self.note(name, stage, fingerprint, status, entry.meta["metrics"])
         return fingerprint
 
@@ -108,28 +109,25 @@ class Told:
         self.tracker.finish(self.nodes, ok)
 
 
-def publish(
-    store: Store, stage: str, fingerprint: str, config: Mapping[str, Any], curve: list[dict[str, Any]]
-) -> Entry:
-    with store.fill(stage, fingerprint, print) as slot:
-        (slot.out / "weights").mkdir()
-        (slot.out / "weights" / "model.safetensors").write_bytes(bytes(1_000_000))
-        (slot.out / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
-        return slot.publish(
-            {
-                "stage": stage,
-                "version": "1",
-                "fingerprint": fingerprint,
-                "config": dict(config),
-                "inputs": {"model": "cd" * 32},
-                "facts": {"train_digest": DIGEST, "precision": "bf16", "counts": {"zeros": 3}},
-                "metrics": {"loss": 1.0, "perplexity": 12.5},
-                "seconds": 2.5,
-                "created": datetime.now(UTC).isoformat(),
-                "environment": environment(1),
-                "code": "",
-            }
-        )
+def publish(slot: Slot, stage: str, fingerprint: str, config: Mapping[str, Any], curve: list[Any]) -> Entry:
+    (slot.out / "weights").mkdir()
+    (slot.out / "weights" / "model.safetensors").write_bytes(bytes(1_000_000))
+    (slot.out / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
+    return slot.publish(
+        {
+            "stage": stage,
+            "version": "1",
+            "fingerprint": fingerprint,
+            "config": dict(config),
+            "inputs": {"model": "cd" * 32},
+            "facts": {"train_digest": DIGEST, "precision": "bf16", "counts": {"zeros": 3}},
+            "metrics": {"loss": 1.0, "perplexity": 12.5},
+            "seconds": 2.5,
+            "created": datetime.now(UTC).isoformat(),
+            "environment": environment(1),
+            "code": "",
+        }
+    )
 
 
 def view_of(runs: Path) -> View:
@@ -292,7 +290,7 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
         told.node("dense", "dense", {"lr": 1.0})
         told.node(f"prune_{number}", "prune", {"sparsity": number})
         if not status:
-            told.node("finetune", fail=True)
+            told.note("finetune", "finetune", "ef" * 32, "failed", {})
         told.end(status)
     alone = Told(runs, make_job(runs, 7, sweep=""))
     alone.node("dense", "dense", {"lr": 1.0})
