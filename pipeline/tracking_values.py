@@ -18,6 +18,9 @@ NAME_CHARACTERS = 250
 DIGEST_CHARACTERS = 36
 """MLflow refuses more."""
 
+DATA_FACTS = {"digest": "data", "data_digest": "data", "tokens_digest": "tokens"}
+"""Facts that are digests of data: of the source's own, of those a stage read, of tokens drawn from them."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -97,13 +100,9 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def data_sets(meta: Mapping[str, Any]) -> list[DataSet]:
-    """The facts `digest` (of a data source) and `<role>_digest` (of data that a stage read)."""
-    found = []
-    for key, digest in meta["facts"].items():
-        if isinstance(digest, str) and (key == "digest" or key.endswith("_digest")):
-            role = key.removesuffix("digest").rstrip("_") or meta["stage"]
-            found.append(DataSet(str(meta["config"].get("path") or role), digest))
-    return found
+    """The data that a result was made of or from, as far as its stage stated their digests."""
+    facts = meta["facts"]
+    return [DataSet(name, facts[fact]) for fact, name in DATA_FACTS.items() if fact in facts]
 
 
 def describe(nodes: Mapping[str, Mapping[str, Any]], links: Mapping[str, str], experiment: str) -> str:

@@ -120,7 +120,7 @@ def publish(slot: Slot, stage: str, fingerprint: str, config: Mapping[str, Any],
             "fingerprint": fingerprint,
             "config": dict(config),
             "inputs": {"model": "cd" * 32},
-            "facts": {"train_digest": DIGEST, "precision": "bf16", "counts": {"zeros": 3}},
+            "facts": {"data_digest": DIGEST, "masks_digest": "0" * 64, "precision": "bf16", "counts": {"zeros": 3}},
             "metrics": {"loss": 1.0, "perplexity": 12.5},
             "seconds": 2.5,
             "created": datetime.now(UTC).isoformat(),
@@ -167,7 +167,7 @@ def test_stage_run_holds_config_curves_summary_facts_data_environment_and_files(
     assert (tags["env.threads"], tags["env.cpu"]) == ("1", made_with["cpu"])
     assert tags["mlflow.source.git.commit"] == made_with["git"].removesuffix("+dirty")
     data = only(run.inputs.dataset_inputs).dataset
-    assert (data.name, json.loads(data.source)["sha256"]) == ("train", DIGEST)
+    assert (data.name, json.loads(data.source)["sha256"]) == ("data", DIGEST)
     assert data.digest == DIGEST[: len(data.digest)]
     assert len(data.digest) > 30
     assert artifacts(view, run) == {"meta.json", "metrics.jsonl", "weights/model.safetensors"}
