@@ -17,6 +17,8 @@ from stages.tokens import IGNORED
 
 SENSITIVITY_WINDOWS = 4
 """Calibration samples on which each linear's loss increase is measured."""
+SMOOTHING_SAMPLES = 16
+"""Calibration samples whose activation maxima SmoothQuant takes: outlying channels are the same in all."""
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -36,7 +38,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     targets = [name for name in prunable if name not in skipped]
     smoothing = smoothquant.Smoothing({}, {})
     if config.smooth:
-        smoothing = smoothquant.smooth_(model, family, targets, batches(inputs["calibration"]), config.smooth, log)
+        seen = batches(inputs["calibration"], SMOOTHING_SAMPLES)
+        smoothing = smoothquant.smooth_(model, family, targets, seen, config.smooth, log)
     if config.skip_sensitive:
         if config.skip_sensitive >= len(targets):
             raise UserError(f"would leave none of {len(targets)} linears to quantize", "quantize.skip_sensitive")
@@ -89,10 +92,10 @@ def matches(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def batches(calibration: Artifact, size: int = 4) -> list[Batch]:
-    """The calibration samples, `size` at a time; a mask only where there is padding."""
+def batches(calibration: Artifact, samples: int, size: int = 4) -> list[Batch]:
+    """The first `samples` calibration samples, `size` at a time; a mask only where there is padding."""
     assert isinstance(calibration, Calibration)
-    ids_NL, mask_NL = calibrate.load(calibration)
+    ids_NL, mask_NL = (tensor_NL[:samples] for tensor_NL in calibrate.load(calibration))
     return [_batch(ids_NL[at : at + size], mask_NL[at : at + size]) for at in range(0, len(ids_NL), size)]
 
 

@@ -128,7 +128,7 @@ def wiring(model: nn.Module, family: Family, batch: Batch) -> Wiring:
 
 @torch.inference_mode()
 def _maxima(
-    model: nn.Module, family: Family, linears: Mapping[str, nn.Linear], batches: Sequence[Batch], log: Log
+    model: Any, family: Family, linears: Mapping[str, nn.Linear], batches: Sequence[Batch], log: Log
 ) -> dict[str, Tensor]:
     """`amax_I` of each linear's input over the tokens in use."""
     found: dict[str, Tensor] = {}
@@ -146,7 +146,8 @@ def _maxima(
         with log.bar("activation ranges", total=len(batches), unit="batch") as bar:
             for batch in batches:
                 use_T = batch["use"].bool().reshape(-1)
-                model(**family.inputs(batch))
+                # without the head, whose logits nobody needs
+                model.base_model(**family.inputs(batch))
                 bar.advance()
     finally:
         for handle in handles:

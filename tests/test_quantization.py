@@ -24,7 +24,9 @@ KINDS = ("llama", "opt", "mpt")
 
 
 def config(**changes: object) -> Quantize:
-    return Quantize.model_validate({"scheme": "w8a8", "smooth": 0.0, "skip": [], "skip_sensitive": 0, "dense": True, **changes})
+    return Quantize.model_validate(
+        {"scheme": "w8a8", "smooth": 0.0, "skip": [], "skip_sensitive": 0, "dense": True, **changes}
+    )
 
 
 def sparse_checkpoint(folder: Path, kind: str = "llama", seed: int = 0) -> Checkpoint:
@@ -168,7 +170,7 @@ def test_smoothing_keeps_the_function_before_rounding(kind: str, tmp_path: Path)
     family = families.get("causal_lm")
     model = checkpoints.load(sparse_checkpoint(tmp_path / "model", kind)).float()
     reference = logits(model)
-    batches = quantize.batches(calibration(tmp_path / "calibration"))
+    batches = quantize.batches(calibration(tmp_path / "calibration"), 4)
     targets = list(family.prunable(model))
     before = {name: linear.weight.detach().clone() for name, linear in family.prunable(model).items()}
     smoothing = smoothquant.smooth_(model, family, targets, batches, 0.5, RecordingLog(tmp_path / "resume"))
@@ -203,7 +205,7 @@ def test_a_norm_with_other_readers_is_not_folded(tmp_path: Path) -> None:
     ).eval()  # fmt: skip
     reference = logits(model)
     family, log = families.get("causal_lm"), RecordingLog(tmp_path)
-    batches = quantize.batches(calibration(tmp_path / "calibration"))
+    batches = quantize.batches(calibration(tmp_path / "calibration"), 4)
     smoothing = smoothquant.smooth_(model, family, list(family.prunable(model)), batches, 0.5, log)
     assert smoothing.folded == {}
     assert len(smoothing.stored) == 12
@@ -229,7 +231,7 @@ def test_padding_does_not_widen_activation_ranges(tmp_path: Path) -> None:
     for length in (8, 16):
         model = tiny.build("llama")
         cut = calibration(tmp_path / str(length), length=16, padded=length == 16)
-        batches = quantize.batches(cut)
+        batches = quantize.batches(cut, 4)
         if length == 8:
             batches = [{name: tensor[:, :8] for name, tensor in batch.items()} for batch in batches]
         targets = [name for name in family.prunable(model) if name.endswith("down_proj")]
@@ -292,7 +294,7 @@ def test_sensitivity_equals_whole_forward_passes_and_leaves_the_model(tmp_path: 
     family = families.get("causal_lm")
     model = checkpoints.load(sparse_checkpoint(tmp_path / "model"))
     reference = logits(model)
-    batch = quantize.batches(calibration(tmp_path / "calibration"))[0]
+    batch = quantize.batches(calibration(tmp_path / "calibration"), 4)[0]
     name = "model.layers.1.self_attn.o_proj"
     rises = sensitivity.loss_increases(model, family, [name], {}, batch, RecordingLog(tmp_path))
     assert torch.equal(logits(model), reference)
