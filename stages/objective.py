@@ -47,6 +47,11 @@ class Objective:
         `micro` are the step's micro-batches with their row numbers. The teacher's states of all of them are held until
         the step ends, for the totals of SquareHead need them all.
         """
+        # one cast of the weights serves all micro-batches
+        with autocast(self.precision):
+            return self._backward(model, head, micro)
+
+    def _backward(self, model: nn.Module, head: nn.Module, micro: Sequence[tuple[Tensor, Batch]]) -> dict[str, Tensor]:
         compared = [distill.feature_tokens(self.family, batch, self.weights.skip_first) for _, batch in micro]
         taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
         num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
@@ -54,8 +59,7 @@ class Objective:
         energy_L = self._energies(taught, compared)
         found = {name: torch.zeros(()) for name in distill.TERMS if getattr(self.weights, name)}
         for (_, batch), states, tokens_N in zip(micro, taught, compared, strict=True):
-            with autocast(self.precision):
-                student = self.family.states(model, batch)
+            student = self.family.states(model, batch)
             roots: list[Tensor] = []
             gradients: list[Tensor | None] = []
             if self.weights.squarehead:
@@ -113,12 +117,11 @@ class Objective:
         leaf_ND = h_ND.detach().requires_grad_()
         for part in chunks(head, len(labels_N)):
             terms: dict[str, Tensor] = {}
-            with autocast(self.precision):
-                logits_NV = head(leaf_ND[part])
+            logits_NV = head(leaf_ND[part])
             if self.weights.ce:
                 terms["ce"] = distill.ce(logits_NV, labels_N[part], total)
             if t_ND is not None and self.teacher is not None:
-                with torch.no_grad(), autocast(self.precision):
+                with torch.no_grad():
                     taught_NV = self.teacher.head(t_ND[part].to(h_ND.dtype))
                 terms["kd"] = distill.kd(logits_NV, taught_NV, self.weights.temperature, total)
             torch.autograd.backward(distill.total(self.weights, terms))

@@ -130,13 +130,15 @@ def uneven_rows() -> Batch:
     return {"input_ids": ids_NL, "labels": labels_NL, "use": use_NL, "position_ids": positions_NL}
 
 
-def gradient(config: Distill, size: int, logits_at_once: int = 1 << 24) -> tuple[dict[str, float], list[Tensor]]:
+def gradient(
+    config: Distill, size: int, logits_at_once: int = 1 << 24, precision: str = "fp32"
+) -> tuple[dict[str, float], list[Tensor]]:
     """Loss terms and gradients of a step over `uneven_rows` in micro-batches of `size` rows."""
     student, teacher, rows = tiny.build(seed=0), tiny.build(seed=1), uneven_rows()
     before = objective.LOGITS_AT_ONCE
     objective.LOGITS_AT_ONCE = logits_at_once
     try:
-        target = Objective(FAMILY, config, "fp32", Fixed(teacher, rows))
+        target = Objective(FAMILY, config, precision, Fixed(teacher, rows))
         micro = list(micro_batches(rows, torch.arange(4), size))
         found = target.backward(student, FAMILY.head(student), micro)
     finally:
@@ -156,6 +158,15 @@ def test_accumulation_equals_the_full_batch(variant: dict[str, object]) -> None:
         parts, part_gradients = gradient(config, size)
         assert parts == pytest.approx(whole, rel=1e-5)
         torch.testing.assert_close(part_gradients, whole_gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_accumulates_the_gradients_of_fp32() -> None:
+    exact, exact_gradients = gradient(weights(**MIX), size=4)
+    found, gradients = gradient(weights(**MIX), size=1, precision="bf16")
+    assert found == pytest.approx(exact, rel=1e-2)
+    for gradient_, exact_ in zip(gradients, exact_gradients, strict=True):
+        assert gradient_.dtype == torch.float32
+        assert functional.cosine_similarity(gradient_.flatten(), exact_.flatten(), dim=0) > 0.999
 
 
 def test_chunks_of_the_head_equal_whole_logits() -> None:
