@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from pipeline import cpu
 from pipeline.contracts import UserError
-from pipeline.environment import cores
 from pipeline.graph import build, resolve
 from pipeline.job import Job
 from pipeline.plan import Plan, Stores, make_plan
@@ -101,7 +101,7 @@ def _parallel_jobs(hydra_config: Any) -> int:
     if not str(hydra_config.launcher._target_).endswith("JoblibLauncher"):
         return 1
     asked = int(hydra_config.launcher.n_jobs)
-    return asked if asked > 0 else cores()
+    return asked if asked > 0 else cpu.cores()
 
 
 MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads")

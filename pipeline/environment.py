@@ -12,14 +12,9 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("squarehead", "torch", "transformers", "datasets", "lm-eval", "mlflow", "numpy")
+from pipeline import cpu
 
-INSTRUCTIONS = (
-    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16"),
-    *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
-)
-"""Those that decide which kernels run, x86 first, then ARM, as /proc/cpuinfo spells them."""
+PACKAGES = ("squarehead", "torch", "transformers", "datasets", "lm-eval", "mlflow", "numpy")
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -28,25 +23,13 @@ def environment(threads: int) -> dict[str, Any]:
         "packages": _packages(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_model(),
-        "instructions": [name for name in INSTRUCTIONS if name in _cpu_flags()],
-        "cores": cores(),
+        "cpu": cpu.model(),
+        "instructions": cpu.instructions(),
+        "cores": cpu.cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "threads": threads,
         "git": git_commit(Path(__file__).resolve().parent.parent),
     }
-
-
-def cores() -> int:
-    """Those this process may use, which under a scheduler are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this processor multiplies bf16 in hardware; False where its instructions are not known."""
-    return not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def git_commit(checkout: Path) -> str:
@@ -82,24 +65,3 @@ def _packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-@functools.cache
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none (macOS, Windows)."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _cpu_model() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-@functools.cache
-def _cpu_flags() -> frozenset[str]:
-    info = _cpuinfo()
-    return frozenset((info.get("flags") or info.get("Features") or "").split())

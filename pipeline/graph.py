@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from pipeline import cpu
 from pipeline.contracts import UserError
-from pipeline.environment import cores, cpu_has_bf16
 from pipeline.schema import (
     BenchmarkSlice,
     Config,
@@ -44,8 +44,8 @@ Graph = dict[str, Node]
 
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
     """Settles what depends on the machine, before anything is fingerprinted: `auto` precisions and 0 threads."""
-    threads = config.threads or max(1, cores() // min(parallel_jobs, cores()))
-    precision = "bf16" if cpu_has_bf16() else "fp32"
+    threads = config.threads or max(1, cpu.cores() // min(parallel_jobs, cpu.cores()))
+    precision = "bf16" if cpu.has_bf16() else "fp32"
 
     def settle(section: BaseModel) -> BaseModel:
         return section.model_copy(update={"precision": precision}) if section.precision == "auto" else section  # type: ignore[attr-defined]

@@ -191,7 +191,7 @@ class Schedule(Strict):
 
 
 class Distill(Strict):
-    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.distill`)."""
+    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.training.distill`)."""
 
     ce: float = Field(ge=0)
     kd: float = Field(ge=0)
@@ -255,7 +255,7 @@ class Evaluate(Strict):
 class Benchmark(Strict):
     enabled: bool
     backends: list[str]
-    """Names of `stages.backends`; each runs on the dense and on the sparse model."""
+    """Names of `stages.benchmarking.backends`; each runs on the dense and on the sparse model."""
     prompt_tokens: int = Field(ge=1)
     new_tokens: int = Field(ge=1)
     rounds: int = Field(ge=1)

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline import cpu
 from pipeline.contracts import Artifact, Checkpoint, Log, TextData
 from pipeline.schema import BenchmarkSlice
-from stages import backends, checkpoints, families, machine, tokens
-from stages.backends import Backend, Runner, Unavailable
+from stages import checkpoints, families, tokens
+from stages.benchmarking import backends, memory
+from stages.benchmarking.backends import Backend, Runner, Unavailable
 
 Row = dict[str, Any]
 BASELINE = ("torch_fp32", "dense")
@@ -62,7 +64,7 @@ def run(config: BenchmarkSlice, inputs: Mapping[str, Artifact], out: Path, log: 
     finally:
         torch.set_num_threads(before)
     rows = _speedups([_row(entry) for entry in entries]) + rows
-    here = machine.describe() | {"threads": config.threads}
+    here = {"cpu": cpu.model(), "instructions": cpu.instructions(), "threads": config.threads}
     record = {
         "machine": here,
         "protocol": {
@@ -80,9 +82,6 @@ def run(config: BenchmarkSlice, inputs: Mapping[str, Artifact], out: Path, log: 
         "rows": [row | here for row in rows],
     }
     (out / "benchmark.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    for row in rows:
-        if row["status"] != "ok":
-            log.note(f"{row['backend']} on the {row['model']} model: n/a ({row['reason']})")
     return _summary(rows)
 
 
@@ -133,8 +132,8 @@ def _entry(
     if isinstance(checkpoint, Unavailable):
         return checkpoint
     assert isinstance(checkpoint, Checkpoint)
-    watched = machine.reset_peak()
-    resident = machine.resident_bytes()
+    watched = memory.reset_peak()
+    resident = memory.resident_bytes()
     runner = backend.prepare(checkpoint, config.threads)
     if isinstance(runner, Unavailable):
         return runner
@@ -144,8 +143,8 @@ def _entry(
         model,
         runner,
         disk_bytes=sum(path.stat().st_size for path in checkpoint.path.glob("*.safetensors")),
-        memory_bytes=machine.resident_bytes() - resident,
-        peak_memory_bytes=machine.peak_bytes() - resident if watched else None,
+        memory_bytes=memory.resident_bytes() - resident,
+        peak_memory_bytes=memory.peak_bytes() - resident if watched else None,
         generated=generated,
     )
 

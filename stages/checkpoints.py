@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from pipeline.contracts import Checkpoint, UserError
-from stages import families, masks, quantized
+from stages import families, masks
 from stages.masks import Masks
+from stages.quantization import quantized
 
 TOKENIZER_FILES = (
     "tokenizer.json",

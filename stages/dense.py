@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipeline.contracts import Artifact, Checkpoint, Log, TextData
 from pipeline.schema import DenseSlice
-from stages import families, masks, training_inputs
-from stages.trainer import train
+from stages import families, masks
+from stages.training import training_inputs
+from stages.training.trainer import train
 
 
 def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:

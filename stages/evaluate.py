@@ -13,7 +13,8 @@ import torch
 
 from pipeline.contracts import Artifact, Checkpoint, Log, Metrics, TextData, UserError
 from pipeline.schema import EvaluateSlice, Perplexity
-from stages import checkpoints, families, lm_eval_tasks, perplexity, tokens
+from stages import checkpoints, families, tokens
+from stages.evaluation import lm_eval_tasks, perplexity
 from stages.families import Family
 
 Measured = dict[str, dict[str, Any]]

@@ -8,11 +8,12 @@ from typing import Any
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, TextData, UserError
 from pipeline.schema import CubicSlice, FinetuneSlice
-from stages import calibrate, checkpoints, families, masks, training_inputs
+from stages import calibrate, checkpoints, families, masks
 from stages.families import Family
-from stages.gradual import Gradual
-from stages.teacher import CachedTeacher, Teacher
-from stages.trainer import Plan, train
+from stages.training import training_inputs
+from stages.training.gradual import Gradual
+from stages.training.teacher import CachedTeacher, Teacher
+from stages.training.trainer import Plan, train
 
 OPTION = "finetune"
 

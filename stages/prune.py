@@ -13,8 +13,8 @@ from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from pipeline.schema import PruneSlice
 from stages import calibrate, checkpoints, families, masks
 from stages.masks import Masks
-from stages.selection import num_pruned, target
-from stages.sequential import prune_model
+from stages.pruning.selection import num_pruned, target
+from stages.pruning.sequential import prune_model
 
 
 def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from pipeline.schema import Quantize
-from stages import calibrate, checkpoints, families, masks, quantized, sensitivity, smoothquant
+from stages import calibrate, checkpoints, families, masks
 from stages.families import Batch
+from stages.quantization import quantized, sensitivity, smoothquant
 from stages.tokens import IGNORED
 
 SENSITIVITY_WINDOWS = 4

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.schema import Distill
-from stages import distill, families, objective
-from stages.batches import micro_batches
+from stages import families
 from stages.families import Batch
-from stages.objective import Objective
+from stages.training import distill, objective
+from stages.training.batches import micro_batches
+from stages.training.objective import Objective
 from tests import tiny
 
 FAMILY = families.get("causal_lm")

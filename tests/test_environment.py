@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.environment import PACKAGES, cores, environment, git_commit
+from pipeline.cpu import cores
+from pipeline.environment import PACKAGES, environment, git_commit
 
 
 def test_environment_names_versions_machine_threads_and_commit() -> None:

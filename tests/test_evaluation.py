@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.contracts import Artifact, Checkpoint, Metrics, TextData, UserError
 from pipeline.schema import EvaluateSlice, Task
-from stages import checkpoints, evaluate, families, lm_eval_tasks, perplexity, tokens
+from stages import checkpoints, evaluate, families, tokens
+from stages.evaluation import lm_eval_tasks, perplexity
 from tests import tiny
 from tests.recording import RecordingLog
 

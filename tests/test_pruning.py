@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, TextData, UserError
 from pipeline.schema import Calibrate, Prune, PruneSlice
-from stages import calibrate, checkpoints, families, masks, prune, sequential, sparsegpt
-from stages.selection import num_pruned, target
-from stages.sequential import prune_model
-from stages.walk import Walk, at_rest
+from stages import calibrate, checkpoints, families, masks, prune
+from stages.pruning import sequential, sparsegpt
+from stages.pruning.selection import num_pruned, target
+from stages.pruning.sequential import prune_model
+from stages.pruning.walk import Walk, at_rest
 from tests import tiny
 from tests.recording import RecordingLog
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Calibration, Checkpoint, UserError
 from pipeline.schema import Quantize
-from stages import checkpoints, families, masks, quantize, quantized, sensitivity, smoothquant
-from stages.quantized import Int8Linear
+from stages import checkpoints, families, masks, quantize
+from stages.quantization import quantized, sensitivity, smoothquant
+from stages.quantization.quantized import Int8Linear
 from tests import tiny
 from tests.recording import RecordingLog
 
@@ -104,7 +105,7 @@ def test_tokens_of_zeros_and_of_subnormal_numbers_are_finite() -> None:
 def test_integer_sums_are_exact_with_and_without_integer_instructions() -> None:
     code = """
 import torch
-from stages import quantized
+from stages.quantization import quantized
 for T, I in ((1, 8), (3, 576), (40, 3001)):
     q_TI = torch.randint(-127, 128, (T, I), dtype=torch.int8)
     q_TI[0] = 127

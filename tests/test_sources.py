@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForCon
 
 from pipeline.contracts import UserError
 from pipeline.schema import Data, Model
-from stages import tasks
+from stages.evaluation import tasks
 from stages.sources import data, model, packages
 from stages.sources.identity import identity
 from stages.sources.splits import cut, hash_position

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.contracts import UserError
-from stages import pruners
-from stages.selection import lowest, num_pruned, prune_lowest, target
-from stages.sparsegpt import Factor, accumulate_, factor, prune, relative_error
+from stages.pruning import pruners
+from stages.pruning.selection import lowest, num_pruned, prune_lowest, target
+from stages.pruning.sparsegpt import Factor, accumulate_, factor, prune, relative_error
 
 DAMPING = 0.01
 

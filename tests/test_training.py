@@ -17,11 +17,12 @@ from torch import Tensor
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, TextData, UserError
 from pipeline.schema import CubicSlice, DenseSlice, Distill, FinetuneSlice, Prune, Training
-from stages import batches, checkpoints, dense, families, finetune, masks, objective, resume
-from stages.optim import MaskedOptimizer, learning_rate
+from stages import checkpoints, dense, families, finetune, masks
 from stages.schedule import cubic
-from stages.teacher import CachedTeacher, Teacher
 from stages.tokens import training_rows
+from stages.training import batches, objective, resume
+from stages.training.optim import MaskedOptimizer, learning_rate
+from stages.training.teacher import CachedTeacher, Teacher
 from tests import tiny
 from tests.recording import RecordingLog
 

@@ -12,9 +12,9 @@ from pipeline.contracts import Log
 from pipeline.schema import CubicSlice
 from stages.families import Family
 from stages.masks import Masks
+from stages.pruning.selection import num_pruned
+from stages.pruning.sequential import prune_model
 from stages.schedule import cubic
-from stages.selection import num_pruned
-from stages.sequential import prune_model
 
 
 @dataclass(frozen=True)

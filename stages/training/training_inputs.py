@@ -11,10 +11,10 @@ from pipeline.contracts import Checkpoint, Log, TextData, UserError
 from pipeline.schema import Distill, Training
 from stages import checkpoints, masks
 from stages.families import Family
-from stages.gradual import Gradual
 from stages.masks import Masks
 from stages.tokens import training_rows
-from stages.trainer import Plan
+from stages.training.gradual import Gradual
+from stages.training.trainer import Plan
 
 
 def load(checkpoint: Checkpoint) -> Any:

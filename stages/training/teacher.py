@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Checkpoint, Log, UserError
 from pipeline.schema import Training
-from stages import batches, checkpoints
+from stages import checkpoints
 from stages.families import Batch, Family
-from stages.precision import autocast
+from stages.training import batches
+from stages.training.precision import autocast
 
 
 class Teacher:

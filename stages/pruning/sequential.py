@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Bar, Log, UserError
 from pipeline.schema import Prune
-from stages import pruners, sparsegpt
 from stages.families import Family
 from stages.masks import Masks
-from stages.selection import Target, target
-from stages.walk import Reached, Walk, at_rest
+from stages.pruning import pruners, sparsegpt
+from stages.pruning.selection import Target, target
+from stages.pruning.walk import Reached, Walk, at_rest
 
 
 @dataclass(frozen=True)

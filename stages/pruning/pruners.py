@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import UserError
-from stages.selection import Target, check_divides, prune_lowest
+from stages.pruning.selection import Target, check_divides, prune_lowest
 
 
 def magnitude(W_OI: Tensor, goal: Target, kept_OI: Tensor | None) -> Tensor:

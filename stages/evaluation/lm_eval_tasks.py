@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.contracts import Bar, Log, TextData, UserError
 from pipeline.schema import Task
-from stages import tasks
+from stages.evaluation import tasks
 
 SEED = 1234
 """Of the choice of few-shot examples, lm-eval's own default."""

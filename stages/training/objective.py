@@ -2,7 +2,7 @@
 
 The head is run over a few hundred label tokens at a time, and its backward pass follows at once: the logits of a large
 vocabulary never exist whole. Totals (label tokens, the teacher's energies) are those of the whole step, so that the
-micro-batch size does not change the result (`stages.distill`).
+micro-batch size does not change the result (`stages.training.distill`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.schema import Distill
-from stages import batches, distill
 from stages.families import Batch, Family
-from stages.precision import autocast
+from stages.training import batches, distill
+from stages.training.precision import autocast
 
 LOGITS_AT_ONCE = 1 << 24
 """Elements: 64 MB of fp32 for each of the few tensors of that size."""

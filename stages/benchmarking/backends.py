@@ -41,11 +41,11 @@ class Backend(Protocol):
 
 
 BACKENDS = {
-    "torch_fp32": "stages.torch_backends:TorchFp32",
-    "torch_bf16": "stages.torch_backends:TorchBf16",
-    "torch_int8": "stages.torch_backends:TorchInt8",
-    "torch_csr": "stages.torch_backends:TorchCsr",
-    "squarehead_w8a8": "stages.torch_backends:SquareheadW8A8",
+    "torch_fp32": "stages.benchmarking.torch_backends:TorchFp32",
+    "torch_bf16": "stages.benchmarking.torch_backends:TorchBf16",
+    "torch_int8": "stages.benchmarking.torch_backends:TorchInt8",
+    "torch_csr": "stages.benchmarking.torch_backends:TorchCsr",
+    "squarehead_w8a8": "stages.benchmarking.torch_backends:SquareheadW8A8",
 }
 """Name -> where its class is; imported when asked for."""
 

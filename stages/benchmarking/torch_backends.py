@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline import cpu
 from pipeline.contracts import Checkpoint
-from stages import checkpoints, families, machine
-from stages.backends import Runner, Unavailable
+from stages import checkpoints, families
+from stages.benchmarking.backends import Runner, Unavailable
 
 
 class TorchRunner:
@@ -48,7 +49,7 @@ class TorchBf16:
     quantized = False
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        if not machine.has_bf16():
+        if not cpu.has_bf16():
             return Unavailable("this CPU has no bf16 instructions")
         return TorchRunner(checkpoints.load(checkpoint, torch.bfloat16))
 
@@ -89,7 +90,7 @@ class TorchCsr:
 
 
 class SquareheadW8A8:
-    """`stages.quantized.Int8Linear` in the blocks, fp32 elsewhere."""
+    """`stages.quantization.quantized.Int8Linear` in the blocks, fp32 elsewhere."""
 
     name = "squarehead_w8a8"
     quantized = True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import UserError
-from stages.selection import Target, check_divides, prune_lowest
+from stages.pruning.selection import Target, check_divides, prune_lowest
 
 TOKENS_AT_ONCE = 2048
 COLUMNS_AT_ONCE = 256

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Log
 from stages.families import Batch, Family
-from stages.quantized import Int8Linear
+from stages.quantization.quantized import Int8Linear
 from stages.tokens import IGNORED
 
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from pipeline.contracts import Log, UserError
 from pipeline.schema import Distill, Training
-from stages import batches, masks, objective, resume
+from stages import masks
 from stages.families import Batch, Family
-from stages.gradual import Gradual
 from stages.masks import Masks
-from stages.objective import Distiller, Objective
-from stages.optim import MaskedOptimizer, learning_rate
-from stages.resume import Progress
+from stages.training import batches, objective, resume
+from stages.training.gradual import Gradual
+from stages.training.objective import Distiller, Objective
+from stages.training.optim import MaskedOptimizer, learning_rate
+from stages.training.resume import Progress
 
 RECENT = 10
 """Steps whose mean loss is reported as `train_loss`."""

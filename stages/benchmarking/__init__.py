@@ -1,0 +1,1 @@
+"""Backends that run a checkpoint, and what the machine is."""

@@ -1,0 +1,1 @@
+"""Perplexity by its protocol, and lm-eval tasks on the model in memory."""
