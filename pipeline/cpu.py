@@ -1,4 +1,4 @@
-"""The processor: its name, the vector instructions that decide which kernels run, its cores. For pipeline and stages."""
+"""The processor: its name, its vector instructions, its cores. For the pipeline and the stages."""
 
 from __future__ import annotations
 
