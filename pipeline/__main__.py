@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -120,17 +120,30 @@ def _dials(hydra_config: Any) -> dict[str, str]:
 
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; one line is made of them below
+    failed: list[JobFailedError | UserError] = []
+
+    def job(composed: DictConfig) -> None:
+        try:
+            run_job(composed)
+        except (JobFailedError, UserError) as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            failed.append(error)  # raised, it would come out with a line of Hydra's before it
+
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(run_job)()
-    except JobFailedError:
-        sys.exit(1)
-    except UserError as error:
-        sys.exit(f"squarehead: {error}")
+        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
+    except JobFailedError as error:
+        failed.append(error)
+    except OverrideParseException as error:
+        quoted = """quote a value that holds = or other signs: 'key="value"'"""
+        sys.exit(f"squarehead: {error.override}: not in the form key=value ({quoted})")
     except (HydraException, OmegaConfBaseException) as error:
         first = str(error).strip().splitlines()[0]
         sys.exit(f"squarehead: {first} (python -m pipeline --help lists groups and options)")
     except KeyboardInterrupt:
         sys.exit("squarehead: interrupted; finished stages are stored, the same line continues")
+    if failed:
+        sys.exit(1 if isinstance(failed[0], JobFailedError) else f"squarehead: {failed[0]}")
 
 
 if __name__ == "__main__":

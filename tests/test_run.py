@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pipeline.plan import Stores
 from pipeline.run import Outcome
 from pipeline.store import Store
+from tests import tiny
 from tests.composed import CONF, config
 from tests.running import PROJECT, Place
 
@@ -46,7 +47,15 @@ def test_every_experiment_runs(place: Place, experiment: str) -> None:
     asks = experiment.startswith("gsm")
     data = place.sources.questions if asks else place.sources.texts
     columns = [] if asks else ["data.columns={text: text, id: id}"]
-    line = [f"experiment={experiment}", *place.small, f"data.path={data}", *columns, *OWN_DATA.get(experiment, [])]
+    tasks = ["evaluate.tasks.0.limit=4"] if asks else []
+    line = [
+        f"experiment={experiment}",
+        *place.small,
+        f"data.path={data}",
+        *columns,
+        *tasks,
+        *OWN_DATA.get(experiment, []),
+    ]
     outcomes = place.run_config(*line)
     assert {outcome.status for outcome in outcomes.values()} == {"done"}, statuses(outcomes)
     assert outcomes["evaluate"].metrics["perplexity"] > 1
@@ -96,10 +105,10 @@ def test_a_failure_stops_its_descendants_only_and_the_next_run_goes_on_from_ther
 @pytest.mark.parametrize(
     ("override", "node", "option"),
     [
-        ("finetune.sequence_length=65", "finetune_50", "finetune.sequence_length"),
-        ("dense.training.sequence_length=65", "dense", "dense.training.sequence_length"),
-        ("calibrate.length=65", "calibrate", "calibrate.length"),
-        ("evaluate.perplexity.length=65", "dense_eval", "evaluate.perplexity.length"),
+        (f"finetune.sequence_length={tiny.CONTEXT + 1}", "finetune_50", "finetune.sequence_length"),
+        (f"dense.training.sequence_length={tiny.CONTEXT + 1}", "dense", "dense.training.sequence_length"),
+        (f"calibrate.length={tiny.CONTEXT + 1}", "calibrate", "calibrate.length"),
+        (f"evaluate.perplexity.length={tiny.CONTEXT + 1}", "dense_eval", "evaluate.perplexity.length"),
         ("prune.pattern='1:2',prune.skip=['nothing.like.it']", "prune_1of2", "prune.skip"),
         ("prune.pattern='12:24'", "prune_12of24", "prune.pattern"),  # 32 inputs are no multiple of 24
     ],
