@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pipeline.contracts import UserError
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
-from pipeline.schema import Config, Data, Model
+from pipeline.schema import Config, Data, EvaluateSlice, Model
 from pipeline.store import Entry, Store
 from stages.registry import STAGES, StageSpec
-from stages.sources.identity import identity
+from stages.sources.identity import digest, identity, local
 
 Status = Literal["hit", "run", "unneeded"]
 """unneeded: not stored, but nothing that has to run asks for it."""
@@ -117,6 +117,14 @@ def _described(node: Node) -> dict[str, Any]:
         # outside data enter by digest or revision, never by path
         found = identity(described.pop("path"), described.pop("revision"), f"{node.stage}.path")
         described["identity"] = found
+    if isinstance(node.config, EvaluateSlice):
+        for task in described["tasks"]:
+            if task["include"] not in ("", "packaged"):
+                if not local(task["include"]).is_dir():
+                    raise UserError(
+                        f"there is no folder {task['include']!r} with the task {task['name']}", "evaluate.tasks"
+                    )
+                task["include"] = digest(local(task["include"]))
     return described
 
 

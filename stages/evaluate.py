@@ -37,6 +37,7 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     for metric in measured.values():
         metric["protocol"] |= {"precision": "fp32", "threads": torch.get_num_threads(), "runtime": config.runtime}
     (out / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+    log.facts(data_digest=data.digest)
     summary = {name: metric["value"] for name, metric in measured.items()}
     summary |= {f"{name}_stderr": m["stderr"] for name, m in measured.items() if m["stderr"] is not None}
     if isinstance(baseline, Metrics):

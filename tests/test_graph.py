@@ -180,6 +180,20 @@ def test_the_content_of_a_source_is_fingerprinted_and_not_its_path(local: list[s
     )
 
 
+def test_a_task_of_the_user_is_fingerprinted_by_its_content(local: list[str], tmp_path: Path) -> None:
+    task = f"evaluate.tasks=[{{name: own, include: {tmp_path / 'tasks'}}}]"
+    with pytest.raises(UserError, match="there is no folder"):
+        plan(local, task)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.yaml").write_text("task: own")
+    before = plan(local, task)
+    assert str(tmp_path) not in str(before["evaluate"].config)
+    (tmp_path / "tasks" / "own.yaml").write_text("task: own\nnum_fewshot: 3")
+    after = plan(local, task)
+    assert after["evaluate"].fingerprint != before["evaluate"].fingerprint
+    assert after["finetune_50"].fingerprint == before["finetune_50"].fingerprint
+
+
 def test_reasons_name_the_differing_keys_against_the_nearest_result(local: list[str]) -> None:
     assert plan(local)["data"].reason == "no earlier result"
     for item in plan(local).values():
