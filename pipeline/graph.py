@@ -95,10 +95,12 @@ def build(config: Config) -> Graph:
         slice_ = PruneSlice(prune=_pattern_at(config, sparsity), sparsity=sparsity)
         return add(name, "prune", slice_, model=model, calibration=for_pruning)
 
-    def finetune(model: str, level: str, cubic: CubicSlice | None = None) -> str:
+    def finetune(model: str, level: str, rung: int, cubic: CubicSlice | None = None) -> str:
         if not _trains(config.finetune):
             return model
-        slice_ = FinetuneSlice(training=config.finetune, distill=config.distill, cubic=cubic)
+        # another order of the data than the dense model and the rungs below saw
+        training = config.finetune.model_copy(update={"seed": config.finetune.seed + rung})
+        slice_ = FinetuneSlice(training=training, distill=config.distill, cubic=cubic)
         teacher = dense if config.distill.kd or config.distill.squarehead else None
         return add(
             f"finetune_{level}", "finetune", slice_, model=model, data="data", teacher=teacher,
@@ -109,12 +111,12 @@ def build(config: Config) -> Graph:
     if config.schedule.kind == "cubic":
         start = config.schedule.initial
         sparse = prune(dense, start, f"prune_{_level(config, start)}") if start else dense
-        sparse = finetune(sparse, _level(config, config.sparsity), _cubic(config))
+        sparse = finetune(sparse, _level(config, config.sparsity), 1, _cubic(config))
     elif config.sparsity > 0:
         targets = rungs(config.schedule.levels, config.sparsity)
-        for sparsity in targets:
+        for rung, sparsity in enumerate(targets, start=1):
             level = _level(config, sparsity)
-            sparse = finetune(prune(sparse, sparsity, f"prune_{level}"), level)
+            sparse = finetune(prune(sparse, sparsity, f"prune_{level}"), level, rung)
             if config.evaluate.every_rung and sparsity != targets[-1]:
                 evaluate(f"evaluate_{level}", sparse)
     if config.evaluate.one_shot and config.sparsity > 0:

@@ -114,6 +114,7 @@ class Training(Strict):
     teacher_cache_gb: float = Field(ge=0)
     """Disk budget of cached teacher states (bf16); 0 runs the teacher on the fly. Over budget is an error."""
     seed: int
+    """Of the order of the data and of dropout. The k-th fine-tuning of a run (rung k) uses seed + k."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

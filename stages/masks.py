@@ -20,17 +20,19 @@ from torch import Tensor, nn
 from pipeline.contracts import Checkpoint
 
 Masks = dict[str, Tensor]
+FORMAT = "squarehead-masks-1"
 
 
 def save(masks: Mapping[str, Tensor], path: Path) -> None:
     shapes = {name: list(keep_OI.shape) for name, keep_OI in masks.items()}
     packed = {name: torch.from_numpy(np.packbits(keep_OI.numpy())) for name, keep_OI in masks.items()}
-    save_file(packed, path, metadata={"format": "squarehead-masks-1", "shapes": json.dumps(shapes)})
+    # one key: safetensors writes several in any order, and equal masks shall be equal files
+    save_file(packed, path, metadata={FORMAT: json.dumps(shapes)})
 
 
 def load(path: Path) -> Masks:
     with safe_open(path, framework="np") as file:
-        shapes: dict[str, list[int]] = json.loads(file.metadata()["shapes"])
+        shapes: dict[str, list[int]] = json.loads(file.metadata()[FORMAT])
         return {
             name: torch.from_numpy(np.unpackbits(file.get_tensor(name), count=int(np.prod(shape))).view(bool))
             .reshape(shape)

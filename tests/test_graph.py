@@ -31,6 +31,12 @@ def test_the_main_line_is_dense_prune_finetune_quantize_with_the_dense_model_as_
     assert graph["benchmark"].inputs["quantized"] == "quantize"
 
 
+def test_every_training_of_a_run_sees_the_data_in_another_order() -> None:
+    graph = build(config("schedule=ladder", "schedule.levels=[0.3]", "seed=7"))
+    seeds = [graph[name].config.training.seed for name in ("dense", "finetune_30", "finetune_50")]  # type: ignore[attr-defined]
+    assert seeds == [7, 8, 9]
+
+
 def test_skipping_dense_makes_the_pretrained_model_the_teacher() -> None:
     graph = build(config("dense.skip=true"))
     assert "dense" not in graph
