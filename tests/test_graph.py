@@ -26,7 +26,7 @@ def test_the_main_line_is_dense_prune_finetune_quantize_with_the_dense_model_as_
     assert graph["finetune_30"].inputs == {"model": "prune_30", "data": "data", "teacher": "dense"}
     assert graph["prune_50"].inputs["model"] == "finetune_30"
     assert graph["finetune_50"].inputs["teacher"] == "dense"
-    assert graph["quantize"].inputs == {"model": "finetune_50"}
+    assert graph["quantize"].inputs == {"model": "finetune_50", "calibration": "calibrate"}
     assert graph["evaluate"].inputs == {"model": "finetune_50", "data": "data", "baseline": "dense_eval"}
     assert graph["benchmark"].inputs["quantized"] == "quantize"
 
@@ -48,11 +48,14 @@ def test_a_loss_without_a_teacher_asks_for_none() -> None:
 
 
 def test_magnitude_pruning_asks_for_no_calibration() -> None:
-    assert "calibrate" not in nodes("prune=magnitude")
+    assert "calibrate" not in nodes("prune=magnitude", "quantize=none")
 
 
 def test_smoothing_asks_for_calibration() -> None:
-    assert build(config("prune=magnitude", "quantize.smooth=0.5"))["quantize"].inputs["calibration"] == "calibrate"
+    smoothed = build(config("prune=magnitude", "quantize.smooth=0.5"))
+    assert smoothed["quantize"].inputs["calibration"] == "calibrate"
+    plain = build(config("prune=magnitude", "quantize.smooth=0"))
+    assert "calibration" not in plain["quantize"].inputs
 
 
 def test_zero_sparsity_prunes_nothing_and_quantizes_the_dense_model() -> None:
