@@ -28,6 +28,10 @@ from pipeline.tracking import open_tracker
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 
 
+WIDTH = 110
+"""Of tables that go into a file."""
+
+
 class JobFailedError(Exception):
     """Some node failed; everything about it has been said."""
 
@@ -36,7 +40,9 @@ def run_job(composed: DictConfig) -> None:
     """One job, single or of a sweep. Raises JobFailedError or UserError."""
     hydra_config = HydraConfig.get()
     jobs = _parallel_jobs(hydra_config)
-    console = Console(soft_wrap=False)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     try:
         config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), jobs)  # type: ignore[arg-type]
         graph = build(config)

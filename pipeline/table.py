@@ -127,7 +127,7 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=column in COLUMNS[:6])
     for row in found["rows"]:
         if row["status"] != "ok":
             table.add_row(row["backend"], row["model"], "[dim]n/a[/]")
@@ -140,7 +140,7 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
             _with_range(row, "decode_tokens_per_second"),
             _times(row["decode_speedup"]["torch_fp32_dense"]),
             f"{row['gigabytes_per_second']:.1f}",
-            f"{row['memory_bytes'] / 1e6:.0f}",
+            f"{row['weight_bytes'] / 1e6:.0f}",
             f"{row['disk_bytes'] / 1e6:.0f}",
         )
     console.print(table)
@@ -149,12 +149,12 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
             console.print(f"[dim]{row['backend']} {row['model']}: n/a ({_plain(row['reason'])})[/]", highlight=False)
 
 
-COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "GB/s", "MB in memory", "MB on disk")
-"""× is over torch_fp32 of the dense model."""
+COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "GB/s", "MB read", "MB on disk")
+"""× is over torch_fp32 of the dense model; MB read: weights for each decoded token."""
 
 
 def _with_range(row: dict[str, Any], key: str) -> str:
-    return f"{row[key]:.1f} ({row[f'{key}_min']:.1f}–{row[f'{key}_max']:.1f})"
+    return f"{row[key]:.3g} ({row[f'{key}_min']:.3g}–{row[f'{key}_max']:.3g})"
 
 
 def _times(ratio: float | None) -> str:

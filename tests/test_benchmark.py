@@ -159,6 +159,14 @@ def test_weight_bytes_count_what_a_token_reads() -> None:
         assert torch.allclose(sparse(x_TI), linear(x_TI), atol=1e-6)
 
 
+def test_weight_bytes_count_every_dynamically_quantized_linear() -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(12)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert torch_backends.weight_bytes(packed) == 12 * 8 * 8
+
+
 @pytest.mark.parametrize("kind", ["opt", "mpt"])
 def test_other_architectures_run(kind: str, inputs: dict[str, Artifact], tmp_path: Path) -> None:
     model = Checkpoint(tiny.save_model(tmp_path / kind, kind), kind)

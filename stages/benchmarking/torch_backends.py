@@ -127,17 +127,14 @@ class CsrLinear(nn.Module):
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes that a forward pass of one token reads: everything but the rows of embedding tables it does not look up."""
-    seen: set[int] = set()
-    total = 0
+    seen: dict[int, Tensor] = {}  # kept alive: unpacked weights are new tensors, whose ids would come again
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             continue
         for tensor in _tensors(module):
             # a head tied to the embedding is read whole
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                total += _stored_bytes(tensor)
-    return total
+            seen[id(tensor)] = tensor
+    return sum(_stored_bytes(tensor) for tensor in seen.values())
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
