@@ -22,14 +22,19 @@ from pipeline.job import Job
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
-from pipeline.table import show_benchmark, show_outcomes, show_plan, show_quality, show_warnings, summary, write_json
+from pipeline.table import (
+    show_benchmark,
+    show_outcomes,
+    show_plan,
+    show_quality,
+    show_warnings,
+    summary,
+    table_console,
+    write_json,
+)
 from pipeline.tracking import open_tracker
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
-
-
-WIDTH = 110
-"""Of tables that go into a file."""
 
 
 class JobFailedError(Exception):
@@ -40,9 +45,7 @@ def run_job(composed: DictConfig) -> None:
     """One job, single or of a sweep. Raises JobFailedError or UserError."""
     hydra_config = HydraConfig.get()
     jobs = _parallel_jobs(hydra_config)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH)
+    console = table_console()
     try:
         config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), jobs)  # type: ignore[arg-type]
         graph = build(config)

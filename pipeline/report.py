@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.contracts import UserError
 from pipeline.job import Job, read_summary
-from pipeline.table import LABELS, is_quality
+from pipeline.table import LABELS, is_quality, table_console
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def show(table: list[dict[str, str]], title: str, console: Console) -> None:
     columns = list(dict.fromkeys(column for row in table for column in row))
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, no_wrap=column == "job", overflow="fold")
+        shown.add_column(column, no_wrap=column in ("job", *columns[2:]), overflow="fold")
     for row in table:
         shown.add_row(*(row.get(column, "").replace("[", r"\[") for column in columns))
     console.print(shown)
@@ -116,7 +116,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"squarehead: {error}")
     table = rows(jobs)
-    show(table, str(folders[0]) if len(folders) == 1 else f"{len(folders)} folders", Console())
+    show(table, str(folders[0]) if len(folders) == 1 else f"{len(folders)} folders", table_console())
     (folders[0] / "report.md").write_text(markdown(table), encoding="utf-8")
     if any(job.failed for job in jobs):
         sys.exit(1)

@@ -26,6 +26,15 @@ MAIN_METRICS = {
 }
 """What stands in the table of nodes; of the other stages the first three."""
 SHOWN = 3
+WIDTH = 110
+
+
+def table_console() -> Console:
+    """The terminal; where there is none (a file, a pipe), wide enough for the tables."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    return console
 
 
 def show_plan(plan: Plan, console: Console) -> None:
