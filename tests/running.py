@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from tests import tiny
 from tests.composed import config
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+def hear_interrupts() -> None:
+    """For `preexec_fn`: a child hears ctrl-C even where the tests themselves were started in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

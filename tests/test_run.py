@@ -20,7 +20,7 @@ from pipeline.run import Outcome
 from pipeline.store import Store
 from tests import tiny
 from tests.composed import CONF, config
-from tests.running import PROJECT, Place
+from tests.running import PROJECT, Place, hear_interrupts
 
 SMALL = ["quantize=none", "benchmark=none"]
 
@@ -186,6 +186,7 @@ def test_an_interrupted_run_leaves_finished_stages(place: Place) -> None:
     process = subprocess.Popen(
         place.command(*SMALL, "tracking=none", "finetune.steps=100000"), cwd=place.folder,
         env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=hear_interrupts,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list((place.runs / "store" / "prune").glob("*/meta.json")):

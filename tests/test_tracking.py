@@ -35,6 +35,7 @@ from pipeline.tracking import RELOG, Tracker, TrackingLostError, open_tracker
 from pipeline.tracking_server import connect
 from pipeline.tracking_values import PARAM_CHARACTERS
 from pipeline.tracking_view import View
+from tests.running import hear_interrupts
 
 SWEEP = "20260101-120000"
 DIGEST = "ab" * 32
@@ -495,6 +496,7 @@ def background(command: list[str], **variables: str) -> Iterator[subprocess.Pope
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
     try:
         yield process
