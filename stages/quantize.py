@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from pipeline.schema import Quantize
 from stages import calibrate, checkpoints, families, masks
 from stages.families import Batch
 from stages.quantization import quantized, sensitivity, smoothquant
+from stages.skipping import skipped
 from stages.tokens import IGNORED
 
 SENSITIVITY_WINDOWS = 4
@@ -35,8 +35,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     model = checkpoints.load(source).float()
     pruned = masks.of(source)
     prunable = family.prunable(model)
-    skipped = {name: f"matches {pattern!r}" for name, pattern in matches(config.skip, list(prunable)).items()}
-    targets = [name for name in prunable if name not in skipped]
+    exempt = {name: f"matches {p!r}" for name, p in skipped(config.skip, prunable, "quantize.skip").items()}
+    targets = [name for name in prunable if name not in exempt]
     smoothing = smoothquant.Smoothing({}, {})
     if config.smooth:
         seen = batches(inputs["calibration"], SMOOTHING_SAMPLES)
@@ -47,7 +47,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
         batch = batches(inputs["calibration"], SENSITIVITY_WINDOWS)[0]
         rises = sensitivity.loss_increases(model, family, targets, smoothing.stored, batch, log)
         for name in sorted(rises, key=lambda name: -rises[name])[: config.skip_sensitive]:
-            skipped[name] = f"raises the loss by {rises[name]:.3g} nats a token"
+            exempt[name] = f"raises the loss by {rises[name]:.3g} nats a token"
             targets.remove(name)
     errors = []
     with log.bar("quantize", total=len(targets), unit="linear") as bar:
@@ -62,35 +62,18 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
         "scheme": config.scheme,
         "weights": "int8, symmetric, per output channel",
         "activations": "int8, symmetric, per token, dynamic",
-        "skipped": skipped,
+        "skipped": exempt,
         "smooth": {"alpha": config.smooth, "folded": smoothing.folded, "stored": sorted(smoothing.stored)},
     }
     quantized.save(model, pruned, record, out)
     checkpoints.copy_tokenizer(source, out)
-    log.facts(quantized=len(targets), skipped=skipped, folded=len(smoothing.folded), stored=len(smoothing.stored))
+    log.facts(quantized=len(targets), skipped=exempt, folded=len(smoothing.folded), stored=len(smoothing.stored))
     return {
         "weight_bytes": float((out / "model.safetensors").stat().st_size),
         "sparsity": masks.sparsity(pruned),
         "weight_error": sum(errors) / len(errors),
         "quantized_linears": float(len(targets)),
     }
-
-
-def matches(patterns: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Name -> the first pattern that fully matches it. Raises UserError for a pattern that matches nothing."""
-    found: dict[str, str] = {}
-    for pattern in patterns:
-        try:
-            compiled = re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"{pattern!r} is no regular expression: {error}", "quantize.skip") from None
-        hits = [name for name in names if compiled.fullmatch(name)]
-        if not hits:
-            raise UserError(f"{pattern!r} matches none of {len(names)} linears, such as {names[0]}", "quantize.skip")
-        found = dict.fromkeys(hits, pattern) | found
-    if len(found) == len(names):
-        raise UserError(f"leaves none of {len(names)} linears to quantize", "quantize.skip")
-    return found
 
 
 def batches(calibration: Artifact, samples: int, size: int = 4) -> list[Batch]:

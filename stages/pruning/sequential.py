@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from stages.masks import Masks
 from stages.pruning import pruners, sparsegpt
 from stages.pruning.selection import Target, target
 from stages.pruning.walk import Reached, Walk, at_rest
+from stages.skipping import skipped
 
 
 @dataclass(frozen=True)
@@ -175,21 +175,11 @@ def prune_model(
 
 
 def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Linear]]:
-    """The linears to prune, block by block. Raises UserError for a pattern of prune.skip that matches nothing."""
+    """The linears to prune, block by block."""
     prunable = family.prunable(model)
-    skipped: set[str] = set()
-    for pattern in config.skip:
-        try:
-            matched = {name for name in prunable if re.fullmatch(pattern, name)}
-        except re.error as error:
-            raise UserError(f"{pattern!r} is no regular expression: {error}", "prune.skip") from None
-        if not matched:
-            raise UserError(f"{pattern!r} matches no linear; there is for example {next(iter(prunable))}", "prune.skip")
-        skipped |= matched
-    if len(skipped) == len(prunable):
-        raise UserError(f"nothing is left to prune: all {len(prunable)} linears are skipped", "prune.skip")
+    left_alone = skipped(config.skip, prunable, "prune.skip")
     return [
-        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in skipped}
+        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in left_alone}
         for block, _ in family.blocks(model)
     ]
 

@@ -1,0 +1,29 @@
+"""Linears that the user wants left alone (`prune.skip`, `quantize.skip`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from pipeline.contracts import UserError
+
+
+def skipped(patterns: Sequence[str], names: Collection[str], option: str) -> dict[str, str]:
+    """Name -> the first pattern that fully matches it.
+
+    Raises UserError, naming `option`, for a pattern that is no regular expression or matches nothing, and when
+    nothing is left.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{pattern!r} is no regular expression: {error}", option) from None
+        hits = [name for name in names if compiled.fullmatch(name)]
+        if not hits:
+            raise UserError(f"{pattern!r} matches no linear; there is for example {next(iter(names))}", option)
+        found = dict.fromkeys(hits, pattern) | found
+    if len(found) == len(names):
+        raise UserError(f"nothing is left: all {len(names)} linears are skipped", option)
+    return found
