@@ -1,0 +1,69 @@
+"""A model's architecture without the memory of its weights, and weights put into it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from engine.errors import EngineError
+
+
+def build(folder: Path) -> Any:
+    """The model of config.json in eval mode: fp32 parameters on the meta device, tied; buffers computed.
+
+    Raises EngineError where the config is no decoder-only language model that transformers knows.
+    """
+    if not (folder / "config.json").exists():
+        raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model.tie_weights()
+        if (folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # a wrong value in a config can end in anything
+        raise EngineError(f"{folder}: no language model can be built from config.json: {error}") from None
+    return model.requires_grad_(False).eval()
+
+
+def assign(model: nn.Module, tensors: dict[str, Tensor], apart: Iterable[str] = ()) -> None:
+    """Gives every parameter and buffer outside the modules `apart` its tensor, tied parameters one tensor.
+
+    Raises EngineError unless `tensors` are exactly those the model has, a tied one under its first name.
+    """
+    inside = tuple(f"{name}." for name in apart)
+    expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(inside)}
+    aliases = {names[0]: names for names in tied(model)}
+    second = {name for names in aliases.values() for name in names[1:]}
+    if odd := sorted((expected.keys() - second) ^ tensors.keys()):
+        what = "missing" if odd[0] in expected else "unexpected"
+        raise EngineError(f"{len(odd)} tensors are missing or too many in the checkpoint, first: {odd[0]} is {what}")
+    parameters = dict(model.named_parameters())
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            raise EngineError(
+                f"{name}: is {tensor.dtype} {list(tensor.shape)}, the architecture in config.json expects "
+                f"{wanted.dtype} {list(wanted.shape)}"
+            )
+        value = nn.Parameter(tensor, requires_grad=False) if name in parameters else tensor
+        state |= dict.fromkeys(aliases.get(name, [name]), value)
+    # strict would miss the modules apart; that names agree is checked above
+    model.load_state_dict(state, strict=False, assign=True)
+
+
+def tied(model: nn.Module) -> list[list[str]]:
+    """Names of each parameter that has several, the first one first."""
+    names = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return [group for group in names.values() if len(group) > 1]
