@@ -6,10 +6,11 @@ SWEEP ?= sparsity=0.5,0.6,0.7,0.8 distill=ce,kd,squarehead
 QUIET := MLFLOW_DISABLE_TELEMETRY=true TOKENIZERS_PARALLELISM=false
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep test lint report dashboard verify gc clean
+.PHONY: help env run plan sweep test lint report dashboard verify gc clean \
+	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  More options for run, plan, sweep: ARGS="sparsity=0.7 distill=kd"; all of them: $(BIN)/python -m pipeline --help'
 
 env: .venv/.installed ## Create .venv with everything (run and test do it themselves)
@@ -42,6 +43,15 @@ lint: env ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-env-onnxruntime: env ## Install ONNX Runtime, to benchmark against it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+
+bench-env-deepsparse: bench-env-onnxruntime ## Make .venv-deepsparse, to benchmark against it (licence: evaluation only)
+	$(BIN)/python -m engine.peers deepsparse
+
+bench-env-llamacpp: env ## Make .venv-llamacpp, to benchmark against it (compiles for minutes)
+	$(BIN)/python -m engine.peers llamacpp
 
 verify: env ## Check every stored file against its sha256
 	@$(BIN)/python -m pipeline.store verify $(ARGS)
