@@ -27,32 +27,40 @@ Tensors = dict[str, Tensor]
 
 
 def save(model: Any, out: Path | str, tokenizer: Any = None) -> None:
-    """Writes `out` whole or not at all. Raises EngineError if it holds anything already, or if nothing in the model
-    is an engine linear."""
+    """Writes `out` whole or not at all. Raises EngineError if it holds anything already, if it cannot be written, or if
+    nothing in the model is an engine linear."""
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise EngineError(
-            f"{out} exists already, expected nothing there or an empty folder; choose another or delete it"
-        )
+    check_out(out)
     linears = engine_linears(model)
     if not linears:
         raise EngineError(f"{type(model).__name__} has no engine linear to save; `engine.convert` makes them")
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.partial"
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         _write(model, linears, tokenizer, partial)
         partial.rename(out)
         record.fsync(out.parent)
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{out} cannot be written: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load(folder: Path | str) -> Any:
+def check_out(out: Path) -> None:
+    """Raises EngineError where `save` would refuse to write."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise EngineError(f"{out} exists already, expected nothing or an empty folder; choose another or delete it")
+
+
+def load(folder: Path | str, *, threads: int = 0) -> Any:
     """The model in eval mode, without gradients, ready for `generate`. Its weights are mapped from the file.
+
+    `threads` is set for torch and the kernels in this whole process; 0 leaves what torch has.
 
     Raises EngineError unless every file is the recorded one and every tensor fits the architecture.
     """
+    if threads < 0:
+        raise EngineError(f"threads is {threads}, expected a number of threads, or 0 for torch's own")
     folder = Path(folder)
     facts = record.read(folder)
     record.verify(folder, facts)
@@ -62,6 +70,8 @@ def load(folder: Path | str) -> Any:
         model.set_submodule(name, _linear(model, name, expected, tensors))
     skeleton.assign(model, tensors, engine_linears(model))
     fuse(model)
+    if threads:
+        torch.set_num_threads(threads)
     return model
 
 
@@ -84,7 +94,8 @@ def _write(model: Any, linears: dict[str, EngineLinear], tokenizer: Any, folder:
         linear.packed.check(name)
         tensors |= _stored(name, linear)
     facts = _facts(model, linears)
-    metadata = {"format": "pt", "engine": record.FORMAT, "dtype": facts.dtype, "head": facts.head}
+    # a single entry: safetensors writes several in any order, and the same model shall give the same file
+    metadata = {"format": record.FORMAT}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / record.WEIGHTS, metadata)
     record.write(folder, facts)
 
@@ -144,7 +155,7 @@ def _rest(model: nn.Module, linears: dict[str, EngineLinear]) -> Tensors:
 def _map(path: Path) -> Tensors:
     try:
         with safe_open(path, "pt") as file:
-            if (found := (file.metadata() or {}).get("engine")) != record.FORMAT:
+            if (found := (file.metadata() or {}).get("format")) != record.FORMAT:
                 raise EngineError(f"{path} has the format {found!r}, expected {record.FORMAT!r}; export it again")
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import EngineError
 
-FORMAT = "squarehead-engine-1"
+FORMAT: Literal["squarehead-engine-1"] = "squarehead-engine-1"
 RECORD = "engine.json"
 WEIGHTS = "model.safetensors"
 

@@ -1,0 +1,41 @@
+"""Continue a prompt, greedily, and stream the text to the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="OUT", help="what `export` has written")
+    parser.add_argument("--prompt", required=True, help="as it is, without a chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: as many as torch takes")
+
+
+def run(args: argparse.Namespace) -> None:
+    from transformers import TextStreamer
+
+    from engine.checkpoints import read_tokenizer
+    from engine.errors import EngineError
+    from engine.files import load
+    from engine.measure import check_length
+
+    tokenizer = read_tokenizer(args.folder)
+    if tokenizer is None:
+        raise EngineError(f"there is no tokenizer in {args.folder}; export a checkpoint that has one")
+    if args.max_new_tokens < 1:
+        raise EngineError(f"--max-new-tokens is {args.max_new_tokens}, expected at least 1")
+    inputs = tokenizer(args.prompt, return_tensors="pt", return_token_type_ids=False)
+    if not (length := inputs["input_ids"].shape[1]):
+        raise EngineError("--prompt has no tokens; give it some text")
+    model = load(args.folder, threads=args.threads)
+    check_length(model, length + args.max_new_tokens)
+    model.generate(
+        **inputs,
+        max_new_tokens=args.max_new_tokens,
+        do_sample=False,
+        streamer=TextStreamer(tokenizer, skip_special_tokens=True),
+    )
+    sys.stdout.flush()
