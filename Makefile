@@ -13,12 +13,17 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  More options for run, plan, sweep: ARGS="sparsity=0.7 distill=kd"; all of them: $(BIN)/python -m pipeline --help'
 
-env: .venv/.installed ## Create .venv with everything (run and test do it themselves)
+env: .venv/.installed .venv/.kernels ## Create .venv with everything (run and test do it themselves)
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,joblib]'
+	@touch $@
+
+# where there is no C++ compiler this leaves the engine without kernels, and it says so when it is asked for
+.venv/.kernels: .venv/.installed setup.py engine/sources.py $(wildcard engine/native/*)
+	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 run: env ## Run the main job: SmolLM2-135M to 50 % sparsity, int8, evaluated and benchmarked

@@ -95,7 +95,7 @@ def _write(model: Any, linears: dict[str, EngineLinear], tokenizer: Any, folder:
         tensors |= _stored(name, linear)
     facts = _facts(model, linears)
     # a single entry: safetensors writes several in any order, and the same model shall give the same file
-    metadata = {"format": record.FORMAT}
+    metadata: dict[str, str] = {"format": record.FORMAT}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / record.WEIGHTS, metadata)
     record.write(folder, facts)
 

@@ -6,6 +6,8 @@ below about 94 % sparsity.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +82,20 @@ class PackedWeight:
         _check_scale(packed, "a quantized weight")
         return packed
 
+    @classmethod
+    def stack(cls, parts: Sequence[PackedWeight]) -> PackedWeight:
+        """One below the other; all of one dtype and width, and all dense or none."""
+        first = parts[0]
+        bitmask = row_offsets = scale = None
+        if first.bitmask is not None:
+            starts = itertools.accumulate((len(part.values) for part in parts), initial=0)
+            bitmask = torch.cat([_present(part.bitmask) for part in parts])
+            row_offsets = torch.cat([_present(p.row_offsets) + start for p, start in zip(parts, starts, strict=False)])
+        if first.scale is not None:
+            scale = torch.cat([_present(part.scale) for part in parts])
+        shape = (sum(part.shape[0] for part in parts), first.shape[1])
+        return cls(shape, torch.cat([part.values for part in parts]), bitmask, row_offsets, scale)
+
     @property
     def dtype(self) -> DType:
         return next(name for name, dtype in DTYPES.items() if dtype == self.values.dtype)
@@ -125,6 +141,11 @@ class PackedWeight:
         if self.values.is_floating_point() and not torch.isfinite(self.values).all():
             raise EngineError(f"{name}: has values that are not finite")
         _check_scale(self, name)
+
+
+def _present(part: Tensor | None) -> Tensor:
+    assert part is not None
+    return part
 
 
 def _quantize(W_OI: Tensor) -> tuple[Tensor, Tensor]:

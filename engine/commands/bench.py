@@ -1,6 +1,6 @@
 """Measure an engine folder at batch 1: a prompt of random tokens, then greedy decoding with the key-value cache.
 
-Printed are medians over rounds and their range. "MB read" is what one decoded token reads of the weights, as stored.
+Printed are medians over rounds and their range. "MB read" is what one decoded token reads of the weights.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         from transformers.utils import logging
 
         from engine.checkpoints import read_checkpoint, read_tokenizer
-        from engine.convert import convert
+        from engine.conversion import convert
         from engine.files import check_out, save
 
     logging.disable_progress_bar()
