@@ -58,14 +58,16 @@ def one_round(model: Any, ids_1T: Tensor, new_tokens: int) -> tuple[float, float
 
 
 def bytes_per_token(model: nn.Module) -> int:
-    """Bytes of weights that decoding one token reads: all but the rows of embedding tables it does not look up."""
-    tensors: dict[int, Tensor] = {}
-    packed = 0
+    """Bytes of weights that decoding one token reads, as the kernels hold them: all but the rows of embedding tables it
+    does not look up. Raises EngineError without kernels."""
+    read: dict[int, int] = {}
     for module in model.modules():
         if isinstance(module, EngineLinear):
-            parts = (module.bias, module.input_scale)
-            packed += module.packed.nbytes + sum(part.nbytes for part in parts if part is not None)
+            matrix = (module.shared or module).matrix()
+            read[id(matrix)] = matrix.bytes
+            if module.input_scale is not None:
+                read[id(module.input_scale)] = module.input_scale.nbytes
         elif not isinstance(module, nn.Embedding):
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            tensors |= {id(tensor): tensor for tensor in own}
-    return packed + sum(tensor.nbytes for tensor in tensors.values())
+            read |= {id(tensor): tensor.nbytes for tensor in own}
+    return sum(read.values())
