@@ -7,6 +7,7 @@ import importlib.machinery
 import weakref
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,13 @@ class Matrix:
         return y_TO
 
 
+def decode(decoder: int, token: int, position: int, logits_V: Tensor, threads: int, seconds: Any) -> None:
+    """One step of engine/decoder.py's structure at address `decoder`, with the best instruction set."""
+    level = ISAS.index(available_isas()[-1])
+    failed = _library().squarehead_decode(decoder, token, position, logits_V.data_ptr(), threads, level, seconds)
+    assert not failed
+
+
 @cache
 def _library() -> ctypes.CDLL:
     path = _built()
@@ -122,6 +130,7 @@ def _library() -> ctypes.CDLL:
     library.squarehead_bytes.restype = _size
     library.squarehead_bytes.argtypes = [_pointer]
     library.squarehead_linear.argtypes = [_pointer, _pointer, _size, _size, _pointer, _size, ctypes.c_int, ctypes.c_int]
+    library.squarehead_decode.argtypes = [_pointer, *[_size] * 2, _pointer, *[ctypes.c_int] * 2, _pointer]
     return library
 
 

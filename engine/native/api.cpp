@@ -2,6 +2,7 @@
 #include <cstring>
 #include <new>
 
+#include "decoder.h"
 #include "multiply.h"
 #include "pack.h"
 
@@ -128,5 +129,14 @@ SQUAREHEAD_API int squarehead_linear(const void* weight, const float* x, int64_t
   const Weight& w = *static_cast<const Weight*>(weight);
   const bool few = tokens <= kFew || (w.type == Type::fp32 ? isa->many_fp32 == nullptr : isa->many == nullptr);
   (few ? few_tokens : many_tokens)(*isa, w, x, tokens, ldx, y, ldy, threads);
+  return 0;
+}
+
+// One decoding step; 0: done, 1: no such instruction set. `seconds` has kPhases sums.
+SQUAREHEAD_API int squarehead_decode(const Decoder* decoder, int64_t token, int64_t position, float* logits,
+                                     int threads, int level, double* seconds) {
+  const Isa* isa = isa_at(level);
+  if (isa == nullptr) return 1;
+  decode(*isa, *decoder, token, position, logits, threads, seconds);
   return 0;
 }

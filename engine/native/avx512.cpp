@@ -344,7 +344,8 @@ void many_fp32(const Weight& w, const float* transposed, int64_t tokens, float* 
 
 // e^x to about 2 ulp: 2^n times a polynomial of the rest in [-ln2 / 2, ln2 / 2].
 __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.0f)), _mm512_set1_ps(-87.0f));
+  // in this order of operands NaN stays NaN
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), _mm512_min_ps(_mm512_set1_ps(88.0f), x));
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6f), r);
@@ -378,6 +379,24 @@ float dot(const float* a, const float* b, int64_t n) {
   return _mm512_reduce_add_ps(_mm512_add_ps(s0, s1));
 }
 
+void softmax(float* x, int64_t n) {
+  const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
+  __m512 most = lowest, sum = _mm512_setzero_ps();
+  for (int64_t k = 0; k < n; k += 16) most = _mm512_max_ps(most, _mm512_mask_loadu_ps(lowest, first_lanes(n - k), x + k));
+  most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+  for (int64_t k = 0; k < n; k += 16) {
+    const __mmask16 lanes = first_lanes(n - k);
+    const __m512 e = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, x + k), most));
+    sum = _mm512_mask_add_ps(sum, lanes, sum, e);
+    _mm512_mask_storeu_ps(x + k, lanes, e);
+  }
+  const __m512 scale = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
+  for (int64_t k = 0; k < n; k += 16) {
+    const __mmask16 lanes = first_lanes(n - k);
+    _mm512_mask_storeu_ps(x + k, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + k), scale));
+  }
+}
+
 void add_scaled(const float* x, float scale, float* y, int64_t n) {
   const __m512 s = _mm512_set1_ps(scale);
   for (int64_t k = 0; k < n; k += 16) {
@@ -387,7 +406,7 @@ void add_scaled(const float* x, float scale, float* y, int64_t n) {
   }
 }
 
-constexpr Isa kIsa = {"avx512", quantize, to_bf16, few, true, many, transpose, many_fp32, gated, dot, add_scaled};
+constexpr Isa kIsa = {"avx512", quantize, to_bf16, few, true, many, transpose, many_fp32, gated, dot, softmax, add_scaled};
 
 }  // namespace
 

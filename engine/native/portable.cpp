@@ -113,12 +113,19 @@ float dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
+void softmax(float* x, int64_t n) {
+  float most = x[0], sum = 0;
+  for (int64_t k = 1; k < n; k++) most = x[k] > most ? x[k] : most;
+  for (int64_t k = 0; k < n; k++) sum += x[k] = std::exp(x[k] - most);
+  for (int64_t k = 0; k < n; k++) x[k] /= sum;
+}
+
 void add_scaled(const float* x, float scale, float* y, int64_t n) {
   for (int64_t k = 0; k < n; k++) y[k] += scale * x[k];
 }
 
 }  // namespace
 
-const Isa portable_isa = {"portable", quantize, to_bf16, few, true, nullptr, nullptr, nullptr, gated, dot, add_scaled};
+const Isa portable_isa = {"portable", quantize, to_bf16, few, true, nullptr, nullptr, nullptr, gated, dot, softmax, add_scaled};
 
 }  // namespace squarehead

@@ -63,6 +63,7 @@ struct Isa {
   // y = silu(gate) * up
   void (*gated)(const float* gate, const float* up, float* y, int64_t n);
   float (*dot)(const float* a, const float* b, int64_t n);
+  void (*softmax)(float* x, int64_t n);
   void (*add_scaled)(const float* x, float scale, float* y, int64_t n);
 };
 
