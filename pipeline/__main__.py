@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipeline import cpu
+from pipeline import cpu, plots
 from pipeline.contracts import UserError
 from pipeline.graph import build, resolve
 from pipeline.job import Job
@@ -88,6 +88,7 @@ def _run(
         ok = all(outcome.status not in ("failed", "not run") for outcome in outcomes.values())
     finally:
         write_json(summary(outcomes), folder / "summary.json")
+        plot = plots.quality_speed(summary(outcomes), stores.runs, folder)
         try:
             tracker.finish(summary(outcomes), ok)
         except UserError as lost:
@@ -97,6 +98,8 @@ def _run(
     show_quality(outcomes, console)
     show_benchmark(outcomes, stores.runs, console)
     console.print(f"artifacts  {stores.runs.root}\nrecord     {folder / 'summary.json'}", highlight=False)
+    if plot:
+        console.print(f"plot       {plot}", highlight=False)
     if config.tracking.enabled:
         console.print("dashboard  make dashboard", highlight=False)
     if not ok:

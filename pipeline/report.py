@@ -1,6 +1,7 @@
 """`python -m pipeline.report [FOLDER...]`: one table over the jobs of a run or sweep, read from what they recorded.
 
-Without a folder: the newest. Prints it, and writes it as `report.md` beside the jobs.
+Without a folder: the newest. Prints it, and writes it as `report.md` beside the jobs; with `--plot`, it draws their
+quality and speed again too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import plots
 from pipeline.contracts import UserError
 from pipeline.job import Job, read_summary
+from pipeline.store import Store
 from pipeline.table import LABELS, is_quality, table_console
 
 
@@ -26,6 +29,7 @@ class JobRecord:
 
     name: str
     nodes: dict[str, dict[str, Any]]
+    folder: Path
 
     @property
     def failed(self) -> str:
@@ -48,7 +52,7 @@ def read_jobs(folder: Path) -> list[JobRecord]:
     if not found:
         raise UserError(f"no summary.json under {folder}; expected the folder of a finished run or sweep", "FOLDER")
     jobs = [Job.read(path.parent) for path in found]
-    return [JobRecord(job.name, read_summary(job)) for job in jobs]
+    return [JobRecord(job.name, read_summary(job), job.folder) for job in jobs]
 
 
 def rows(jobs: list[JobRecord]) -> list[dict[str, str]]:
@@ -88,6 +92,15 @@ def _sparse(nodes: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {"sparsity": f"{max(m['sparsity'] for m in trained):.4f}" if trained else "", "seconds": f"{seconds:.0f}"}
 
 
+def plot(jobs: list[JobRecord], runs: Path) -> list[Path]:
+    """Draws `plots.NAME` into the folder of each job that has what it takes. Raises UserError if none has."""
+    store = Store(runs / "store")
+    drawn = [path for job in jobs if (path := plots.quality_speed(job.nodes, store, job.folder))]
+    if not drawn:
+        raise UserError(f"no job here has a benchmark and an evaluation of its dense model in {store.root}", "--plot")
+    return drawn
+
+
 def markdown(table: list[dict[str, str]]) -> str:
     columns = list(dict.fromkeys(column for row in table for column in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -109,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, help="folders of runs or sweeps; default: the newest")
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("SQUAREHEAD_RUNS", "runs")))
+    parser.add_argument("--plot", action="store_true", help=f"draw {plots.NAME} into each job's folder, from the store")
     asked = parser.parse_args()
     try:
         folders = asked.folders or [newest(asked.runs)]
@@ -118,6 +132,12 @@ def main() -> None:
     table = rows(jobs)
     show(table, str(folders[0]) if len(folders) == 1 else f"{len(folders)} folders", table_console())
     (folders[0] / "report.md").write_text(markdown(table), encoding="utf-8")
+    if asked.plot:
+        try:
+            for path in plot(jobs, asked.runs):
+                print(f"plot       {path}")
+        except UserError as error:
+            sys.exit(f"squarehead: {error}")
     if any(job.failed for job in jobs):
         sys.exit(1)
 

@@ -32,12 +32,12 @@ def sources(package: str) -> list[Path]:
 def test_the_pipeline_knows_of_stages_only_their_index_and_what_is_torch_free(source: Path) -> None:
     allowed = ("stages.registry.", "stages.schedule.", "stages.sources.identity.")
     for name in imports(source, top_level=False):
-        assert name.partition(".")[0] not in HEAVY - {"mlflow"}, f"{source}: {name}"
+        assert name.partition(".")[0] not in HEAVY - {"mlflow", "matplotlib"}, f"{source}: {name}"
         assert not name.startswith("stages") or name.startswith(allowed), f"{source}: {name}"
 
 
 @pytest.mark.parametrize("source", sources("pipeline"), ids=lambda path: path.stem)
-def test_no_module_of_the_pipeline_imports_mlflow_when_it_is_imported(source: Path) -> None:
+def test_no_module_of_the_pipeline_imports_mlflow_or_matplotlib_when_it_is_imported(source: Path) -> None:
     assert not [name for name in imports(source, top_level=True) if name.partition(".")[0] in HEAVY]
 
 
