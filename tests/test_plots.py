@@ -21,6 +21,7 @@ from pipeline.job import Job
 from pipeline.plot_labels import Box
 from pipeline.plots import Point, QualitySpeed
 from pipeline.store import Store
+from tests.running import Place
 
 PERPLEXITY = {
     "dense_eval": (16.0, 0.6),
@@ -231,3 +232,12 @@ def test_the_report_draws_a_finished_job(
     monkeypatch.setattr(sys, "argv", ["report", str(job.folder), "--runs", str(runs / "elsewhere"), "--plot"])
     with pytest.raises(SystemExit, match="--plot: no job here has a benchmark"):
         report.main()
+
+
+def test_a_job_leaves_its_plot_beside_its_summary(place: Place) -> None:
+    few = ("sparsity=0", "dense.skip=true", "quantize=none", "tracking=none", "benchmark.backends=[torch_fp32]")
+    found = place.start(*few)
+    assert found.returncode == 0, found.stderr
+    folder = next(place.runs.rglob("summary.json")).parent
+    assert (folder / plots.NAME).stat().st_size > 10_000
+    assert plots.NAME in found.stdout
