@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +44,45 @@ def check_length(model: Any, length: int) -> None:
             raise EngineError(f"{length} tokens do not fit the model's context of {context}; ask for fewer")
 
 
-@torch.inference_mode()
-def one_round(model: Any, ids_1T: Tensor, new_tokens: int) -> tuple[float, float]:
-    """Seconds of the prompt, and of `new_tokens` decoding steps after it."""
+class Stepper(Protocol):
+    """A model at batch 1, with its key-value cache. Both methods return `logits_V` of what comes next."""
+
+    def prefill(self, ids_1T: Tensor) -> Tensor:
+        """Runs a prompt from an empty cache."""
+
+    def step(self, token: int) -> Tensor:
+        """Runs one more token."""
+
+
+class TransformersStepper:
+    """As `generate` runs it."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = None
+
+    def prefill(self, ids_1T: Tensor) -> Tensor:
+        self._cache = None
+        return self._forward(ids_1T)
+
+    def step(self, token: int) -> Tensor:
+        return self._forward(torch.tensor([[token]]))
+
+    @torch.inference_mode()
+    def _forward(self, ids_1T: Tensor) -> Tensor:
+        output = self._model(input_ids=ids_1T, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        logits_V: Tensor = output.logits[0, -1]
+        return logits_V
+
+
+def one_round(stepper: Stepper, ids_1T: Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds of the prompt, and of `new_tokens` greedy steps after it."""
     start = time.perf_counter()
-    output = model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
-    token_11 = output.logits[:, -1:].argmax(-1)
+    token = int(stepper.prefill(ids_1T).argmax())
     between = time.perf_counter()
     for _ in range(new_tokens):
-        output = model(input_ids=token_11, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1)
-        token_11 = output.logits[:, -1:].argmax(-1)
+        token = int(stepper.step(token).argmax())
     return between - start, time.perf_counter() - between
 
 

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Artifact)
 
 NAME = "quality_speed.svg"
-EXACT = ("torch_fp32", "torch_csr", "engine_fp32", "engine_fp32_dense", "onnx_fp32", "deepsparse_fp32")
-"""Backends that compute what the evaluated model in floating point computes."""
-INT8 = ("squarehead_w8a8", "engine_int8", "engine_int8_dense")
-"""Backends that compute what the evaluated int8 model computes."""
+INT8 = ("squarehead_w8a8", "engine_int8", "engine_int8_head")
+"""Backends that run the int8 checkpoint; the others make what they need of the one in floating point."""
+EXACT = (
+    *("torch_fp32", "torch_csr", "engine_fp32", "onnxruntime_fp32", "deepsparse_fp32"),
+    *("squarehead_w8a8", "engine_int8"),
+)
+"""Backends that compute what the evaluation of their checkpoint computed; others round further."""
 JUDGES = {
     ("dense", False): "dense_eval",
     ("dense", True): "dense_eval_q",
@@ -53,7 +56,7 @@ class Point:
     quality: float
     stderr: float | None
     measured: bool
-    """Whether the quality is that of this executable; else that of its model in floating point."""
+    """Whether the quality is that of this executable, not only that of the checkpoint it was made from."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _point(row: Mapping[str, Any], judged: Mapping[str, Mapping[str, Any]]) -> P
         fastest=over * row["decode_tokens_per_second_max"],
         quality=quality["value"],
         stderr=quality["stderr"],
-        measured=int8 or row["backend"] in EXACT,
+        measured=row["backend"] in EXACT,
     )
 
 
@@ -209,7 +212,7 @@ def _legend(found: QualitySpeed) -> list[Any]:
     names = {"dense": "dense model", "sparse": f"sparse model ({found.sparsity or 0:.0%} zeros)"}
     handles = [dot(COLORS[m], True, names[m]) for m in names if any(p.model == m for p in found.points)]
     if any(not point.measured for point in found.points):
-        handles.append(dot("0.4", False, "hollow: not measured, drawn at the quality of its model in fp32"))
+        handles.append(dot("0.4", False, "hollow: not measured, drawn at the quality of the checkpoint it rounds"))
     return handles
 
 

@@ -46,7 +46,7 @@ def packed_model(kind: str = "llama", dtype: DType = "int8", sparsity: float = 0
     for number, (name, linear) in enumerate(get("causal_lm").prunable(model).items()):
         W_OI = linear.weight.detach() * (sparse(*linear.weight.shape, sparsity, number) != 0)
         W_OI[1] = 0
-        smoothing = torch.linspace(0.5, 2, linear.in_features) if dtype == "int8" and number == 0 else None
+        smoothing = torch.linspace(0.5, 2, linear.in_features) if dtype == "int8" and number == 3 else None
         bias = None if linear.bias is None else linear.bias.detach()
         model.set_submodule(name, EngineLinear(PackedWeight.of(W_OI, dtype), bias, smoothing))
     if head is not None:
@@ -517,12 +517,18 @@ def test_generate_streams_what_the_model_says(exported: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.strip() == tokenizer.decode(expected[0], skip_special_tokens=True).strip()
 
 
-def test_bench_prints_speed_and_bytes(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_a_row_for_each_way_to_decode(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = ["--prompt-tokens", "4", "--new-tokens", "2", "--rounds", "2", "--threads", "1"]
     assert main(["bench", str(exported), *sizes]) == 0
     shown = capsys.readouterr().out
-    assert "1 thread, prompt of 4 tokens, 2 rounds" in shown
-    assert "decode tokens/s" in shown
+    assert "prompt of 4 tokens, 2 interleaved rounds" in shown
+    rows = [line.split()[0] for line in shown.splitlines() if line.startswith(("transformers", "engine"))]
+    assert rows == ["transformers", "engine"]
+    files.save(packed_model("opt"), tmp_path / "opt")
+    assert main(["bench", str(tmp_path / "opt"), *sizes]) == 0
+    assert "engine: n/a (opt is not among" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ SPEEDUPS = {
     ("torch_csr", "sparse"): 0.8,
     ("squarehead_w8a8", "dense"): 0.9,
     ("engine_int8", "sparse"): 6.5,
+    ("engine_int8_head", "sparse"): 7.0,
 }
 JUDGES = {
     ("torch_fp32", "dense"): ("dense_eval", True),
@@ -44,6 +45,7 @@ JUDGES = {
     ("torch_csr", "sparse"): ("evaluate", True),
     ("squarehead_w8a8", "dense"): ("dense_eval_q", True),
     ("engine_int8", "sparse"): ("evaluate_q", True),
+    ("engine_int8_head", "sparse"): ("evaluate_q", False),
 }
 
 

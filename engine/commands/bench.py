@@ -1,6 +1,7 @@
 """Measure an engine folder at batch 1: a prompt of random tokens, then greedy decoding with the key-value cache.
 
-Printed are medians over rounds and their range. "MB read" is what one decoded token reads of the weights.
+Printed are medians over rounds and their range. Steps are decoded by transformers, as `generate` does, and where the
+architecture allows by the engine's own decoding step. "MB read" is what one decoded token reads of the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from engine import measure
+    from engine import decoder, kernels, measure
     from engine.errors import EngineError
     from engine.files import load
 
@@ -35,24 +36,31 @@ def run(args: argparse.Namespace) -> None:
             raise EngineError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
     with Console(stderr=True).status(f"loading {args.folder}"):
         model = load(args.folder, threads=args.threads)
-    measure.check_length(model, args.prompt_tokens + args.new_tokens)
+    length = args.prompt_tokens + args.new_tokens
+    measure.check_length(model, length)
     ids_1T = measure.random_prompt(model, args.prompt_tokens)
-    prefill_ms, tokens_per_second = measure.Spread(), measure.Spread()
+    steppers: dict[str, measure.Stepper] = {"transformers": measure.TransformersStepper(model)}
+    if not (reason := decoder.unsupported(model)):
+        steppers["engine"] = decoder.Decoder(model, length)
+    prefill_ms = {name: measure.Spread() for name in steppers}
+    tokens_per_second = {name: measure.Spread() for name in steppers}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for number in progress.track(range(args.warmup + args.rounds), description="bench"):
-            prefill_s, decode_s = measure.one_round(model, ids_1T, args.new_tokens)
-            if number >= args.warmup:
-                prefill_ms.add(1e3 * prefill_s)
-                tokens_per_second.add(args.new_tokens / decode_s)
+            for name, stepper in steppers.items():
+                prefill_s, decode_s = measure.one_round(stepper, ids_1T, args.new_tokens)
+                if number >= args.warmup:
+                    prefill_ms[name].add(1e3 * prefill_s)
+                    tokens_per_second[name].add(args.new_tokens / decode_s)
     read = measure.bytes_per_token(model)
     table = Table(box=None, pad_edge=False)
-    for column in ("prefill ms", "decode tokens/s", "MB read", "GB/s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    rate = tokens_per_second.median
-    table.add_row(str(prefill_ms), str(tokens_per_second), f"{read / 1e6:.1f}", f"{read * rate / 1e9:.1f}")
+    for column in ("steps by", "prefill ms", "decode tokens/s", "MB read", "GB/s"):
+        table.add_column(column, justify="left" if column == "steps by" else "right", no_wrap=True)
+    for name, rate in tokens_per_second.items():
+        table.add_row(name, str(prefill_ms[name]), str(rate), f"{read / 1e6:.1f}", f"{read * rate.median / 1e9:.1f}")
     console = Console(highlight=False)
     threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
-    console.print(
-        f"{args.folder}: {threads}, prompt of {args.prompt_tokens} tokens, {args.rounds} rounds", soft_wrap=True
-    )
+    title = f"{args.folder}: {threads}, {kernels.available_isas()[-1]}, prompt of {args.prompt_tokens} tokens"
+    console.print(f"{title}, {args.rounds} interleaved rounds", soft_wrap=True)
     console.print(table)
+    if reason:
+        console.print(f"engine: n/a ({reason})", markup=False, soft_wrap=True)
