@@ -499,6 +499,33 @@ def test_help_is_shown_without_importing_torch() -> None:
     assert "--prompt-tokens" in shown.stdout
 
 
+def test_export_of_a_quantized_checkpoint_takes_its_int8_linears_and_no_others(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    original = quantized_checkpoint(source)
+    assert main(["export", str(source), str(out), "--dtype", "int8"]) == 0
+    model = files.load(out)
+    assert files.engine_linears(model).keys() == quantized.linears(original).keys()
+    for name, linear in quantized.linears(original).items():
+        packed = files.engine_linears(model)[name].packed
+        assert torch.equal(packed.dense(), linear.weight.float() * linear.weight_scale[:, None])
+    ids_1T = torch.arange(1, 12)[None]
+    assert torch.allclose(model(ids_1T).logits, original(ids_1T).logits, rtol=1e-3, atol=1e-4)
+    assert checkpoints.read_tokenizer(out) is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_export_of_a_checkpoint_in_floating_point_takes_all_linears_but_the_head(dtype: str, tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "source")
+    assert main(["export", str(tmp_path / "source"), str(tmp_path / "out"), "--dtype", dtype, "--head", dtype]) == 0
+    facts = record.read(tmp_path / "out")
+    assert (facts.dtype, facts.head) == (dtype, dtype)
+    model = tiny.build()
+    head = set() if dtype == "fp32" else {"lm_head"}
+    assert facts.linears.keys() == get("causal_lm").prunable(model).keys() | head
+    files.load(tmp_path / "out")
+
+
 def test_info_tells_sparsity_and_size(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(exported)]) == 0
     facts = record.read(exported)

@@ -1,7 +1,8 @@
 """Convert a checkpoint into a folder that the engine runs.
 
 CHECKPOINT is a folder in hub format, in floating point or quantized by this project's pipeline. Zeros among the weights
-of its linears are what the engine skips; int8 weights of a quantized checkpoint are taken as they are.
+of its linears are what the engine skips. Of a quantized checkpoint its int8 linears become the engine's, as they are,
+and no others: what it left in floating point, a sensitive layer say, stays so.
 """
 
 from __future__ import annotations
@@ -39,7 +40,14 @@ def run(args: argparse.Namespace) -> None:
         model, quantized = read_checkpoint(args.checkpoint)
         tokenizer = read_tokenizer(args.checkpoint)
     with console.status("packing"):
-        model = convert(model, dtype=args.dtype, head=args.head, quantized=quantized, keep_dense=args.keep_dense)
+        model = convert(
+            model,
+            dtype=args.dtype,
+            head=args.head,
+            quantized=quantized,
+            keep_dense=args.keep_dense,
+            names=list(quantized) or None,
+        )
     with console.status(f"writing {args.out}"):
         save(model, args.out, tokenizer)
     info.show(args.out)
