@@ -23,7 +23,7 @@ def convert(
     keep_dense: bool = False,
     names: Iterable[str] | None = None,
 ) -> Any:
-    """Replaces, in place, the model's linears but its head, or those called `names`, and returns the model in fp32, in
+    """Replaces, in place, the model's linears but its head (or those called `names`), and returns the model in fp32, in
     eval mode and without gradients.
 
     Zeros of their weights are what the engine skips, unless `keep_dense` asks for the same kernels without it.
@@ -37,7 +37,7 @@ def convert(
         raise EngineError(f"the checkpoint is quantized to int8; expected dtype int8, not {dtype}")
     model.float().requires_grad_(False).eval()
     head_name = _name_of(model, model.get_output_embeddings())
-    chosen = list(names) if names is not None else _linears(model, without=head_name)
+    chosen = list(names) if names is not None else [*_linears(model, without=head_name), *quantized]
     if odd := sorted(quantized.keys() - set(chosen)):
         raise EngineError(f"{odd[0]} is quantized and is not among the linears to convert")
     for name in chosen:

@@ -1,7 +1,7 @@
 """Fast batch-1 decoding of Llama-like models: a whole step in one call of the compiled code.
 
-A transformers forward pass of one token costs some hundred microseconds of Python a layer, which on a small sparse model
-is most of the time. Prompts still go through the transformers model, whose keys and values are then taken over.
+A transformers forward pass of one token costs some hundred microseconds of Python a layer, which on a small sparse
+model is most of the time. Prompts still go through the transformers model, whose keys and values are then taken over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine import kernels
 from engine.errors import EngineError
 from engine.kernels import Matrix
-from engine.linear import EngineLinear
+from engine.linear import EngineLinear, same_scale
 from engine.weights import PackedWeight
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -140,7 +140,8 @@ class Decoder:
             self._keys[number, :, :tokens] = layer.keys[0]
             self._values[number, :, :tokens] = layer.values[0]
         self.position = tokens
-        return output.logits[0, -1]
+        logits_V: Tensor = output.logits[0, -1]
+        return logits_V
 
     def step(self, token: int) -> Tensor:
         """Runs one more token; `logits_V`, overwritten by the next step."""
@@ -148,9 +149,8 @@ class Decoder:
             raise EngineError(f"the cache holds {self.context} positions and is full; ask for a larger context")
         if not 0 <= token < self._model.config.vocab_size:
             raise EngineError(f"token {token} is not in the vocabulary of {self._model.config.vocab_size}")
-        kernels.decode(
-            ctypes.addressof(self._structure), token, self.position, self._logits, torch.get_num_threads(), self._seconds
-        )
+        address, threads = ctypes.addressof(self._structure), torch.get_num_threads()
+        kernels.decode(address, token, self.position, self._logits, threads, self._seconds)
         self.position += 1
         self._steps += 1
         return self._logits
@@ -179,9 +179,7 @@ class Decoder:
         matrices = [shared.matrix()] if shared else [_matrix(linear) for linear in linears]
         self._alive += matrices
         scales = [getattr(linear, "input_scale", None) for linear in linears]
-        if any((scale is None) != (scales[0] is None) for scale in scales) or (
-            scales[0] is not None and any(not torch.equal(scale, scales[0]) for scale in scales)
-        ):
+        if any(not same_scale(scale, scales[0]) for scale in scales):
             raise EngineError("linears that share an input have different input scales")
         parts = (ctypes.c_void_p * 3)(*[matrix.handle for matrix in matrices])
         return _Stage(parts, len(matrices), None if scales[0] is None else self._floats(scales[0]))

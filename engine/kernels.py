@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 import weakref
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +99,7 @@ def decode(decoder: int, token: int, position: int, logits_V: Tensor, threads: i
 
 @cache
 def _library() -> ctypes.CDLL:
-    path = _built()
+    path = sources.library()
     if path is None:
         raise EngineError("the engine has no kernels: install a C++ compiler (g++ or clang++), then `pip install -e .`")
     try:
@@ -132,12 +130,6 @@ def _library() -> ctypes.CDLL:
     library.squarehead_linear.argtypes = [_pointer, _pointer, _size, _size, _pointer, _size, ctypes.c_int, ctypes.c_int]
     library.squarehead_decode.argtypes = [_pointer, *[_size] * 2, _pointer, *[ctypes.c_int] * 2, _pointer]
     return library
-
-
-def _built() -> Path | None:
-    """The extension that the package's build left beside this module."""
-    candidates = (Path(__file__).parent / f"_kernels{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    return next((path for path in candidates if path.exists()), None)
 
 
 def _contiguous(part: Tensor | None) -> Tensor | None:

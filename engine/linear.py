@@ -132,12 +132,12 @@ def _alike(members: list[EngineLinear]) -> bool:
         member.packed.dtype == first.packed.dtype
         and member.in_features == first.in_features
         and (member.packed.bitmask is None) == (first.packed.bitmask is None)
-        and _equal(member.input_scale, first.input_scale)
+        and same_scale(member.input_scale, first.input_scale)
         for member in members
     )
 
 
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+def same_scale(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return a is b
     return torch.equal(a, b)

@@ -1,11 +1,18 @@
-"""The C++ sources of the kernels, and how a built library is told from one of other sources. Imports nothing heavy."""
+"""The C++ sources of the kernels, the library built from them, and whether it was. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 from pathlib import Path
 
 NATIVE = Path(__file__).parent / "native"
+
+
+def library() -> Path | None:
+    """The extension that the package's build left beside this module; None where there was no C++ compiler."""
+    candidates = (Path(__file__).parent / f"_kernels{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((path for path in candidates if path.exists()), None)
 
 
 def digest() -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from engine.sources import library as engine_library
 from pipeline import cpu
 from pipeline.contracts import UserError
 from pipeline.schema import (
@@ -43,9 +44,12 @@ Graph = dict[str, Node]
 
 
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
-    """Settles what depends on the machine, before anything is fingerprinted: `auto` precisions and 0 threads."""
+    """Settles what depends on the machine before anything is fingerprinted: `auto` precision and runtime, 0 threads."""
     threads = config.threads or max(1, cpu.cores() // min(parallel_jobs, cpu.cores()))
     precision = "bf16" if cpu.has_bf16() else "fp32"
+    int8_runtime = config.evaluate.int8_runtime
+    if int8_runtime == "auto":
+        int8_runtime = "engine" if config.evaluate.runtime == "engine" or engine_library() else "torch"
 
     def settle(section: BaseModel) -> BaseModel:
         return section.model_copy(update={"precision": precision}) if section.precision == "auto" else section  # type: ignore[attr-defined]
@@ -56,6 +60,7 @@ def resolve(config: Config, parallel_jobs: int = 1) -> Config:
             "prune": settle(config.prune),
             "finetune": settle(config.finetune),
             "dense": config.dense.model_copy(update={"training": settle(config.dense.training)}),
+            "evaluate": config.evaluate.model_copy(update={"int8_runtime": int8_runtime}),
             "benchmark": config.benchmark.model_copy(update={"threads": config.benchmark.threads or threads}),
         }
     )
@@ -83,7 +88,7 @@ def build(config: Config) -> Graph:
     judge = EvaluateSlice(**{key: getattr(config.evaluate, key) for key in EvaluateSlice.model_fields})
     dense_eval = add("dense_eval", "evaluate", judge, model=dense, data="data")
 
-    def evaluate(name: str, model: str) -> None:
+    def evaluate(name: str, model: str, judge: EvaluateSlice = judge) -> None:
         add(name, "evaluate", judge, model=model, data="data", baseline=dense_eval)
 
     calibration = None
@@ -126,12 +131,13 @@ def build(config: Config) -> Graph:
 
     quantized = quantized_dense = None
     if config.quantize.scheme != "none":
+        judge_int8 = judge.model_copy(update={"runtime": config.evaluate.int8_runtime})
         scales_from = calibration if config.quantize.smooth or config.quantize.skip_sensitive else None
         if config.quantize.dense or sparse == dense:
             quantized_dense = add("quantize_dense", "quantize", config.quantize, model=dense, calibration=scales_from)
-            evaluate("dense_eval_q", quantized_dense)
+            evaluate("dense_eval_q", quantized_dense, judge_int8)
         quantized = add("quantize", "quantize", config.quantize, model=sparse, calibration=scales_from)
-        evaluate("evaluate_q", quantized)
+        evaluate("evaluate_q", quantized, judge_int8)
     if config.benchmark.enabled:
         slice_ = BenchmarkSlice(**{key: getattr(config.benchmark, key) for key in BenchmarkSlice.model_fields})
         add("benchmark", "benchmark", slice_, data="data", dense=dense, sparse=sparse if sparse != dense else None,

@@ -250,7 +250,11 @@ class Evaluate(Strict):
     every_rung: bool
     """Evaluate after each rung of a ladder, not only at the end."""
     batch_size: int = Field(ge=1)
-    runtime: Literal["torch"]
+    runtime: Literal["torch", "engine"]
+    """What computes models in floating point: torch, or the sparse engine in fp32."""
+    int8_runtime: Literal["auto", "torch", "engine"]
+    """What computes quantized models: torch's integer product or the sparse engine, which are the same arithmetic.
+    auto: the engine, where its kernels are built."""
 
 
 class Benchmark(Strict):
@@ -360,7 +364,7 @@ class EvaluateSlice(Strict):
     perplexity: Perplexity | None
     tasks: list[Task]
     batch_size: int
-    runtime: Literal["torch"]
+    runtime: Literal["torch", "engine"]
 
 
 class BenchmarkSlice(Strict):

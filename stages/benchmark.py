@@ -194,6 +194,7 @@ def _row(entry: Entry) -> Row:
         "peak_memory_bytes": entry.peak_memory_bytes,
         "disk_bytes": entry.disk_bytes,
         "generated": entry.generated,
+        "note": entry.runner.note,
     }
 
 

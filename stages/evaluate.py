@@ -1,4 +1,7 @@
-"""Stage `evaluate`: perplexity and lm-eval tasks of one model, in fp32, and their recovery against the dense model."""
+"""Stage `evaluate`: perplexity and lm-eval tasks of one model, and their recovery against the dense model.
+
+Models in floating point are computed in fp32, quantized ones in int8; by torch, or by the sparse engine.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from pipeline.contracts import Artifact, Checkpoint, Log, Metrics, TextData, UserError
 from pipeline.schema import EvaluateSlice, Perplexity
-from stages import checkpoints, families, tokens
+from stages import checkpoints, engine_models, families, tokens
 from stages.evaluation import lm_eval_tasks, perplexity
 from stages.families import Family
 
@@ -28,14 +31,14 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     assert isinstance(data, TextData)
     family = families.of(source.path)
     tokenizer = family.tokenizer(source.path)
-    model = checkpoints.load(source, torch.float32)
+    model, precision = _load(source, config.runtime)
     measured: Measured = {}
     if config.perplexity:
         measured["perplexity"] = _perplexity(config.perplexity, config.batch_size, model, family, tokenizer, data, log)
     for task in config.tasks:
         measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
     for metric in measured.values():
-        metric["protocol"] |= {"precision": "fp32", "threads": torch.get_num_threads(), "runtime": config.runtime}
+        metric["protocol"] |= {"precision": precision, "threads": torch.get_num_threads(), "runtime": config.runtime}
     (out / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
     log.facts(data_digest=data.digest)
     summary = {name: metric["value"] for name, metric in measured.items()}
@@ -43,6 +46,14 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     if isinstance(baseline, Metrics):
         summary |= recovery(measured, baseline.values())
     return summary
+
+
+def _load(source: Checkpoint, runtime: str) -> tuple[Any, str]:
+    """The model, and the precision of its quantized or prunable linears."""
+    precision: Literal["int8", "fp32"] = "int8" if source.quantization else "fp32"
+    if runtime == "engine":
+        return engine_models.load(source, precision, "evaluate.runtime"), precision
+    return checkpoints.load(source, torch.float32), precision
 
 
 def recovery(measured: Measured, dense: Measured) -> dict[str, float]:

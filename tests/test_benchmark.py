@@ -19,7 +19,9 @@ from tests import tiny
 from tests.recording import RecordingLog
 from tests.test_evaluation import text_data
 
-ALL = ["torch_fp32", "torch_bf16", "torch_int8", "torch_csr", "squarehead_w8a8"]
+ENGINE = ["engine_fp32", "engine_bf16", "engine_int8", "engine_int8_head"]
+ALL = ["torch_fp32", "torch_bf16", "torch_int8", "torch_csr", "squarehead_w8a8", *ENGINE]
+INT8 = ["squarehead_w8a8", "engine_int8", "engine_int8_head"]
 
 
 def config(**changes: object) -> BenchmarkSlice:
@@ -82,6 +84,8 @@ def test_every_row_states_what_was_measured(inputs: dict[str, Artifact], tmp_pat
         assert summary[f"{backend}.{model}.decode_tokens_per_second"] == rate
     assert rows["torch_fp32", "sparse"]["same_tokens"] == rows["torch_csr", "sparse"]["same_tokens"] == 1.0
     assert rows["torch_csr", "sparse"]["decode_speedup"]["same_backend_dense"] is None
+    assert rows["engine_fp32", "sparse"]["same_tokens"] == rows["engine_fp32", "dense"]["same_tokens"] == 1.0
+    assert rows["engine_fp32", "sparse"]["weight_bytes"] < 0.8 * rows["engine_fp32", "dense"]["weight_bytes"]
     assert log.bars == ["load", "benchmark"]
 
 
@@ -92,11 +96,11 @@ def test_what_cannot_run_says_why(inputs: dict[str, Artifact], tmp_path: Path, m
     reasons = {(r["backend"], r["model"]): r["reason"] for r in result.rows() if r["status"] == "n/a"}
     assert reasons.keys() == {
         ("torch_bf16", "dense"), ("torch_bf16", "sparse"), ("torch_csr", "dense"),
-        ("squarehead_w8a8", "dense"), ("squarehead_w8a8", "sparse"),
+        *[(name, model) for name in INT8 for model in ("dense", "sparse")],
     }  # fmt: skip
     assert "bf16" in reasons["torch_bf16", "dense"]
     assert "zeros" in reasons["torch_csr", "dense"]
-    assert "quantize.scheme" in reasons["squarehead_w8a8", "sparse"]
+    assert all("quantize.scheme" in reasons[name, "sparse"] for name in INT8)
     assert not any(name.startswith("torch_bf16") for name in summary)
 
 

@@ -10,17 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine import kernels
 from pipeline.contracts import Artifact, Checkpoint, Metrics, TextData, UserError
-from pipeline.schema import EvaluateSlice, Task
-from stages import checkpoints, evaluate, families, tokens
+from pipeline.schema import EvaluateSlice, Quantize, Task
+from stages import checkpoints, evaluate, families, quantize, tokens
 from stages.evaluation import lm_eval_tasks, perplexity
 from tests import tiny
 from tests.recording import RecordingLog
 
 
-def config(perplexity: dict[str, object] | None = None, tasks: list[dict[str, object]] | None = None) -> EvaluateSlice:
+def config(
+    perplexity: dict[str, object] | None = None, tasks: list[dict[str, object]] | None = None, runtime: str = "torch"
+) -> EvaluateSlice:
     return EvaluateSlice.model_validate(
-        {"perplexity": perplexity, "tasks": tasks or [], "batch_size": 3, "runtime": "torch"}
+        {"perplexity": perplexity, "tasks": tasks or [], "batch_size": 3, "runtime": runtime}
     )
 
 
@@ -251,3 +254,34 @@ def test_a_task_without_its_data_is_one_clear_line(model: Checkpoint, tmp_path: 
     assert caught.value.option == "evaluate.tasks"
     with pytest.raises(UserError, match="no folder"):
         evaluated(tmp_path, {"model": model, "data": data}, config(tasks=[task | {"include": "nowhere"}]), "more")
+
+
+def test_the_engine_gives_the_perplexity_that_torch_gives(model: Checkpoint, tmp_path: Path) -> None:
+    inputs: dict[str, Artifact] = {"model": model, "data": text_data(tmp_path / "texts")}
+    ours, metrics, _ = evaluated(tmp_path, inputs, config(whole_test(), runtime="engine"), "engine")
+    theirs, _, _ = evaluated(tmp_path, inputs, config(whole_test()), "torch")
+    assert ours["perplexity"] == pytest.approx(theirs["perplexity"], rel=1e-3)
+    assert metrics.values()["perplexity"]["protocol"]["runtime"] == "engine"
+
+
+def test_the_engine_gives_the_perplexity_of_the_simulated_int8(model: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "quantized").mkdir()
+    rounding = Quantize(scheme="w8a8", smooth=0, skip=[], skip_sensitive=0, dense=True)
+    quantize.run(rounding, {"model": model}, tmp_path / "quantized", RecordingLog(tmp_path / "resume"))
+    inputs: dict[str, Artifact] = {
+        "model": Checkpoint(tmp_path / "quantized", "q"), "data": text_data(tmp_path / "texts"),
+    }  # fmt: skip
+    ours, metrics, _ = evaluated(tmp_path, inputs, config(whole_test(), runtime="engine"), "engine")
+    theirs, _, _ = evaluated(tmp_path, inputs, config(whole_test()), "torch")
+    assert ours["perplexity"] == pytest.approx(theirs["perplexity"], rel=1e-2)
+    assert metrics.values()["perplexity"]["protocol"]["precision"] == "int8"
+
+
+def test_the_engine_without_kernels_says_what_to_do(
+    model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "unavailable", lambda: "no kernels: install a compiler")
+    inputs: dict[str, Artifact] = {"model": model, "data": text_data(tmp_path / "texts")}
+    with pytest.raises(UserError, match="install a compiler") as caught:
+        evaluated(tmp_path, inputs, config(whole_test(), runtime="engine"))
+    assert caught.value.option == "evaluate.runtime"

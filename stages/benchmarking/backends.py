@@ -14,8 +14,15 @@ from pipeline.contracts import Checkpoint, UserError
 class Runner(Protocol):
     """A model ready to generate, batch 1, greedy, with its key-value cache."""
 
-    weight_bytes: int
-    """Read from memory for each decoded token: all weights, scales and indices, but not the cache."""
+    weight_bytes: int | None
+    """Read from memory for each decoded token: all weights, scales and indices, but not the cache. None: not known."""
+    note: str | None
+    """What a reader of its row must know."""
+    process: int | None
+    """Id of the process that computes; None: this one."""
+
+    note: str | None
+    """What a reader of the row must know."""
 
     def prefill(self, ids_1T: Tensor) -> int:
         """Runs a prompt from an empty cache and returns the next token."""
@@ -45,7 +52,17 @@ BACKENDS = {
     "torch_bf16": "stages.benchmarking.torch_backends:TorchBf16",
     "torch_int8": "stages.benchmarking.torch_backends:TorchInt8",
     "torch_csr": "stages.benchmarking.torch_backends:TorchCsr",
+    "engine_fp32": "stages.benchmarking.engine_backends:EngineFp32",
+    "engine_bf16": "stages.benchmarking.engine_backends:EngineBf16",
+    "engine_int8": "stages.benchmarking.engine_backends:EngineInt8",
+    "engine_int8_head": "stages.benchmarking.engine_backends:EngineInt8Head",
     "squarehead_w8a8": "stages.benchmarking.torch_backends:SquareheadW8A8",
+    "onnxruntime_fp32": "stages.benchmarking.peer_backends:OnnxRuntimeFp32",
+    "onnxruntime_int8": "stages.benchmarking.peer_backends:OnnxRuntimeInt8",
+    "deepsparse_fp32": "stages.benchmarking.peer_backends:DeepSparseFp32",
+    "deepsparse_int8": "stages.benchmarking.peer_backends:DeepSparseInt8",
+    "llamacpp_q8_0": "stages.benchmarking.peer_backends:LlamaCppQ8",
+    "llamacpp_q4_k": "stages.benchmarking.peer_backends:LlamaCppQ4K",
 }
 """Name -> where its class is; imported when asked for."""
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 
 
-def resident_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
+def resident_bytes(process: int | None = None) -> int:
+    """Of this process, or of another one."""
+    return int(psutil.Process(process).memory_info().rss)
 
 
 def reset_peak() -> bool:
@@ -20,8 +21,8 @@ def reset_peak() -> bool:
     return True
 
 
-def peak_bytes() -> int:
-    """Largest resident size since `reset_peak`."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+def peak_bytes(process: int | None = None) -> int:
+    """Largest resident size since `reset_peak`; of another process, since its start."""
+    status = Path(f"/proc/{process or 'self'}/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.linear import EngineLinear
 from pipeline import cpu
 from pipeline.contracts import Checkpoint
 from stages import checkpoints, families
@@ -17,10 +18,14 @@ from stages.benchmarking.backends import Runner, Unavailable
 class TorchRunner:
     """A Hugging Face causal LM, whatever its linears are."""
 
-    def __init__(self, model: Any) -> None:
+    note: str | None = None
+    process: int | None = None
+
+    def __init__(self, model: Any, note: str | None = None) -> None:
         self._model = model
+        self.note = note
         self._cache: Any = None
-        self.weight_bytes = weight_bytes(model)
+        self.weight_bytes: int | None = weight_bytes(model)
 
     def prefill(self, ids_1T: Tensor) -> int:
         self._cache = None
@@ -139,8 +144,12 @@ def weight_bytes(model: nn.Module) -> int:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     if isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
-        packed: list[Tensor | None] = [module.weight(), module.bias()]  # type: ignore[no-untyped-call]
-        return [tensor for tensor in packed if tensor is not None]
+        unpacked: list[Tensor | None] = [module.weight(), module.bias()]  # type: ignore[no-untyped-call]
+        return [tensor for tensor in unpacked if tensor is not None]
+    if isinstance(module, EngineLinear):
+        packed = module.packed
+        parts = [packed.values, packed.bitmask, packed.row_offsets, packed.scale, module.bias, module.input_scale]
+        return [part for part in parts if part is not None]
     return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
 
 

@@ -1,0 +1,78 @@
+"""The sparse engine: the same kernels on dense and sparse weights, so the dense rows are quantization's share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from engine import decoder, kernels
+from engine.decoder import Decoder
+from engine.weights import DType
+from pipeline.contracts import Checkpoint
+from stages import engine_models, families
+from stages.benchmarking.backends import Runner, Unavailable
+from stages.benchmarking.torch_backends import TorchRunner
+
+
+class EngineRunner:
+    """Prompts through the transformers model, tokens through the engine's own decoding step."""
+
+    note: str | None = None
+
+    def __init__(self, model: Any, context: int) -> None:
+        self._decoder = Decoder(model, context)
+        self.weight_bytes = self._decoder.weight_bytes
+
+    def prefill(self, ids_1T: Tensor) -> int:
+        return int(self._decoder.prefill(ids_1T).argmax())
+
+    def decode(self, token: int) -> int:
+        return int(self._decoder.step(token).argmax())
+
+
+MAX_CONTEXT = 4096
+"""Positions of the cache; memory for those never reached is never touched."""
+
+
+class _Engine:
+    name: str
+    dtype: DType
+    head: DType = "fp32"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        if reason := kernels.unavailable():
+            return Unavailable(reason)
+        model = engine_models.load(checkpoint, self.dtype, "benchmark.backends", self.head)
+        if reason := decoder.unsupported(model):
+            return TorchRunner(model, note=f"decodes through transformers: {reason}")
+        context = min(families.of(checkpoint.path).context(model), MAX_CONTEXT)
+        return EngineRunner(model, context)
+
+
+class EngineFp32(_Engine):
+    name = "engine_fp32"
+    dtype = "fp32"
+
+
+class EngineBf16(_Engine):
+    name = "engine_bf16"
+    dtype = "bf16"
+
+
+class EngineInt8(_Engine):
+    """The int8 weights of the quantize stage; the head stays fp32."""
+
+    name = "engine_int8"
+    dtype = "int8"
+    quantized = True
+
+
+class EngineInt8Head(_Engine):
+    """The same with the head in int8 too, as llama.cpp's and ONNX Runtime's int8 have it."""
+
+    name = "engine_int8_head"
+    dtype = "int8"
+    head: DType = "int8"
+    quantized = True

@@ -1,0 +1,33 @@
+"""Checkpoints as models whose linears the sparse engine computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine import kernels
+from engine.conversion import convert
+from engine.errors import EngineError
+from engine.weights import DType, Quantized
+from pipeline.contracts import Checkpoint, UserError
+from stages import checkpoints, families
+from stages.quantization import quantized
+
+
+def load(checkpoint: Checkpoint, dtype: DType, option: str, head: DType = "fp32") -> Any:
+    """The model in eval mode: prunable linears in `dtype`; of a quantized checkpoint, which needs "int8", exactly those
+    that it quantized, with its weights and scales.
+
+    Raises UserError, with the option to change, where the engine cannot run it.
+    """
+    if reason := kernels.unavailable():
+        raise UserError(reason, option)
+    model = checkpoints.load(checkpoint)
+    weights = {
+        name: Quantized(linear.weight.detach(), linear.weight_scale, linear.input_scale)
+        for name, linear in quantized.linears(model).items()
+    }
+    names = list(weights) if weights else list(families.of(checkpoint.path).prunable(model))
+    try:
+        return convert(model, dtype=dtype, head=head, quantized=weights, names=names)
+    except EngineError as error:
+        raise UserError(str(error), option) from None
