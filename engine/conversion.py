@@ -37,7 +37,9 @@ def convert(
         raise EngineError(f"the checkpoint is quantized to int8; expected dtype int8, not {dtype}")
     model.float().requires_grad_(False).eval()
     head_name = _name_of(model, model.get_output_embeddings())
-    chosen = list(names) if names is not None else [*_linears(model, without=head_name), *quantized]
+    chosen = (
+        list(names) if names is not None else list(dict.fromkeys([*_linears(model, without=head_name), *quantized]))
+    )
     if odd := sorted(quantized.keys() - set(chosen)):
         raise EngineError(f"{odd[0]} is quantized and is not among the linears to convert")
     for name in chosen:

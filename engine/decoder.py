@@ -42,6 +42,11 @@ def unsupported(model: Any) -> str | None:
         return f"rotary embedding {rotation!r}, expected one of {', '.join(ROTATIONS)}"
     if not any(isinstance(module, EngineLinear) for module in model.modules()):
         return "no linear of it was converted; see engine.convert"
+    for layer in model.model.layers:
+        for linears in (_sharing_attention(layer.self_attn), _sharing_mlp(layer.mlp)):
+            scales = [getattr(linear, "input_scale", None) for linear in linears]
+            if any(not same_scale(scale, scales[0]) for scale in scales):
+                return "linears that share an input divide it by different scales"
     return None
 
 
@@ -165,9 +170,9 @@ class Decoder:
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return _Layer(
-            qkv=self._stage([attention.q_proj, attention.k_proj, attention.v_proj]),
+            qkv=self._stage(_sharing_attention(attention)),
             out=self._stage([attention.o_proj]),
-            gate_up=self._stage([mlp.gate_proj, mlp.up_proj]),
+            gate_up=self._stage(_sharing_mlp(mlp)),
             down=self._stage([mlp.down_proj]),
             attention_norm=self._floats(layer.input_layernorm.weight),
             mlp_norm=self._floats(layer.post_attention_layernorm.weight),
@@ -178,16 +183,22 @@ class Decoder:
         shared = getattr(first, "shared", None)
         matrices = [shared.matrix()] if shared else [_matrix(linear) for linear in linears]
         self._alive += matrices
-        scales = [getattr(linear, "input_scale", None) for linear in linears]
-        if any(not same_scale(scale, scales[0]) for scale in scales):
-            raise EngineError("linears that share an input have different input scales")
+        scale = getattr(first, "input_scale", None)
         parts = (ctypes.c_void_p * 3)(*[matrix.handle for matrix in matrices])
-        return _Stage(parts, len(matrices), None if scales[0] is None else self._floats(scales[0]))
+        return _Stage(parts, len(matrices), None if scale is None else self._floats(scale))
 
     def _floats(self, tensor: Tensor) -> int:
         kept = tensor.detach().float().contiguous()
         self._alive.append(kept)
         return int(kept.data_ptr())
+
+
+def _sharing_attention(attention: Any) -> list[Any]:
+    return [attention.q_proj, attention.k_proj, attention.v_proj]
+
+
+def _sharing_mlp(mlp: Any) -> list[Any]:
+    return [mlp.gate_proj, mlp.up_proj]
 
 
 def _matrix(linear: nn.Module) -> Matrix:

@@ -195,4 +195,5 @@ def test_impossible_benchmarks_are_refused(
 
 
 def test_every_registered_backend_is_there() -> None:
-    assert [backends.get(name).name for name in backends.BACKENDS] == ALL
+    assert [backends.get(name).name for name in backends.BACKENDS] == list(backends.BACKENDS)
+    assert set(ALL) <= set(backends.BACKENDS)

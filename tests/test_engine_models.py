@@ -27,10 +27,8 @@ IDS = torch.tensor([[5, 9, 2, 60, 33, 17, 8, 100, 41, 3]])
 def pruned(kind: str = "llama") -> nn.Module:
     model = tiny.build(kind)
     torch.manual_seed(3)
-    zeros = {
-        name: torch.rand(linear.weight.shape) < 0.6
-        for name, linear in families.get("causal_lm").prunable(model).items()
-    }
+    prunable = families.get("causal_lm").prunable(model)
+    zeros = {name: torch.rand(linear.weight.shape) < 0.6 for name, linear in prunable.items()}
     masks.apply_(model, zeros)
     return model
 
@@ -71,7 +69,7 @@ def test_linears_that_share_an_input_are_computed_once(monkeypatch: pytest.Monke
 def test_a_shared_input_that_was_written_to_is_computed_anew() -> None:
     model = engine.convert(pruned(), dtype="fp32")
     attention = model.model.layers[0].self_attn
-    alone = [engine.convert(pruned(), dtype="fp32", names=[n]) for n in ("model.layers.0.self_attn.k_proj",)][0]
+    alone = engine.convert(pruned(), dtype="fp32", names=["model.layers.0.self_attn.k_proj"])
     with torch.no_grad():
         x = torch.randn(2, 32)
         attention.q_proj(x)
@@ -173,6 +171,9 @@ def test_a_profile_covers_the_steps_and_starts_anew() -> None:
 def test_what_cannot_be_decoded_says_why() -> None:
     assert "opt" in str(decoder.unsupported(engine.convert(tiny.build("opt"), dtype="fp32")))
     assert "converted" in str(decoder.unsupported(llama()))
+    uneven = engine.convert(llama(), dtype="int8")
+    uneven.model.layers[1].mlp.up_proj.input_scale = torch.full((48,), 2.0)
+    assert "different scales" in str(decoder.unsupported(uneven))
     dynamic = llama(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
     assert "dynamic" in str(decoder.unsupported(engine.convert(dynamic, dtype="fp32")))
 

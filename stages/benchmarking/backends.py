@@ -21,9 +21,6 @@ class Runner(Protocol):
     process: int | None
     """Id of the process that computes; None: this one."""
 
-    note: str | None
-    """What a reader of the row must know."""
-
     def prefill(self, ids_1T: Tensor) -> int:
         """Runs a prompt from an empty cache and returns the next token."""
 

@@ -19,6 +19,7 @@ class EngineRunner:
     """Prompts through the transformers model, tokens through the engine's own decoding step."""
 
     note: str | None = None
+    process: int | None = None
 
     def __init__(self, model: Any, context: int) -> None:
         self._decoder = Decoder(model, context)
