@@ -23,7 +23,7 @@ class EngineRunner:
 
     def __init__(self, model: Any, context: int) -> None:
         self._decoder = Decoder(model, context)
-        self.weight_bytes = self._decoder.weight_bytes
+        self.weight_bytes: int | None = self._decoder.weight_bytes
 
     def prefill(self, ids_1T: Tensor) -> int:
         return int(self._decoder.prefill(ids_1T).argmax())
