@@ -148,8 +148,8 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
             _times(row["prefill_speedup"]["torch_fp32_dense"]),
             _with_range(row, "decode_tokens_per_second"),
             _times(row["decode_speedup"]["torch_fp32_dense"]),
-            f"{row['gigabytes_per_second']:.1f}",
-            f"{row['weight_bytes'] / 1e6:.0f}",
+            "–" if row["gigabytes_per_second"] is None else f"{row['gigabytes_per_second']:.1f}",
+            "–" if row["weight_bytes"] is None else f"{row['weight_bytes'] / 1e6:.0f}",
             f"{row['disk_bytes'] / 1e6:.0f}",
         )
     console.print(table)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import EngineError
 from pipeline import cpu
 from pipeline.contracts import Artifact, Checkpoint, Log, TextData
 from pipeline.schema import BenchmarkSlice
@@ -75,7 +76,8 @@ def run(config: BenchmarkSlice, inputs: Mapping[str, Artifact], out: Path, log: 
             "warmup": config.warmup,
             "data_digest": data.digest,
             "spread": "smallest and largest of the rounds",
-            "memory_bytes": "growth of the resident size by loading the model and one prompt with its answer",
+            "memory_bytes": "growth of the resident size by loading the model and one prompt with its answer; "
+            "of a runtime in a process of its own, that process's size",
             "peak_memory_bytes": "the same at its highest, loading included; null where the kernel does not tell",
         },
         "order": order,
@@ -134,17 +136,22 @@ def _entry(
     assert isinstance(checkpoint, Checkpoint)
     watched = memory.reset_peak()
     resident = memory.resident_bytes()
-    runner = backend.prepare(checkpoint, config.threads)
-    if isinstance(runner, Unavailable):
-        return runner
-    _, _, generated = generate(runner, ids_1T, config.new_tokens)
+    try:
+        runner = backend.prepare(checkpoint, config.threads)
+        if isinstance(runner, Unavailable):
+            return runner
+        _, _, generated = generate(runner, ids_1T, config.new_tokens)
+    except EngineError as error:
+        return Unavailable(str(error))
+    if runner.process is not None:
+        resident = 0
     return Entry(
         backend.name,
         model,
         runner,
         disk_bytes=sum(path.stat().st_size for path in checkpoint.path.glob("*.safetensors")),
-        memory_bytes=memory.resident_bytes() - resident,
-        peak_memory_bytes=memory.peak_bytes() - resident if watched else None,
+        memory_bytes=memory.resident_bytes(runner.process) - resident,
+        peak_memory_bytes=memory.peak_bytes(runner.process) - resident if watched else None,
         generated=generated,
     )
 
@@ -187,9 +194,10 @@ def _row(entry: Entry) -> Row:
     ):
         row |= {key: statistics.median(values), f"{key}_min": min(values), f"{key}_max": max(values)}
         row[f"{key}_rounds"] = values
+    read = entry.runner.weight_bytes
     return row | {
-        "weight_bytes": entry.runner.weight_bytes,
-        "gigabytes_per_second": entry.runner.weight_bytes * row["decode_tokens_per_second"] / 1e9,
+        "weight_bytes": read,
+        "gigabytes_per_second": None if read is None else read * row["decode_tokens_per_second"] / 1e9,
         "memory_bytes": entry.memory_bytes,
         "peak_memory_bytes": entry.peak_memory_bytes,
         "disk_bytes": entry.disk_bytes,
@@ -239,7 +247,8 @@ def _summary(rows: list[Row]) -> dict[str, float]:
         if row["status"] == "ok":
             name = f"{row['backend']}.{row['model']}"
             for key in ("decode_tokens_per_second", "prefill_ms", "gigabytes_per_second", "memory_bytes"):
-                summary[f"{name}.{key}"] = float(row[key])
+                if row[key] is not None:
+                    summary[f"{name}.{key}"] = float(row[key])
             for speed in ("decode", "prefill"):
                 over = row[f"{speed}_speedup"]["torch_fp32_dense"]
                 if over is not None:

@@ -6,6 +6,7 @@ Made on demand by `make bench-env-NAME`, which runs `python -m engine.peers NAME
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ class Environment:
         return found
 
     def _digest(self) -> str:
-        made_from = self.requirements.read_bytes() + repr((self.pip_arguments, sorted(self.variables.items()))).encode()
+        made_from = self.requirements.read_bytes() + repr(sorted(self.variables.items())).encode()
         return hashlib.sha256(made_from).hexdigest()
 
     def _run(self, command: list[str], variables: Mapping[str, str]) -> None:
@@ -92,9 +93,21 @@ DEEPSPARSE = Environment(
 )
 LLAMACPP = Environment(
     "llamacpp",
-    # compiled here, for this processor: wheels stop at AVX2, and so would its figures
-    pip_arguments=("--no-binary", "llama-cpp-python"),
-    variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"},
+    # compiled here, for this processor: wheels stop at AVX2, and so would its figures; pip's cache may hold one of
+    # another processor
+    pip_arguments=("--no-binary", "llama-cpp-python", "--no-cache-dir"),
+    # gcc 12 takes the stores that make up AMX's tile configuration for dead, and llama.cpp would end by a signal
+    variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CXXFLAGS": "-fno-tree-dse -fno-dse"},
     notice="llama.cpp comes under the MIT licence. It is compiled for this processor, which takes minutes.",
 )
 ENVIRONMENTS = {environment.name: environment for environment in (DEEPSPARSE, LLAMACPP)}
+
+
+def python_of(runtime: str) -> Path | Unavailable:
+    """The interpreter for `onnxruntime`, `deepsparse` or `llamacpp`, where it and what writes its files are there."""
+    needed = {"onnxruntime": ("onnx", "onnxruntime"), "deepsparse": ("onnx",), "llamacpp": ("gguf",)}[runtime]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        target = f"bench-env-{runtime}" if runtime != "llamacpp" else "env"
+        return Unavailable(f"{' and '.join(missing)} not installed: make {target}")
+    return Path(sys.executable) if runtime == "onnxruntime" else ENVIRONMENTS[runtime].python()

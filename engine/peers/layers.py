@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.peers.contracts import LayerPeer, TimedLayer, Unavailable
-from engine.peers.environments import DEEPSPARSE
+from engine.peers.environments import python_of
 from engine.peers.process import Peer
 
 if TYPE_CHECKING:
@@ -64,11 +62,3 @@ LAYER_PEERS: dict[str, LayerPeer] = {
         OnnxLayerPeer("deepsparse_int8", "deepsparse", "int8_static"),
     )
 }
-
-
-def python_of(runtime: str) -> Path | Unavailable:
-    """The interpreter that runs `runtime`, where that and what writes its graphs are installed."""
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if "onnx" in missing or (runtime == "onnxruntime" and missing):
-        return Unavailable(f"{' and '.join(missing)} not installed: make bench-env-onnxruntime")
-    return DEEPSPARSE.python() if runtime == "deepsparse" else Path(sys.executable)

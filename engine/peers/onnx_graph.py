@@ -92,6 +92,10 @@ class Graph:
                 self._quantized[key] = (self.add("QuantizeLinear", x, scale, zero), scale, zero)
         return self._quantized[key]
 
+    def weight_bytes(self) -> dict[str, int]:
+        """Of each constant, by its name."""
+        return {name: len(weight.raw_data) for name, weight in self._weights.items()}
+
     def save(self, path: Path, inputs: list[Input], outputs: dict[str, tuple[Dimension, ...]]) -> None:
         """Writes the graph; outputs are fp32."""
         graph = helper.make_graph(

@@ -7,9 +7,12 @@ from typing import Any
 
 # before the import, which starts its usage analytics otherwise
 os.environ["NM_DISABLE_ANALYTICS"] = "1"
+# as DeepSparse's own text generation sets it
+os.environ["WAND_OPT_FLAGS"] = "default,~pyramids"
 
 import deepsparse
 import numpy as np
+from deepsparse.engine import LIB
 
 
 class Runtime:
@@ -19,3 +22,53 @@ class Runtime:
 
     def run_layer(self) -> None:
         self._engine.run([self._x_TI], val_inp=False)
+
+    def load_model(
+        self,
+        prompt: str,
+        token: str,
+        length: int,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        sharing: int,
+        threads: int,
+    ) -> None:
+        """`prompt`, `token`: graphs for a whole prompt and for one token, both over `length` positions."""
+        cached = [False] + [True] * (2 * layers)  # of the outputs, all but the logits
+        self._prompt, self._token = (
+            deepsparse.compile_model(path, batch_size=1, num_cores=threads, cached_outputs=cached)
+            for path in (prompt, token)
+        )
+        self._length, self._kv_heads, self._head_dim, self._sharing = length, kv_heads, head_dim, sharing
+
+    def prefill(self, ids: list[int]) -> int:
+        self._cache = LIB.kv_cache(0, 0)
+        self._past = 0
+        return self._run(self._prompt, ids)
+
+    def decode(self, token: int) -> int:
+        return self._run(self._token, [token])
+
+    def logits(self) -> list[float]:
+        """Of the last token run."""
+        found: list[float] = self._logits_V.tolist()
+        return found
+
+    def _run(self, engine: Any, ids: list[int]) -> int:
+        """The engine keeps the cache, its newest entry last, and gets arrays of no rows in its place."""
+        new, past = len(ids), self._past
+        # each token sees those before it and itself; what lies to the left of the first one is not filled yet
+        mask = np.full((new, self._length), np.finfo(np.float32).min, np.float32)
+        for row in range(new):
+            mask[row, self._length - new - past : self._length - new + row + 1] = 0
+        given = {
+            "input_ids": np.array([ids], np.int64),
+            "positions": np.arange(past, past + new, dtype=np.int64)[None],
+            "mask": np.tile(mask, (self._sharing, 1))[None, None],
+        }
+        none = np.zeros((0, self._kv_heads, self._length - new, self._head_dim), np.float32)
+        inputs = [given.get(name, none) for name in engine.input_names]
+        self._logits_V = np.asarray(engine._eng_net.execute_list_out(inputs, [self._cache])[0]).reshape(-1)
+        self._past += new
+        return int(self._logits_V.argmax())

@@ -16,9 +16,10 @@ class Runtime:
     def run_layer(self) -> None:
         self._session.run(None, {"x": self._x_TI})
 
-    def load_model(self, path: str, threads: int, layers: int, kv_heads: int, head_dim: int) -> None:
+    def load_model(self, path: str, threads: int, layers: int, kv_heads: int, head_dim: int, sharing: int) -> None:
         self._session = _session(path, threads)
         self._caches = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+        self._sharing = sharing
         self._empty = np.zeros((1, kv_heads, 0, head_dim), np.float32)
 
     def prefill(self, ids: list[int]) -> int:
@@ -38,7 +39,7 @@ class Runtime:
         binding.bind_cpu_input("positions", np.arange(past, past + new, dtype=np.int64)[None])
         # each token sees those before it and itself
         mask = np.triu(np.full((new, past + new), np.finfo(np.float32).min, np.float32), past + 1)
-        binding.bind_cpu_input("mask", mask[None, None])
+        binding.bind_cpu_input("mask", np.tile(mask, (self._sharing, 1))[None, None])
         for name, value in zip(self._caches, self._cached, strict=True):
             binding.bind_ortvalue_input(f"past_key_values.{name}", value)
         for output in self._session.get_outputs():
@@ -46,12 +47,13 @@ class Runtime:
         self._session.run_with_iobinding(binding)
         logits, *self._cached = binding.get_outputs()
         self._length += new
-        self.logits_V = logits.numpy()[0]
-        return int(self.logits_V.argmax())
+        self._logits_V = logits.numpy()[0]
+        return int(self._logits_V.argmax())
 
-    def logits(self) -> Any:
+    def logits(self) -> list[float]:
         """Of the last token run."""
-        return self.logits_V.tolist()
+        found: list[float] = self._logits_V.tolist()
+        return found
 
 
 def _session(path: str, threads: int) -> Any:

@@ -1,7 +1,7 @@
 """The script of a peer's process: `serve.py MODULE` answers requests to that module's `Runtime`, one JSON line each.
 
 {"method": NAME, "arguments": {...}} -> {"answer": JSON} or {"error": one line}. The method `seconds` is answered here:
-it times the runtime's `run_layer`. Ends when its parent closes the pipe, or dies.
+it times the runtime's `run_layer`; `ping` does nothing. Ends when its parent closes the pipe, or dies.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def main() -> None:
             try:
                 if request["method"] == "seconds":
                     answer: Any = seconds(runtime.run_layer, **request["arguments"])
+                elif request["method"] == "ping":
+                    answer = None
                 else:
                     answer = getattr(runtime, request["method"])(**request["arguments"])
                 reply = {"answer": answer}

@@ -1,0 +1,162 @@
+"""Backends that other runtimes are (engine.peers): a checkpoint's fp32 weights go to them, and they quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.peers import models
+from engine.peers.contracts import Unavailable as PeerUnavailable
+from engine.peers.decoder import Decoder
+from engine.peers.environments import python_of
+from pipeline.contracts import Checkpoint
+from stages import checkpoints
+from stages.benchmarking.backends import Runner, Unavailable
+
+CALIBRATION_TOKENS = 128
+
+
+class PeerRunner:
+    def __init__(self, model: models.PeerModel) -> None:
+        self._model = model
+        self.weight_bytes: int | None = model.weight_bytes
+        self.note: str | None = model.note
+        self.process: int | None = model.pid
+
+    def prefill(self, ids_1T: Tensor) -> int:
+        return self._model.prefill(ids_1T[0].tolist())
+
+    def decode(self, token: int) -> int:
+        return self._model.decode(token)
+
+
+class OnnxRuntimeFp32:
+    name = "onnxruntime_fp32"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return _run(
+            "onnxruntime",
+            checkpoint,
+            lambda model, decoder, weights: models.onnxruntime(decoder, weights, "fp32", threads),
+        )
+
+
+class OnnxRuntimeInt8:
+    """Dynamic quantization: int8 weights per output channel, the head's too; uint8 activations per tensor."""
+
+    name = "onnxruntime_int8"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return _run(
+            "onnxruntime",
+            checkpoint,
+            lambda model, decoder, weights: models.onnxruntime(decoder, weights, "int8_dynamic", threads),
+        )
+
+
+class DeepSparseFp32:
+    """DeepSparse 1.8, the paper's runtime, discontinued. Neural Magic DeepSparse Community License: for evaluation in
+    development and testing environments only, not for production."""
+
+    name = "deepsparse_fp32"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return _run(
+            "deepsparse",
+            checkpoint,
+            lambda model, decoder, weights: models.deepsparse(
+                decoder, lambda: _weights(checkpoint), "fp32", threads, {}
+            ),
+        )
+
+
+class DeepSparseInt8:
+    """As `DeepSparseFp32`, licence included, in int8: weights per output channel, the head's too; activations by static
+    scales, one a tensor, the only ones that it runs fast. They come from random tokens: its speed counts here."""
+
+    name = "deepsparse_int8"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return _run(
+            "deepsparse",
+            checkpoint,
+            lambda model, decoder, weights: models.deepsparse(
+                decoder, lambda: _weights(checkpoint), "int8_static", threads, largest_inputs(model)
+            ),
+        )
+
+
+class LlamaCppQ8:
+    name = "llamacpp_q8_0"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return _run(
+            "llamacpp",
+            checkpoint,
+            lambda model, decoder, weights: models.llamacpp(decoder, weights, "Q8_0", threads),
+        )
+
+
+class LlamaCppQ4K:
+    """Q4_K_M: 4-bit blocks, some matrices in more bits; the row's note counts the types."""
+
+    name = "llamacpp_q4_k"
+    quantized = False
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        return _run(
+            "llamacpp",
+            checkpoint,
+            lambda model, decoder, weights: models.llamacpp(decoder, weights, "Q4_K_M", threads),
+        )
+
+
+@torch.inference_mode()
+def largest_inputs(model: Any) -> dict[str, float]:
+    """The largest input magnitude of each linear, by its name, over random tokens of a fixed seed."""
+    found: dict[str, float] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: found.update({name: float(inputs[0].abs().max())})
+
+    hooks = [
+        module.register_forward_pre_hook(watch(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    draw = torch.Generator().manual_seed(0)
+    model(input_ids=torch.randint(model.config.vocab_size, (1, CALIBRATION_TOKENS), generator=draw), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _run(
+    runtime: str,
+    checkpoint: Checkpoint,
+    start: Callable[[Any, Decoder, models.Weights], models.PeerModel | PeerUnavailable],
+) -> Runner | Unavailable:
+    python = python_of(runtime)
+    if isinstance(python, PeerUnavailable):
+        return Unavailable(python.reason)
+    model = checkpoints.load(checkpoint, torch.float32)
+    decoder = Decoder.of(model.config.to_dict())
+    started = start(model, decoder, _arrays(model))
+    return Unavailable(started.reason) if isinstance(started, PeerUnavailable) else PeerRunner(started)
+
+
+def _weights(checkpoint: Checkpoint) -> models.Weights:
+    return _arrays(checkpoints.load(checkpoint, torch.float32))
+
+
+def _arrays(model: nn.Module) -> models.Weights:
+    """Views of its weights, not copies."""
+    return {name: weight.numpy() for name, weight in model.state_dict().items()}
