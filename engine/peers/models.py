@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Weights = Mapping[str, Any]
 """numpy fp32, by their Hugging Face names."""
+
+PART = 64
+"""Tokens of a prompt that DeepSparse runs at once."""
 
 
 class PeerModel:
@@ -79,7 +83,11 @@ def deepsparse(
 
 
 class DeepSparseModel(PeerModel):
-    """Its graphs have fixed lengths: they are compiled with the first prompt, and anew when they become too short."""
+    """Its graphs have a fixed length: they are compiled with the first prompt, and anew when they become too short.
+
+    Prompts go in parts of 64 tokens and the rest token by token, as in DeepSparse's own text generation: in graphs of
+    other lengths its cache gives wrong results.
+    """
 
     def __init__(
         self,
@@ -93,36 +101,33 @@ class DeepSparseModel(PeerModel):
     ) -> None:
         super().__init__(peer, decoder, None, note)
         self._weights, self._style, self._threads, self._largest = weights, style, threads, largest
-        self._prompt: list[int] = []
-        self._later: list[int] = []
-        self._room = 64
+        self._ids: list[int] = []
+        self._room = PART
         self._compiled = 0
 
     def prefill(self, ids: list[int]) -> int:
         self._decoder.check_length(len(ids))
-        if len(ids) != len(self._prompt):
-            self._compile(len(ids))
-        self._prompt, self._later = ids, []
+        if len(ids) + self._room > self._compiled:
+            self._compile(len(ids) + self._room)
+        self._ids = list(ids)
         return super().prefill(ids)
 
     def decode(self, token: int) -> int:
-        if len(self._prompt) + len(self._later) == self._compiled:
-            later, self._room = self._later, 2 * self._room
-            self._compile(len(self._prompt))
-            self.prefill(self._prompt)
-            for past in later:
-                self.decode(past)
-        self._later.append(token)
+        # its cache drops the oldest token with the last of the graph's positions, not after it
+        if len(self._ids) == self._compiled - 1:
+            self._room *= 2
+            self.prefill(self._ids)
+        self._ids.append(token)
         return super().decode(token)
 
-    def _compile(self, prompt_tokens: int) -> None:
+    def _compile(self, tokens: int) -> None:
         from engine.peers.onnx_decoder import Lengths, write
 
-        # DeepSparse's own cache gives wrong results in graphs that are shorter than two prompts
-        self._compiled = 2 * prompt_tokens + self._room
+        self._compiled = PART * math.ceil(tokens / PART)
+        weights = self._weights()
         with tempfile.TemporaryDirectory() as folder:
-            paths, weights = {}, self._weights()
-            for kind, new in (("prompt", prompt_tokens), ("token", 1)):
+            paths = {}
+            for kind, new in (("part", PART), ("token", 1)):
                 path = Path(folder) / f"{kind}.onnx"
                 lengths = Lengths(new, self._compiled - new)
                 write(self._decoder, weights, path, self._style, lengths=lengths, largest=self._largest)

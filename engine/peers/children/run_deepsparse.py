@@ -24,28 +24,26 @@ class Runtime:
         self._engine.run([self._x_TI], val_inp=False)
 
     def load_model(
-        self,
-        prompt: str,
-        token: str,
-        length: int,
-        layers: int,
-        kv_heads: int,
-        head_dim: int,
-        sharing: int,
-        threads: int,
+        self, part: str, token: str, length: int, layers: int, kv_heads: int, head_dim: int, sharing: int, threads: int
     ) -> None:
-        """`prompt`, `token`: graphs for a whole prompt and for one token, both over `length` positions."""
+        """`part`, `token`: graphs for a part of a prompt and for one token, both over `length` positions."""
         cached = [False] + [True] * (2 * layers)  # of the outputs, all but the logits
-        self._prompt, self._token = (
+        self._part, self._token = (
             deepsparse.compile_model(path, batch_size=1, num_cores=threads, cached_outputs=cached)
-            for path in (prompt, token)
+            for path in (part, token)
         )
         self._length, self._kv_heads, self._head_dim, self._sharing = length, kv_heads, head_dim, sharing
+        self._part_tokens = self._part.input_shapes[self._part.input_names.index("input_ids")][1]
 
     def prefill(self, ids: list[int]) -> int:
         self._cache = LIB.kv_cache(0, 0)
         self._past = 0
-        return self._run(self._prompt, ids)
+        whole = len(ids) - len(ids) % self._part_tokens
+        for start in range(0, whole, self._part_tokens):
+            chosen = self._run(self._part, ids[start : start + self._part_tokens])
+        for token in ids[whole:]:
+            chosen = self._run(self._token, [token])
+        return chosen
 
     def decode(self, token: int) -> int:
         return self._run(self._token, [token])
