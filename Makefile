@@ -4,9 +4,12 @@ BIN := .venv/bin
 ARGS ?=
 SWEEP ?= sparsity=0.5,0.6,0.7,0.8 distill=ce,kd,squarehead
 QUIET := MLFLOW_DISABLE_TELEMETRY=true TOKENIZERS_PARALLELISM=false
+TESTING := $(QUIET) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
+NATIVE := engine/sources.py $(wildcard engine/native/*)
+SANITIZED := build/sanitized/kernels.so
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep test lint report dashboard verify gc clean \
+.PHONY: help env run plan sweep test sanitize lint report dashboard verify gc clean \
 	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
@@ -22,7 +25,7 @@ env: .venv/.installed .venv/.kernels ## Create .venv with everything (run and te
 	@touch $@
 
 # where there is no C++ compiler this leaves the engine without kernels, and it says so when it is asked for
-.venv/.kernels: .venv/.installed setup.py engine/sources.py $(wildcard engine/native/*)
+.venv/.kernels: .venv/.installed setup.py $(NATIVE)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
@@ -42,7 +45,21 @@ dashboard: env ## Serve MLflow on 127.0.0.1 with the experiment open
 	$(QUIET) $(BIN)/python -m pipeline.dashboard $(ARGS)
 
 test: env ## Run the tests
-	$(QUIET) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(TESTING) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# the sanitizer's library must come first, and C++'s with it: torch throws, and that is watched too; it reports to the
+# terminal and ends the process, so pytest must not capture that
+sanitize: $(SANITIZED) ## Run the engine's tests with its kernels under address and undefined-behaviour sanitizers
+	$(TESTING) SQUAREHEAD_KERNELS=$(CURDIR)/$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		$(BIN)/python -m pytest --capture=sys tests/test_engine_kernels.py tests/test_engine_models.py $(ARGS)
+
+$(SANITIZED): $(NATIVE) | env
+	mkdir -p $(@D)
+	$(CXX) -shared -fPIC -std=c++17 -g -O1 -fno-omit-frame-pointer -fopenmp \
+		-fsanitize=address,undefined -fno-sanitize-recover=undefined \
+		-DSQUAREHEAD_SOURCES="\"$$($(BIN)/python -c 'from engine import sources; print(sources.digest())')\"" \
+		engine/native/*.cpp -o $@
 
 lint: env ## ruff and mypy
 	$(BIN)/ruff check .

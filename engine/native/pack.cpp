@@ -136,7 +136,7 @@ Weight* pack(const Rows& rows) {
   if (!borrowed) std::memset(memory + values + count * size, 0, size_t(kTail));
   if (rows.type == Type::fp32) {
     if (!dense) {
-      std::memcpy(memory + values, rows.values, size_t(count) * 4);
+      if (count > 0) std::memcpy(memory + values, rows.values, size_t(count) * 4);  // no values may have no address
       pack_rows(rows, w, reinterpret_cast<uint64_t*>(memory + masks));
     }
   } else if (rows.type == Type::bf16) {
