@@ -12,6 +12,7 @@ COMMANDS = {
     "export": "engine.commands.export",
     "generate": "engine.commands.generate",
     "bench": "engine.commands.bench",
+    "bench-layers": "engine.commands.bench_layers",
     "info": "engine.commands.info",
 }
 """Name -> module with `add_arguments(parser)` and `run(args)`; its docstring is the command's help. None of them

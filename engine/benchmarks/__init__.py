@@ -1,0 +1,1 @@
+"""What `bench-layers` and `bench-stack` measure, beside what the machine allows."""

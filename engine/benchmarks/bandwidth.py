@@ -1,0 +1,44 @@
+"""How fast the threads read memory: the limit of every product with a few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine import kernels
+from engine.kernels import Matrix
+from engine.peers.children.serve import seconds
+from engine.weights import PackedWeight
+
+ROUNDS = 7
+WIDTH = 4096
+
+
+@dataclass(frozen=True)
+class ReadBandwidth:
+    gigabytes_per_second: float
+    """Of the fastest round of the fastest way to read."""
+    method: str
+    """That way."""
+
+
+def measure(threads: int, buffer_bytes: int) -> ReadBandwidth:
+    """Reads `buffer_bytes`, which should be more than the caches hold, in interleaved rounds by torch's sum and, where
+    there are kernels, by the engine's own products of dense matrices. Takes torch's threads as they are set."""
+    rows = max(1, buffer_bytes // (4 * WIDTH))
+    ones_OI, x_TI = torch.ones(rows, WIDTH), torch.ones(1, WIDTH)
+    ways: dict[str, tuple[int, Callable[[], object]]] = {"torch sum, fp32": (ones_OI.nbytes, ones_OI.sum)}
+    if not kernels.unavailable():
+        fp32 = Matrix(PackedWeight((rows, WIDTH), ones_OI.view(-1), None, None, None))
+        ways["engine dense fp32 product"] = (fp32.bytes, lambda: fp32.linear(x_TI, threads))
+        ones = torch.ones(4 * rows * WIDTH, dtype=torch.int8)
+        int8 = Matrix(PackedWeight((4 * rows, WIDTH), ones, None, None, torch.ones(4 * rows)))
+        ways["engine dense int8 product"] = (int8.bytes, lambda: int8.linear(x_TI, threads))
+    found = dict.fromkeys(ways, 0.0)
+    for _ in range(ROUNDS):
+        for name, (read, call) in ways.items():
+            found[name] = max(found[name], read / seconds(call, 0) / 1e9)
+    best = max(found, key=lambda name: found[name])
+    return ReadBandwidth(found[best], best)

@@ -1,0 +1,80 @@
+"""The machine and the versions that a measurement belongs to, and the size of its caches."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine import kernels, sources
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+LEAST_FLUSH_BYTES = 128 << 20
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def describe(threads: int, runtimes: Iterable[str] = ()) -> dict[str, Any]:
+    """For the record of a run. `runtimes`: those of the peers that took part."""
+    import torch
+
+    names = ("torch", "transformers", "numpy", "squarehead")
+    return {
+        "cpu": cpu_model(),
+        "instructions": sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True),
+        "torch_kernels": torch.backends.cpu.get_cpu_capability(),
+        "engine_kernels": None if kernels.unavailable() else kernels.available_isas()[-1],
+        "last_level_cache_bytes": last_level_cache_bytes(),
+        "threads": threads,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "engine_sources": sources.digest(),
+            **{name: metadata.version(name) for name in names},
+            **{runtime: _peer_version(runtime) for runtime in sorted(set(runtimes))},
+        },
+    }
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # macOS, Windows
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def last_level_cache_bytes(caches: Path = CACHES) -> int | None:
+    """As the kernel tells; None where it does not."""
+    found = {int(_read(index / "level")): _bytes(_read(index / "size")) for index in caches.glob("index*")}
+    return found[max(found)] if found else None
+
+
+def default_flush_bytes() -> int:
+    """Reading as much leaves none of the weights in the last-level cache."""
+    return max(LEAST_FLUSH_BYTES, 2 * (last_level_cache_bytes() or 0))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="ascii").strip()
+
+
+def _bytes(size: str) -> int:
+    """Of "107520K"."""
+    return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
+
+
+def _peer_version(runtime: str) -> str | None:
+    """The one pinned for its side environment, else the one installed here; None where there is none."""
+    from engine.peers.environments import ENVIRONMENTS
+
+    if runtime in ENVIRONMENTS:
+        pins = ENVIRONMENTS[runtime].requirements.read_text(encoding="utf-8").splitlines()
+        return ", ".join(pin for pin in pins if pin.replace("_", "").replace("-", "").startswith(runtime)) or None
+    try:
+        return metadata.version(runtime)
+    except metadata.PackageNotFoundError:
+        return None
