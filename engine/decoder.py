@@ -7,6 +7,7 @@ model is most of the time. Prompts still go through the transformers model, whos
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,8 @@ class Profile:
     steps: int
     seconds: dict[str, float]
     """By phase, waiting for the slowest thread included."""
+    weight_bytes: dict[str, int]
+    """Read by one step, of the phases that are products."""
 
 
 class Decoder:
@@ -104,13 +107,14 @@ class Decoder:
         self.position = 0
         self._seconds = (ctypes.c_double * len(PHASES))()
         self._steps = 0
+        self._bytes: Counter[str] = Counter()
         heads, size = config.num_attention_heads, attention.head_dim
         key_heads = config.num_key_value_heads
         shape = (len(body.layers), key_heads, context, size)
         self._keys, self._values = torch.zeros(shape), torch.zeros(shape)
         layers = (_Layer * len(body.layers))(*[self._layer(layer) for layer in body.layers])
         self._alive.append(layers)
-        head = self._stage([model.get_output_embeddings()])
+        head = self._stage("head", [model.get_output_embeddings()])
         self._logits = torch.empty(model.get_output_embeddings().out_features)
         self._structure = _Decoder(
             hidden=config.hidden_size,
@@ -131,7 +135,7 @@ class Decoder:
             keys=self._keys.data_ptr(),
             values=self._values.data_ptr(),
         )
-        self.weight_bytes = sum(matrix.bytes for matrix in self._alive if isinstance(matrix, Matrix))
+        self.weight_bytes = self._bytes.total()
         """Read by one step; norms and the embedding's row left out."""
 
     @torch.no_grad()
@@ -162,7 +166,7 @@ class Decoder:
 
     def profile(self) -> Profile:
         """Of all steps since the last call."""
-        found = Profile(self._steps, dict(zip(PHASES, self._seconds, strict=True)))
+        found = Profile(self._steps, dict(zip(PHASES, self._seconds, strict=True)), dict(self._bytes))
         self._steps = 0
         self._seconds = (ctypes.c_double * len(PHASES))()
         return found
@@ -170,19 +174,20 @@ class Decoder:
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return _Layer(
-            qkv=self._stage(_sharing_attention(attention)),
-            out=self._stage([attention.o_proj]),
-            gate_up=self._stage(_sharing_mlp(mlp)),
-            down=self._stage([mlp.down_proj]),
+            qkv=self._stage("qkv", _sharing_attention(attention)),
+            out=self._stage("out", [attention.o_proj]),
+            gate_up=self._stage("gate_up", _sharing_mlp(mlp)),
+            down=self._stage("down", [mlp.down_proj]),
             attention_norm=self._floats(layer.input_layernorm.weight),
             mlp_norm=self._floats(layer.post_attention_layernorm.weight),
         )
 
-    def _stage(self, linears: list[Any]) -> _Stage:
+    def _stage(self, phase: str, linears: list[Any]) -> _Stage:
         first = linears[0]
         shared = getattr(first, "shared", None)
         matrices = [shared.matrix()] if shared else [_matrix(linear) for linear in linears]
         self._alive += matrices
+        self._bytes[phase] += sum(matrix.bytes for matrix in matrices)
         scale = getattr(first, "input_scale", None)
         parts = (ctypes.c_void_p * 3)(*[matrix.handle for matrix in matrices])
         return _Stage(parts, len(matrices), None if scale is None else self._floats(scale))
