@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.benchmarks.bandwidth import ReadBandwidth
 from engine.decoder import Profile
 
 OUTSIDE = "outside"
@@ -33,15 +34,13 @@ class Breakdown:
     transformers_microseconds: float
     """A step of the same model, decoded by transformers."""
     weight_bytes: int
-    read_gigabytes_per_second: float
-    """Measured from memory, with the same threads."""
+    memory: ReadBandwidth
+    """With the same threads."""
     limit_microseconds: float
     """What reading the weights from memory takes."""
 
 
-def breakdown(
-    profile: Profile, step_s: float, transformers_step_s: float, read_gigabytes_per_second: float
-) -> Breakdown:
+def breakdown(profile: Profile, step_s: float, transformers_step_s: float, memory: ReadBandwidth) -> Breakdown:
     """`step_s`, `transformers_step_s`: seconds of one step, measured from outside; the profile is of the same steps."""
     assert profile.steps > 0
     seconds = {name: total / profile.steps for name, total in profile.seconds.items()}
@@ -58,6 +57,6 @@ def breakdown(
         microseconds=1e6 * step_s,
         transformers_microseconds=1e6 * transformers_step_s,
         weight_bytes=weight_bytes,
-        read_gigabytes_per_second=read_gigabytes_per_second,
-        limit_microseconds=1e-3 * weight_bytes / read_gigabytes_per_second,
+        memory=memory,
+        limit_microseconds=1e-3 * weight_bytes / memory.gigabytes_per_second,
     )

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import EngineError
-from engine.kernels import Matrix
 from engine.linear import EngineLinear
-from engine.weights import PackedWeight
 
 
 @dataclass
@@ -90,25 +88,6 @@ def one_round(stepper: Stepper, ids_1T: Tensor, new_tokens: int) -> tuple[float,
     for _ in range(new_tokens):
         token = int(stepper.step(token).argmax())
     return between - start, time.perf_counter() - between
-
-
-class MemoryReader:
-    """Measures how fast weights can be read here: a dense fp32 product with one token, of more than caches hold."""
-
-    SHAPE = (1 << 15, 1 << 12)  # 512 MB
-
-    def __init__(self) -> None:
-        """Raises EngineError without kernels."""
-        rows, columns = self.SHAPE
-        # written to: memory that never was is one page of zeros, and stays in the cache
-        values = torch.ones(rows * columns)
-        self._matrix = Matrix(PackedWeight(self.SHAPE, values, None, None, None))
-        self._x_1I = torch.ones(1, columns)
-
-    def gigabytes_per_second(self, threads: int) -> float:
-        start = time.perf_counter()
-        self._matrix.linear(self._x_1I, threads)
-        return self._matrix.bytes / (time.perf_counter() - start) / 1e9
 
 
 def bytes_per_token(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 import engine
 from engine.__main__ import main
+from engine.benchmarks.bandwidth import ReadBandwidth
 from engine.breakdown import OUTSIDE, breakdown
 from engine.decoder import PHASES, Decoder, Profile
 from engine.measure import bytes_per_token
@@ -18,7 +19,7 @@ from tests.test_engine_kernels import pytestmark  # noqa: F401
 
 def test_a_breakdown_divides_the_step_into_its_phases_and_what_is_outside() -> None:
     profile = Profile(10, {"qkv": 20e-3, "attention": 10e-3}, {"qkv": 4_000_000})
-    found = breakdown(profile, step_s=4e-3, transformers_step_s=9e-3, read_gigabytes_per_second=8.0)
+    found = breakdown(profile, step_s=4e-3, transformers_step_s=9e-3, memory=ReadBandwidth(8.0, "a sum"))
     assert [phase.name for phase in found.phases] == ["qkv", "attention", OUTSIDE]
     assert [phase.microseconds for phase in found.phases] == pytest.approx([2000, 1000, 1000])
     assert [phase.percent for phase in found.phases] == pytest.approx([50, 25, 25])
@@ -48,7 +49,7 @@ def test_bench_prints_the_step_and_writes_every_round(tmp_path: Path, capsys: py
     assert main(["bench", str(out), *sizes, "--json", str(record)]) == 0
     shown = capsys.readouterr().out
     assert "mean of 6" in shown  # not of the warm-up
-    assert "measured here from memory" in shown
+    assert "MB from memory at" in shown
     rows = [line.split()[0] for line in shown.splitlines() if line]
     first = rows.index("qkv")
     assert rows[first : first + len(PHASES) + 2] == [*PHASES, OUTSIDE, "all"]

@@ -8,7 +8,6 @@ follows where the time of the engine's step went (means), and how long reading i
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from engine import kernels, measure
+    from engine.benchmarks import machine, output
     from engine.errors import EngineError
     from engine.files import load
 
     for name in ("prompt_tokens", "new_tokens", "rounds", "threads"):
         if getattr(args, name) < 1:
             raise EngineError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
-    if args.json and not args.json.parent.is_dir():
-        raise EngineError(f"--json is {args.json}, but there is no folder {args.json.parent}; make it first")
+    if args.json and (args.json.is_dir() or not args.json.resolve().parent.is_dir()):
+        raise EngineError(f"--json is {args.json}, expected a file in a folder that is there")
     with Console(stderr=True).status(f"loading {args.folder}"):
         model = load(args.folder, threads=args.threads)
     measured = _measure(model, args)
@@ -60,17 +60,13 @@ def run(args: argparse.Namespace) -> None:
     if measured.step:
         _print_step(console, measured.step)
     if args.json:
-        record = {key: getattr(args, key) for key in ("threads", "prompt_tokens", "new_tokens", "warmup")}
-        record |= {
-            "folder": str(args.folder),
-            "instructions": isa,
-            "weight_bytes": read,
-            "engine_unavailable": measured.reason,
-        }
+        record: dict[str, Any] = {"folder": str(args.folder), "machine": machine.describe(args.threads)}
+        record |= {key: getattr(args, key) for key in ("prompt_tokens", "new_tokens", "warmup")}
+        record |= {"weight_bytes": read, "engine_unavailable": measured.reason}
         record["prefill_ms"] = {name: spread.values for name, spread in measured.prefill_ms.items()}
         record["step_microseconds"] = {name: spread.values for name, spread in measured.step_us.items()}
         record["engine_step"] = asdict(measured.step) if measured.step else None
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        output.write(record, args.json)
 
 
 @dataclass
@@ -85,19 +81,18 @@ class Measured:
 
 def _measure(model: Any, args: argparse.Namespace) -> Measured:
     from engine import decoder, measure
+    from engine.benchmarks import bandwidth, machine
     from engine.breakdown import breakdown
 
     length = args.prompt_tokens + args.new_tokens
     measure.check_length(model, length)
     ids_1T = measure.random_prompt(model, args.prompt_tokens)
     steppers: dict[str, measure.Stepper] = {"transformers": measure.TransformersStepper(model)}
-    native = reader = None
+    native = None
     if not (reason := decoder.unsupported(model)):
         steppers["engine"] = native = decoder.Decoder(model, length)
-        reader = measure.MemoryReader()
     prefill_ms = {name: measure.Spread() for name in steppers}
     step_us = {name: measure.Spread() for name in steppers}
-    reading = measure.Spread()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for number in progress.track(range(args.warmup + args.rounds), description="bench"):
             if native and number == args.warmup:
@@ -107,12 +102,12 @@ def _measure(model: Any, args: argparse.Namespace) -> Measured:
                 if number >= args.warmup:
                     prefill_ms[name].add(1e3 * prefill_s)
                     step_us[name].add(1e6 * decode_s / args.new_tokens)
-            if reader and number >= args.warmup:
-                reading.add(reader.gigabytes_per_second(args.threads))
     step = None
     if native:
         mean_s = {name: 1e-6 * spread.mean for name, spread in step_us.items()}
-        step = breakdown(native.profile(), mean_s["engine"], mean_s["transformers"], reading.median)
+        profile = native.profile()
+        memory = bandwidth.measure(args.threads, machine.default_flush_bytes())
+        step = breakdown(profile, mean_s["engine"], mean_s["transformers"], memory)
     return Measured(prefill_ms, step_us, step, reason)
 
 
@@ -148,8 +143,8 @@ def _print_step(console: Console, found: Breakdown) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"reading {found.weight_bytes / 1e6:.1f} MB at {found.read_gigabytes_per_second:.1f} GB/s, measured here from "
-        f"memory, takes {found.limit_microseconds:.0f} µs: the step takes "
+        f"reading {found.weight_bytes / 1e6:.1f} MB from memory at {found.memory.gigabytes_per_second:.1f} GB/s "
+        f"({found.memory.method}) takes {found.limit_microseconds:.0f} µs: the step takes "
         f"{found.microseconds / found.limit_microseconds:.2f} times that (below 1: caches hold a part)",
         soft_wrap=True,
     )
