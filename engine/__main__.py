@@ -13,6 +13,7 @@ COMMANDS = {
     "generate": "engine.commands.generate",
     "bench": "engine.commands.bench",
     "bench-layers": "engine.commands.bench_layers",
+    "bench-stack": "engine.commands.bench_stack",
     "info": "engine.commands.info",
 }
 """Name -> module with `add_arguments(parser)` and `run(args)`; its docstring is the command's help. None of them

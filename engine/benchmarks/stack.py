@@ -1,0 +1,328 @@
+"""A random Llama of a few layers of a large one's shape, decoded token by token by torch, the engine and llama.cpp."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from engine import measure
+from engine.benchmarks import roofline
+from engine.benchmarks.bandwidth import ReadBandwidth
+from engine.conversion import convert
+from engine.decoder import Decoder
+from engine.errors import EngineError
+from engine.peers import decoder as peer_decoder
+from engine.peers import models
+from engine.peers.contracts import Unavailable
+from engine.weights import DType
+
+Row = dict[str, Any]
+BASELINE = "torch_fp32"
+WARMUP = 1
+"""Rounds that are not counted."""
+FIRST = 1
+"""The token that every round starts from, with an empty cache."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    width: int
+    mlp_width: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+
+    @property
+    def layer_linears(self) -> list[tuple[int, int]]:
+        """Outputs and inputs."""
+        kv = self.width // self.heads * self.kv_heads
+        attention = [(self.width, self.width), (kv, self.width), (kv, self.width), (self.width, self.width)]
+        return [*attention, *[(self.mlp_width, self.width)] * 2, (self.width, self.mlp_width)]
+
+    def check(self) -> None:
+        """Raises EngineError for sizes that make no Llama."""
+        if self.width % self.heads or self.heads % self.kv_heads or self.width // self.heads % 2:
+            raise EngineError(
+                f"width {self.width}, {self.heads} heads and {self.kv_heads} key heads do not divide one another, or "
+                "a head's size is odd; change --width, --heads or --kv-heads"
+            )
+
+
+@dataclass(frozen=True)
+class EngineForm:
+    dtype: DType
+    head: DType
+    dense: bool
+
+
+_FORMS: tuple[tuple[str, DType, DType], ...] = (
+    ("engine_fp32", "fp32", "fp32"),
+    ("engine_bf16", "bf16", "fp32"),
+    ("engine_int8", "int8", "fp32"),
+    ("engine_int8_head", "int8", "int8"),
+)
+ENGINE_FORMS = {
+    name + "_dense" * dense: EngineForm(dtype, head, dense) for name, dtype, head in _FORMS for dense in (True, False)
+}
+TORCH_DTYPES = {"torch_fp32": torch.float32, "torch_bf16": torch.bfloat16}
+LLAMACPP_TYPES = {"llamacpp_q8_0": "Q8_0", "llamacpp_q4_k": "Q4_K_M"}
+LLAMACPP_BYTES = {"llamacpp_q8_0": 1.06, "llamacpp_q4_k": 0.62}
+"""A weight, about."""
+
+
+class Runner(Protocol):
+    """A model at batch 1, greedy. Both methods return the token that comes next."""
+
+    def start(self, token: int) -> int:
+        """Runs the first token of a sequence."""
+
+    def step(self, token: int) -> int:
+        """Runs one more token."""
+
+    def close(self) -> None: ...
+
+
+class TorchRunner:
+    def __init__(self, model: Any) -> None:
+        self._stepper = measure.TransformersStepper(model)
+
+    def start(self, token: int) -> int:
+        return int(self._stepper.prefill(torch.tensor([[token]])).argmax())
+
+    def step(self, token: int) -> int:
+        return int(self._stepper.step(token).argmax())
+
+    def close(self) -> None:
+        """There is no process to end."""
+
+
+class EngineRunner:
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+
+    def start(self, token: int) -> int:
+        self.decoder.position = 0
+        return self.step(token)
+
+    def step(self, token: int) -> int:
+        return int(self.decoder.step(token).argmax())
+
+    def close(self) -> None:
+        """There is no process to end."""
+
+
+class PeerRunner:
+    def __init__(self, model: models.PeerModel) -> None:
+        self._model = model
+
+    def start(self, token: int) -> int:
+        return self._model.prefill([token])
+
+    def step(self, token: int) -> int:
+        return self._model.decode(token)
+
+    def close(self) -> None:
+        self._model.close()
+
+
+@dataclass
+class Contender:
+    """A form of the model and what its rounds took; or why it cannot run."""
+
+    name: str
+    runner: Runner | None = None
+    weight_bytes: int | None = None
+    note: str | None = None
+    reason: str | None = None
+    seconds: list[float] = field(default_factory=list)
+    """Of one step, the mean of each round."""
+
+    def close(self) -> None:
+        if self.runner is not None:
+            self.runner.close()
+            self.runner = None
+
+
+@torch.no_grad()
+def one_layer(shape: Shape, sparsity: float, context: int) -> Any:
+    """The model of one layer, fp32, random, with zeros at random places in its linears but the head."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.width,
+            intermediate_size=shape.mlp_width,
+            num_hidden_layers=1,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.kv_heads,
+            max_position_embeddings=context,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+        )
+    )
+    model.float().requires_grad_(False).eval()
+    for module in model.model.layers.modules():
+        if isinstance(module, nn.Linear):
+            module.weight[torch.rand(module.weight.shape) < sparsity] = 0
+    return model
+
+
+def repeated(model: Any, layers: int) -> Any:
+    """In place: its one layer, and copies of it, which have memory of their own."""
+    first = model.model.layers[0]
+    for number in range(1, layers):
+        layer = copy.deepcopy(first)
+        layer.self_attn.layer_idx = number
+        model.model.layers.append(layer)
+    model.config.num_hidden_layers = layers
+    return model
+
+
+def without_copies(model: nn.Module) -> Any:
+    """The same modules anew around the same parameters."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def prepare(name: str, model: Any, layers: int, context: int, threads: int) -> Contender:
+    """`model`: of one layer, and left as it is."""
+    contender = Contender(name)
+    try:
+        if name in TORCH_DTYPES:
+            own = without_copies(model) if name == BASELINE else copy.deepcopy(model).to(TORCH_DTYPES[name])
+            own = repeated(own, layers)
+            contender.weight_bytes = measure.bytes_per_token(own)
+            contender.runner = TorchRunner(own)
+        elif name in ENGINE_FORMS:
+            decoder = _engine(ENGINE_FORMS[name], model, layers, context)
+            contender.weight_bytes = decoder.weight_bytes
+            contender.runner = EngineRunner(decoder)
+        else:
+            peer = _llamacpp(LLAMACPP_TYPES[name], model, layers, threads)
+            if isinstance(peer, Unavailable):
+                contender.reason = peer.reason
+            else:
+                contender.weight_bytes, contender.note = peer.weight_bytes, peer.note
+                contender.runner = PeerRunner(peer)
+    except EngineError as error:
+        contender.reason = str(error)
+    return contender
+
+
+def _engine(form: EngineForm, model: Any, layers: int, context: int) -> Decoder:
+    own = convert(without_copies(model), dtype=form.dtype, head=form.head, keep_dense=form.dense)
+    decoder = Decoder(repeated(own, layers), context)
+    # a step reads the kernels' forms; those they were made from would take as much memory again
+    own.model.layers = nn.ModuleList()
+    return decoder
+
+
+def _llamacpp(file_type: str, model: Any, layers: int, threads: int) -> models.PeerModel | Unavailable:
+    decoder = peer_decoder.Decoder.of(model.config.to_dict() | {"num_hidden_layers": layers})
+    weights: dict[str, Any] = {}
+    for name, weight in model.state_dict().items():
+        copies = range(layers) if name.startswith("model.layers.0.") else [0]
+        weights |= {name.replace(".0.", f".{number}.", 1): weight.numpy() for number in copies}
+    return models.llamacpp(decoder, weights, file_type, threads)
+
+
+def run_rounds(contenders: Sequence[Contender], new_tokens: int, rounds: int, done: Callable[[], None]) -> None:
+    """Fills the contenders' seconds. `done`: after each run. A contender that fails is out from then on."""
+    for number in range(WARMUP + rounds):
+        for contender in contenders:
+            if number == WARMUP and isinstance(contender.runner, EngineRunner):
+                contender.runner.decoder.profile()  # forgets the warm-up
+            if contender.runner is not None:
+                try:
+                    seconds = _one_round(contender.runner, new_tokens)
+                except EngineError as error:
+                    contender.close()
+                    contender.reason, contender.seconds = str(error), []
+                else:
+                    contender.seconds += [seconds] * (number >= WARMUP)
+            done()
+
+
+def _one_round(runner: Runner, new_tokens: int) -> float:
+    token = runner.start(FIRST)
+    start = time.perf_counter()
+    for _ in range(new_tokens):
+        token = runner.step(token)
+    return (time.perf_counter() - start) / new_tokens
+
+
+def rows_of(contenders: Sequence[Contender], bandwidth: ReadBandwidth) -> list[Row]:
+    """Ratios are quotients of median rounds. `memory_limit_tokens_per_second`: were the weights read at the measured
+    bandwidth and nothing else done. `step_us`: the engine's mean step by phase, since the warm-up; asked for once."""
+    medians = {c.name: statistics.median(c.seconds) for c in contenders if c.seconds}
+    rows: list[Row] = []
+    for contender in contenders:
+        row: Row = {"contender": contender.name}
+        if contender.name not in medians:
+            rows.append(row | {"status": "n/a", "reason": contender.reason or "ended before its first round"})
+            continue
+        median, read = medians[contender.name], contender.weight_bytes
+        rate = None if read is None else roofline.gigabytes_per_second(read, median)
+        profile = contender.runner.decoder.profile() if isinstance(contender.runner, EngineRunner) else None
+        rows.append(
+            row
+            | {
+                "status": "ok",
+                "tokens_per_second": 1 / median,
+                "tokens_per_second_min": 1 / max(contender.seconds),
+                "tokens_per_second_max": 1 / min(contender.seconds),
+                "step_us_rounds": [1e6 * seconds for seconds in contender.seconds],
+                **{
+                    f"over_{name}": medians[name] / median if name in medians else None
+                    for name in (BASELINE, "llamacpp_q4_k")
+                },
+                "bytes_per_token": read,
+                "gigabytes_per_second": rate,
+                "share_of_bandwidth": None if rate is None else rate / bandwidth.gigabytes_per_second,
+                "memory_limit_tokens_per_second": (
+                    None if read is None else 1e9 * bandwidth.gigabytes_per_second / read
+                ),
+                "step_us": (
+                    {phase: 1e6 * s / profile.steps for phase, s in profile.seconds.items()} if profile else None
+                ),
+                "note": contender.note,
+            }
+        )
+    return rows
+
+
+def memory_bytes(shape: Shape, layers: int, sparsity: float, names: Sequence[str]) -> float:
+    """The most that is in memory at once while `names` are prepared in this order: about."""
+    linears = shape.layer_linears
+    layer = sum(roofline.dense_bytes(*linear, "fp32") for linear in linears)
+    table = roofline.dense_bytes(shape.vocabulary, shape.width, "fp32")
+    kept = most = float(layer + 2 * table)  # the model of one layer, which the others are made from
+    for name in names:
+        passing = 0.0
+        if name == BASELINE:
+            kept += (layers - 1) * layer
+        elif name in TORCH_DTYPES:
+            kept += layers * layer / 2 + table
+            passing = layer + 2 * table
+        elif name in ENGINE_FORMS:
+            form = ENGINE_FORMS[name]
+            stored = layers * sum(_stored_bytes(form, *linear, sparsity) for linear in linears)
+            kept += stored + (table / 4 if form.head == "int8" else 0)
+            passing = 2 * stored  # linears apart, and those that share their input stacked
+        else:
+            kept += LLAMACPP_BYTES[name] * (layers * layer + 2 * table) / 4
+        most = max(most, kept + passing)
+    return most
+
+
+def _stored_bytes(form: EngineForm, rows: int, columns: int, sparsity: float) -> float:
+    if form.dense:
+        return roofline.dense_bytes(rows, columns, form.dtype)
+    return roofline.bitmask_bytes(rows, columns, sparsity, form.dtype)
