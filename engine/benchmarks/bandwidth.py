@@ -31,7 +31,8 @@ def measure(threads: int, buffer_bytes: int) -> ReadBandwidth:
     ones_OI, x_TI = torch.ones(rows, WIDTH), torch.ones(1, WIDTH)
     ways: dict[str, tuple[int, Callable[[], object]]] = {"torch sum, fp32": (ones_OI.nbytes, ones_OI.sum)}
     if not kernels.unavailable():
-        fp32 = Matrix(PackedWeight((rows, WIDTH), ones_OI.view(-1), None, None, None))
+        # memory of its own: what the sum has just read may partly be in a cache still
+        fp32 = Matrix(PackedWeight((rows, WIDTH), ones_OI.view(-1).clone(), None, None, None))
         ways["engine dense fp32 product"] = (fp32.bytes, lambda: fp32.linear(x_TI, threads))
         ones = torch.ones(4 * rows * WIDTH, dtype=torch.int8)
         int8 = Matrix(PackedWeight((4 * rows, WIDTH), ones, None, None, torch.ones(4 * rows)))
