@@ -12,7 +12,7 @@
 #include <cpuid.h>
 
 #include "avx512.h"
-#include "scratch.h"
+#include "memory.h"
 
 namespace squarehead {
 namespace {
@@ -26,8 +26,7 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0-3: sums of 2 x 16 tokens times 2 panels; 4, 5: tokens; 6, 7: weights.
-TileConfig whole_tiles() {
+constexpr TileConfig whole_tiles() {
   TileConfig config;
   for (int i = 0; i < 8; i++) {
     config.bytes_per_row[i] = 64;
@@ -35,6 +34,10 @@ TileConfig whole_tiles() {
   }
   return config;
 }
+
+// Tiles 0-3: sums of 2 x 16 tokens times 2 panels; 4, 5: tokens; 6, 7: weights.
+// A constant in memory: gcc 12 does not know that loading a configuration reads it, and drops stores to a local one.
+constexpr TileConfig kConfig = whole_tiles();
 
 template <Type kType>
 SQUAREHEAD_INLINE void multiply_tiles() {
@@ -51,48 +54,53 @@ SQUAREHEAD_INLINE void multiply_tiles() {
   }
 }
 
+// Panels are expanded together so that tokens are read the fewer times; they fill up to half of a 2 MB cache.
 template <Type kType, bool kDense>
 void expanded(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, int64_t last) {
-  const int64_t groups = w.padded / group_of(kType), tiles = groups / kTile;
+  constexpr int kTogether = kType == Type::int8 ? 8 : 4;
+  const int64_t tiles = w.padded / group_of(kType) / kTile;
   thread_local Scratch memory;
-  auto* weights = static_cast<uint8_t*>(memory.get(size_t(2 * tiles * kTileBytes)));
+  auto* weights = static_cast<uint8_t*>(memory.get(size_t(kTogether * tiles * kTileBytes)));
   alignas(64) int32_t sums[4][kTile * kPanel];
-  const TileConfig config = whole_tiles();
-  _tile_loadconfig(&config);
-  for (int64_t panel = first; panel < last; panel += 2) {
-    const int count = last - panel > 1 ? 2 : 1;
-    for (int p = 0; p < count; p++) {
-      Reader<kType, kDense> reader(w, panel + p);
-      for (int64_t g = 0; g < groups; g++) {
-        reader.prefetch_ahead(g);
-        const int64_t tile = g / kTile, row = g % kTile;
-        _mm512_store_si512(weights + (2 * tile + p) * kTileBytes + row * 64, reader.next(g));
+  _tile_loadconfig(&kConfig);
+  for (int64_t panel = first; panel < last; panel += kTogether) {
+    const int count = int(last - panel < kTogether ? last - panel : kTogether);
+    Readers<kType, kDense, kTogether> readers(w, panel, count);
+    for (int64_t tile = 0; tile < tiles; tile++)
+      for (int p = 0; p < count; p++) {
+        uint8_t* to = weights + (p / 2 * 2 * tiles + 2 * tile + p % 2) * kTileBytes;
+        for (int64_t row = 0; row < kTile; row++) {
+          if (row % 4 == 0) readers.prefetch_ahead(p);
+          _mm512_store_si512(to + row * 64, readers.next(p, tile * kTile + row));
+        }
       }
-    }
     for (int64_t token = 0; token < x.tokens; token += 2 * kTile) {
       const auto* data = static_cast<const uint8_t*>(x.data) + token * x.stride;
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      for (int64_t tile = 0; tile < tiles; tile++) {
-        _tile_loadd(4, data + tile * 64, x.stride);
-        _tile_loadd(6, weights + 2 * tile * kTileBytes, 64);
-        _tile_loadd(7, weights + (2 * tile + 1) * kTileBytes, 64);
-        _tile_loadd(5, data + kTile * x.stride + tile * 64, x.stride);
-        multiply_tiles<kType>();
+      for (int pair = 0; pair < count; pair += 2) {
+        const uint8_t* both = weights + pair * tiles * kTileBytes;
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t tile = 0; tile < tiles; tile++) {
+          _tile_loadd(4, data + tile * 64, x.stride);
+          _tile_loadd(6, both + 2 * tile * kTileBytes, 64);
+          _tile_loadd(7, both + (2 * tile + 1) * kTileBytes, 64);
+          _tile_loadd(5, data + kTile * x.stride + tile * 64, x.stride);
+          multiply_tiles<kType>();
+        }
+        _tile_stored(0, sums[0], 64);
+        _tile_stored(1, sums[1], 64);
+        _tile_stored(2, sums[2], 64);
+        _tile_stored(3, sums[3], 64);
+        for (int half = 0; half < 2; half++)
+          for (int p = 0; p < 2 && pair + p < count; p++)
+            for (int64_t t = 0; t < kTile && token + half * kTile + t < x.tokens; t++) {
+              const int64_t b = token + half * kTile + t;
+              const __m512i sum = _mm512_load_si512(sums[2 * half + p] + t * kPanel);
+              finish<kType, false>(sum, w, x, panel + pair + p, b, y + b * ldy);
+            }
       }
-      _tile_stored(0, sums[0], 64);
-      _tile_stored(1, sums[1], 64);
-      _tile_stored(2, sums[2], 64);
-      _tile_stored(3, sums[3], 64);
-      for (int half = 0; half < 2; half++)
-        for (int p = 0; p < count; p++)
-          for (int64_t t = 0; t < kTile && token + half * kTile + t < x.tokens; t++) {
-            const int64_t b = token + half * kTile + t;
-            const __m512i sum = _mm512_load_si512(sums[2 * half + p] + t * kPanel);
-            finish<kType, false>(sum, w, x, panel + p, b, y + b * ldy);
-          }
     }
   }
   _tile_release();

@@ -30,12 +30,13 @@ void many_tokens(const Isa& isa, const Weight& w, const float* x, int64_t tokens
                  int threads) {
   thread_local Scratch memory, scale_memory;
   const bool lanes = w.type == Type::fp32 && isa.many_fp32 != nullptr;
-  const int64_t rows = round_up(tokens, 32), size = size_of(w.type);
+  // a line more than the token: at a power of two all rows of a tile would fall into the same set of the cache
+  const int64_t rows = round_up(tokens, 32), size = size_of(w.type), stride = w.padded * size + 64;
   // threads of the team use the caller's scratch
   auto* prepared = static_cast<uint8_t*>(
-      memory.get(size_t(lanes ? round_up(tokens, 128) * w.inputs * 4 : rows * w.padded * size)));
+      memory.get(size_t(lanes ? round_up(tokens, 128) * w.inputs * 4 : rows * stride)));
   auto* scales = static_cast<float*>(scale_memory.get(size_t(rows) * 4));
-  const Input input{prepared, w.padded * size, tokens, scales};
+  const Input input{prepared, stride, tokens, scales};
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #if defined(_OPENMP)

@@ -14,12 +14,11 @@ namespace squarehead {
 namespace {
 
 SQUAREHEAD_INLINE int64_t popcount(uint64_t bits) { return __builtin_popcountll(bits); }
-#ifndef PD
-#define PD 2048
-#define PH _MM_HINT_T0
-#define PN 1
-#endif
-SQUAREHEAD_INLINE void prefetch(const void* p) { for(int i=0;i<PN;i++)_mm_prefetch(static_cast<const char*>(p)+64*i, PH); }
+// Asks for `kLines` cache lines 4 KB ahead of `p`: into the second cache, which has room for that many.
+template <int kLines>
+SQUAREHEAD_INLINE void prefetch(const void* p) {
+  for (int i = 0; i < kLines; i++) _mm_prefetch(static_cast<const char*>(p) + 4096 + 64 * i, _MM_HINT_T1);
+}
 
 // The first `n` of 16 lanes; none for n <= 0.
 SQUAREHEAD_INLINE __mmask16 first_lanes(int64_t n) {
@@ -48,41 +47,46 @@ SQUAREHEAD_EXPAND(expand16, "vpexpandw")
 SQUAREHEAD_EXPAND(expand8, "vpexpandb")
 #undef SQUAREHEAD_EXPAND
 
-// Walks the groups of one panel in order.
-template <Type kType, bool kDense>
-class Reader {
+// Walk the groups of neighbouring panels, each in order.
+template <Type kType, bool kDense, int P>
+class Readers {
  public:
-  Reader(const Weight& w, int64_t panel) {
+  // The first `count` panels from `panel` on; the others repeat the first.
+  SQUAREHEAD_INLINE_MEMBER Readers(const Weight& w, int64_t panel, int count = P) {
     const int64_t groups = w.padded / group_of(kType);
-    const int64_t mask_bytes = kType == Type::int8 ? 8 : 4;
-    masks_ = static_cast<const uint8_t*>(w.masks) + (kDense ? 0 : panel * groups * mask_bytes);
-    values_ = static_cast<const uint8_t*>(w.values) +
-              (kDense ? panel * groups * 64 : w.offsets[panel] * size_of(kType));
+    for (int p = 0; p < P; p++) {
+      const int64_t at = panel + (p < count ? p : 0);
+      masks_[p] = static_cast<const uint8_t*>(w.masks) + (kDense ? 0 : at * groups * kMaskBytes);
+      values_[p] = static_cast<const uint8_t*>(w.values) +
+                   (kDense ? at * groups * 64 : w.offsets[at] * size_of(kType));
+    }
   }
 
-  SQUAREHEAD_INLINE_MEMBER __m512i next(int64_t group) {
+  SQUAREHEAD_INLINE_MEMBER __m512i next(int p, int64_t group) {
     if constexpr (kDense) {
-      const __m512i out = _mm512_loadu_si512(values_);
-      values_ += 64;
+      const __m512i out = _mm512_loadu_si512(values_[p]);
+      values_[p] += 64;
       return out;
     } else if constexpr (kType == Type::int8) {
-      const uint64_t bits = reinterpret_cast<const uint64_t*>(masks_)[group];
-      const __m512i out = expand8(bits, values_);
-      values_ += popcount(bits);
+      const uint64_t bits = reinterpret_cast<const uint64_t*>(masks_[p])[group];
+      const __m512i out = expand8(bits, values_[p]);
+      values_[p] += popcount(bits);
       return out;
     } else {
-      const uint32_t bits = reinterpret_cast<const uint32_t*>(masks_)[group];
-      const __m512i out = expand16(bits, values_);
-      values_ += 2 * popcount(bits);
+      const uint32_t bits = reinterpret_cast<const uint32_t*>(masks_[p])[group];
+      const __m512i out = expand16(bits, values_[p]);
+      values_[p] += 2 * popcount(bits);
       return out;
     }
   }
 
-  SQUAREHEAD_INLINE_MEMBER void prefetch_ahead(int64_t) const { prefetch(values_ + PD); }
+  // For the next 4 groups.
+  SQUAREHEAD_INLINE_MEMBER void prefetch_ahead(int p) const { prefetch<kDense ? 4 : 2>(values_[p]); }
 
  private:
-  const uint8_t* masks_;
-  const uint8_t* values_;
+  static constexpr int64_t kMaskBytes = kType == Type::int8 ? 8 : 4;
+  const uint8_t* masks_[P];
+  const uint8_t* values_[P];
 };
 
 SQUAREHEAD_INLINE __m512i broadcast32(const void* p) {

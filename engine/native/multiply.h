@@ -1,7 +1,7 @@
 // One linear layer, computed by a team of threads that are already running.
 #pragma once
 
-#include "scratch.h"
+#include "memory.h"
 #include "weight.h"
 
 namespace squarehead {

@@ -4,25 +4,10 @@
 #include <cstring>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "memory.h"
 
 namespace squarehead {
 namespace {
-
-constexpr int64_t kPage = int64_t(2) << 20;
-
-// Weights are read from end to end: with pages of 2 MB the address translation keeps up.
-void* allocate(int64_t bytes) {
-  const int64_t alignment = bytes >= kPage ? kPage : 64;
-  void* memory = std::aligned_alloc(size_t(alignment), size_t(round_up(bytes, alignment)));
-  if (memory == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-  if (bytes >= kPage) madvise(memory, size_t(round_up(bytes, alignment)), MADV_HUGEPAGE);
-#endif
-  return memory;
-}
 
 // The mask bits [column, column + count) of a row, those behind its end 0; count <= 8 and column % count == 0.
 unsigned bits_at(const uint8_t* mask, int64_t column, int64_t count, int64_t inputs) {
@@ -108,7 +93,7 @@ Weight* pack(const Rows& rows) {
   const int64_t values = place(count * size + kTail), masks = place(mask_bytes),
                 offsets = place(dense ? 0 : (w.units + 1) * 8), scale = place(rows.scale ? lines * 4 : 0),
                 sums = place(rows.scale ? lines * 4 : 0), bias = place(rows.bias ? lines * 4 : 0);
-  auto* memory = static_cast<uint8_t*>(allocate(total));
+  auto* memory = static_cast<uint8_t*>(allocate(size_t(total)));
   w.memory = memory;
   w.memory_bytes = total;
   w.values = borrowed ? rows.values : memory + values;
