@@ -97,7 +97,7 @@ def code_digest(module: str, project: Path = PROJECT) -> str:
     """sha256 over the source of a stage module and of all project modules it can reach by imports.
 
     Follows `import`, `from ... import` (relative and inside functions too) and string constants that name a module
-    (lazy imports), within `stages` and `engine`. Nothing is imported. Native sources beside an engine module count.
+    or `module:attribute` (lazy imports), within `stages` and `engine`. Nothing is imported. Native sources beside an engine module count.
     Raises ModuleNotFoundError if `module` is not a module of the project.
     """
     files = _reachable(module, project)
@@ -148,7 +148,7 @@ def _mentioned(source: Path, module: str) -> tuple[str, ...]:
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value)
+            names.add(node.value.partition(":")[0])
     project_names = [name for name in names if name.partition(".")[0] in CODE_PACKAGES]
     parents = {".".join(name.split(".")[:length]) for name in project_names for length in range(1, name.count(".") + 1)}
     return tuple(sorted(parents.union(project_names)))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.contracts import UserError
-from pipeline.fingerprint import canonical_json, code_digest, fingerprint, flatten
+from pipeline.fingerprint import PROJECT, canonical_json, code_digest, fingerprint, flatten
 from stages.registry import STAGES
 
 CONFIG = {"training": {"lr": 1e-4, "steps": 100, "checkpoint_every": 50}, "betas": [0.9, 0.999], "cubic": None}
@@ -168,7 +168,8 @@ SOURCES = {
     "stages/__init__.py": "",
     "stages/prune.py": "import json\nimport torch\nfrom stages import masks\nfrom .families import adapter\n",
     "stages/masks.py": "def later():\n    from engine.format import pack\n    return pack\n",
-    "stages/families/__init__.py": "def adapter():\n    return __import__('stages.families.opt')\n",
+    "stages/families/__init__.py": "def adapter():\n    return __import__('stages.families.opt')\n\nMPT = 'stages.families.mpt:Mpt'\n",
+    "stages/families/mpt.py": "class Mpt: pass\n",
     "stages/families/opt.py": "from ..deep import x\n",
     "stages/deep.py": "x = 1\n",
     "stages/unrelated.py": "y = 1\n",
@@ -201,6 +202,7 @@ def test_code_digest_is_the_same_wherever_the_project_lies(tmp_path):
         ("stages/masks.py", True),  # from stages import
         ("stages/families/__init__.py", True),  # relative import
         ("stages/families/opt.py", True),  # lazy, by name
+        ("stages/families/mpt.py", True),  # lazy, by name and attribute
         ("stages/deep.py", True),  # two steps away
         ("engine/__init__.py", True),  # a package runs before its modules
         ("engine/format.py", True),  # inside a function
@@ -220,6 +222,29 @@ def test_a_new_line_of_code_counts_where_it_can_be_reached(tmp_path, file, count
 def test_code_that_needs_no_engine_does_not_see_its_kernels(tmp_path):
     before = code_digest("stages.deep", project(tmp_path / "before"))
     assert before == code_digest("stages.deep", project(tmp_path / "after", **{"engine/kernels/spmm.cpp": "// new\n"}))
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern"),
+    [
+        ("evaluate", "engine/native/*"),
+        ("benchmark", "engine/native/*"),
+        ("benchmark", "engine/decoder.py"),
+        ("benchmark", "stages/benchmarking/*_backends.py"),
+    ],
+)
+def test_the_code_that_computes_counts_for_its_stage(stage, pattern, tmp_path):
+    """Of this project as it is: kernels, the decoder, backends."""
+    for package in ("stages", "engine"):
+        shutil.copytree(PROJECT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    seen = {code_digest(f"stages.{stage}", tmp_path)}
+    files = sorted(tmp_path.glob(pattern))
+    assert files
+    for number, file in enumerate(files, start=1):
+        file.write_bytes(file.read_bytes() + b"\n")
+        code_digest.cache_clear()
+        seen.add(code_digest(f"stages.{stage}", tmp_path))
+        assert len(seen) == number + 1, file.name
 
 
 def test_a_moved_file_is_other_code(tmp_path):

@@ -80,7 +80,8 @@ void quantize(const float* x, int64_t n, int64_t padded, bool is_unsigned, void*
     alignas(32) float part[8] = {};
     alignas(32) int32_t whole[8];
     for (int64_t i = k; i < k + 8 && i < n; i++) part[i - k] = x[i];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(whole), _mm256_cvtps_epi32(_mm256_div_ps(_mm256_load_ps(part), divisor)));
+    const __m256i rounded = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_load_ps(part), divisor));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(whole), rounded);
     for (int i = 0; i < 8; i++) q[k + i] = uint8_t(whole[i] + (is_unsigned ? 128 : 0));
   }
 }

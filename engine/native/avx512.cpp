@@ -50,11 +50,16 @@ void to_bf16(const float* x, int64_t n, int64_t padded, uint16_t* out) {
 
 // ---- few tokens, fp32: rows
 
+// Sums of an output that do not wait for each other. The same however many outputs are computed together, so that
+// results do not depend on how threads share them.
+template <int B>
+constexpr int kChains = B == 1 ? 2 : 1;
+
 // Rows or panels that are read side by side are streams of their own to the prefetcher of the processor, which follows
 // one stream only so far ahead: 4 streams read 1.4 times as fast as one.
 template <int B, bool kDense, int R>
 void rows_together(const Weight& w, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t first, int64_t last) {
-  constexpr int C = B * R == 1 ? 4 : B * R <= 4 ? 2 : 1;
+  constexpr int C = kChains<B>;
   const int64_t words = w.padded / 64, whole = kDense ? w.inputs / 64 : words;
   const auto* values = static_cast<const float*>(w.values);
   for (int64_t row = first; row + R <= last; row += R) {
@@ -111,7 +116,7 @@ void rows(const Weight& w, const float* x, int64_t ldx, float* y, int64_t ldy, i
 
 template <Type kType, int B, bool kDense, int P>
 void panels_together(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, int64_t last) {
-  constexpr int C = B * P == 1 ? 4 : B * P <= 4 ? 2 : 1;  // chains of additions, to hide the latency of one
+  constexpr int C = kChains<B>;
   const int64_t groups = w.padded / group_of(kType);
   const auto* data = static_cast<const uint8_t*>(x.data);
   for (int64_t panel = first; panel + P <= last; panel += P) {
@@ -130,7 +135,8 @@ void panels_together(const Weight& w, const Input& x, float* y, int64_t ldy, int
           const __m512i weight = readers.next(p, g + j);
 #pragma GCC unroll 8
           for (int b = 0; b < B; b++)
-            a[p][b][j % C] = multiply_add<kType>(a[p][b][j % C], broadcast32(data + b * x.stride + 4 * (g + j)), weight);
+            a[p][b][j % C] =
+                multiply_add<kType>(a[p][b][j % C], broadcast32(data + b * x.stride + 4 * (g + j)), weight);
         }
       }
     }
@@ -286,7 +292,8 @@ SQUAREHEAD_INLINE void add_weight(float value, const uint8_t* lanes, __m512* sum
     sums[j] = _mm512_fmadd_ps(weight, _mm512_load_ps(reinterpret_cast<const float*>(lanes) + 16 * j), sums[j]);
 }
 
-// Adds a row's products to its sums for V registers of 16 tokens. `offsets`: where the inputs of each weight are, in bytes.
+// Adds a row's products to its sums for V registers of 16 tokens. `offsets`: where the inputs of each weight are, in
+// bytes.
 template <int V>
 inline void add_row(const float* values, const uint16_t* offsets, int64_t n, const uint8_t* x, float* sums) {
   constexpr int S = V >= 8 ? 1 : 8 / V, U = S > 1 ? S : 2;  // 8 sums that do not wait for each other
@@ -419,7 +426,8 @@ float dot(const float* a, const float* b, int64_t n) {
 void softmax(float* x, int64_t n) {
   const __m512 lowest = _mm512_set1_ps(-FLT_MAX);
   __m512 most = lowest, sum = _mm512_setzero_ps();
-  for (int64_t k = 0; k < n; k += 16) most = _mm512_max_ps(most, _mm512_mask_loadu_ps(lowest, first_lanes(n - k), x + k));
+  for (int64_t k = 0; k < n; k += 16)
+    most = _mm512_max_ps(most, _mm512_mask_loadu_ps(lowest, first_lanes(n - k), x + k));
   most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
   for (int64_t k = 0; k < n; k += 16) {
     const __mmask16 lanes = first_lanes(n - k);
@@ -443,7 +451,8 @@ void add_scaled(const float* x, float scale, float* y, int64_t n) {
   }
 }
 
-constexpr Isa kIsa = {"avx512", quantize, to_bf16, few, true, many, transpose, many_fp32, gated, dot, softmax, add_scaled};
+constexpr Isa kIsa = {"avx512",  quantize,  to_bf16, few, true,    many,
+                      transpose, many_fp32, gated,   dot, softmax, add_scaled};
 
 }  // namespace
 

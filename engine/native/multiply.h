@@ -12,7 +12,8 @@ struct Share {
 };
 Share share_of(const Weight& w, int thread, int threads);
 
-// 1 to kFew tokens, prepared by each thread for itself (cheaper than waiting for each other), then its share of outputs.
+// 1 to kFew tokens, prepared by each thread for itself (cheaper than waiting for each other), then its share of
+// outputs.
 void multiply_few(const Isa& isa, const Weight& w, const float* x, int64_t tokens, int64_t ldx, float* y, int64_t ldy,
                   Share share);
 

@@ -78,7 +78,8 @@ Weight* pack(const Rows& rows) {
   w.padded = round_up(rows.inputs, kPad);
   const bool panels = rows.type != Type::fp32, dense = rows.bitmask == nullptr;
   w.units = panels ? round_up(rows.outputs, kPanel) / kPanel : rows.outputs;
-  const int64_t size = size_of(rows.type), groups = w.padded / group_of(rows.type), lines = round_up(rows.outputs, kPanel);
+  const int64_t size = size_of(rows.type), groups = w.padded / group_of(rows.type);
+  const int64_t lines = round_up(rows.outputs, kPanel);
   const bool borrowed = dense && !panels;
   const int64_t count = borrowed ? 0 : dense ? w.units * kPanel * w.padded : rows.value_count;
   const int64_t mask_bytes =

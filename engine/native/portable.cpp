@@ -126,6 +126,7 @@ void add_scaled(const float* x, float scale, float* y, int64_t n) {
 
 }  // namespace
 
-const Isa portable_isa = {"portable", quantize, to_bf16, few, true, nullptr, nullptr, nullptr, gated, dot, softmax, add_scaled};
+const Isa portable_isa = {"portable", quantize, to_bf16, few, true,    nullptr,
+                          nullptr,    nullptr,  gated,   dot, softmax, add_scaled};
 
 }  // namespace squarehead
