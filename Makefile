@@ -6,6 +6,7 @@ SWEEP ?= sparsity=0.5,0.6,0.7,0.8 distill=ce,kd,squarehead
 QUIET := MLFLOW_DISABLE_TELEMETRY=true TOKENIZERS_PARALLELISM=false
 TESTING := $(QUIET) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
 NATIVE := engine/sources.py $(wildcard engine/native/*)
+DIGEST = $$($(BIN)/python -c 'from engine import sources; print(sources.digest())')
 SANITIZED := build/sanitized/kernels.so
 
 .DEFAULT_GOAL := help
@@ -24,10 +25,11 @@ env: .venv/.installed .venv/.kernels ## Create .venv with everything (run and te
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,joblib]'
 	@touch $@
 
-# where there is no C++ compiler this leaves the engine without kernels, and it says so when it is asked for
+# where there is no C++ compiler this leaves the engine without kernels, which says so when it is asked for; every
+# later make tries again
 .venv/.kernels: .venv/.installed setup.py $(NATIVE)
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
+	@if grep -qs "$(DIGEST)" engine/_kernels*.so; then touch $@; fi
 
 run: env ## Run the main job: SmolLM2-135M to 50 % sparsity, int8, evaluated and benchmarked
 	$(QUIET) $(BIN)/python -m pipeline experiment=quickstart $(ARGS)
@@ -58,7 +60,7 @@ $(SANITIZED): $(NATIVE) | env
 	mkdir -p $(@D)
 	$(CXX) -shared -fPIC -std=c++17 -g -O1 -fno-omit-frame-pointer -fopenmp \
 		-fsanitize=address,undefined -fno-sanitize-recover=undefined \
-		-DSQUAREHEAD_SOURCES="\"$$($(BIN)/python -c 'from engine import sources; print(sources.digest())')\"" \
+		-DSQUAREHEAD_SOURCES="\"$(DIGEST)\"" \
 		engine/native/*.cpp -o $@
 
 lint: env ## ruff and mypy

@@ -19,6 +19,7 @@ ISAS = ("portable", "avx2", "avx512", "amx")
 TYPES: dict[DType, int] = {"fp32": 0, "bf16": 1, "int8": 2}
 FEW = 8
 """Tokens up to which a product is bound by memory, and its kernels are others."""
+BUILD = "`make env` or `pip install -e .`"
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
@@ -101,7 +102,7 @@ def decode(decoder: int, token: int, position: int, logits_V: Tensor, threads: i
 def _library() -> ctypes.CDLL:
     path = sources.library()
     if path is None:
-        raise EngineError("the engine has no kernels: install a C++ compiler (g++ or clang++), then `pip install -e .`")
+        raise EngineError(f"the engine has no kernels: install a C++ compiler (g++ or clang++), then {BUILD}")
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -109,7 +110,7 @@ def _library() -> ctypes.CDLL:
     library.squarehead_sources.restype = ctypes.c_char_p
     built, here = library.squarehead_sources().decode(), sources.digest()
     if here and built != here:
-        raise EngineError("the engine's kernels were built from other sources: build them anew with `pip install -e .`")
+        raise EngineError(f"the engine's kernels were built from other sources: build them anew with {BUILD}")
     library.squarehead_isa.restype = ctypes.c_char_p
     library.squarehead_isa.argtypes = [ctypes.c_int]
     library.squarehead_pack.restype = _pointer

@@ -97,7 +97,8 @@ def code_digest(module: str, project: Path = PROJECT) -> str:
     """sha256 over the source of a stage module and of all project modules it can reach by imports.
 
     Follows `import`, `from ... import` (relative and inside functions too) and string constants that name a module
-    or `module:attribute` (lazy imports), within `stages` and `engine`. Nothing is imported. Native sources beside an engine module count.
+    or `module:attribute` (lazy imports), within `stages` and `engine`. Nothing is imported. Native sources beside an
+    engine module count.
     Raises ModuleNotFoundError if `module` is not a module of the project.
     """
     files = _reachable(module, project)

@@ -168,8 +168,8 @@ SOURCES = {
     "stages/__init__.py": "",
     "stages/prune.py": "import json\nimport torch\nfrom stages import masks\nfrom .families import adapter\n",
     "stages/masks.py": "def later():\n    from engine.format import pack\n    return pack\n",
-    "stages/families/__init__.py": "def adapter():\n    return __import__('stages.families.opt')\n\nMPT = 'stages.families.mpt:Mpt'\n",
-    "stages/families/mpt.py": "class Mpt: pass\n",
+    "stages/families/__init__.py": "def adapter():\n    return __import__('stages.families.opt')\nM = 'stages.mpt:M'\n",
+    "stages/mpt.py": "class Mpt: pass\n",
     "stages/families/opt.py": "from ..deep import x\n",
     "stages/deep.py": "x = 1\n",
     "stages/unrelated.py": "y = 1\n",
@@ -202,7 +202,7 @@ def test_code_digest_is_the_same_wherever_the_project_lies(tmp_path):
         ("stages/masks.py", True),  # from stages import
         ("stages/families/__init__.py", True),  # relative import
         ("stages/families/opt.py", True),  # lazy, by name
-        ("stages/families/mpt.py", True),  # lazy, by name and attribute
+        ("stages/mpt.py", True),  # lazy, by name and attribute
         ("stages/deep.py", True),  # two steps away
         ("engine/__init__.py", True),  # a package runs before its modules
         ("engine/format.py", True),  # inside a function
