@@ -7,6 +7,7 @@ import pytest
 from pipeline.contracts import UserError
 from pipeline.graph import build
 from pipeline.schema import parse
+from stages.benchmarking.backends import BACKENDS
 from tests.composed import CONF, config
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -40,6 +41,10 @@ def test_every_choice_of_every_group_composes(group: str, choices: list[str]) ->
     assert sorted(path.stem for path in (CONF / group).glob("*.yaml")) == choices
     for choice in choices:
         build(config(f"{group}={choice}", "data.path=own.jsonl"))
+
+
+def test_the_table_of_peers_has_every_backend() -> None:
+    assert sorted(config("benchmark=peers").benchmark.backends) == sorted(BACKENDS)
 
 
 @pytest.mark.parametrize(

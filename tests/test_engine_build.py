@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from engine import kernels, sources
+from pipeline.contracts import Checkpoint
 from pipeline.graph import build
+from stages.benchmarking import backends
 from tests.composed import config
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -77,6 +79,18 @@ def test_int8_is_evaluated_by_torch_where_there_are_no_kernels(
     for node in ("evaluate_q", "dense_eval_q"):
         assert graph[node].config.runtime == runtime  # type: ignore[attr-defined]
     assert graph["evaluate"].config.runtime == "torch"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["engine_fp32", "engine_bf16", "engine_int8", "engine_int8_head"])
+def test_a_benchmark_says_what_the_engine_lacks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels._library.cache_clear()
+    monkeypatch.setattr(sources, "library", lambda: None)
+    try:
+        found = backends.get(name).prepare(Checkpoint(tmp_path, "model"), threads=1)
+    finally:
+        kernels._library.cache_clear()
+    assert isinstance(found, backends.Unavailable)
+    assert "install a C++ compiler" in found.reason
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
