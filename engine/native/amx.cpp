@@ -65,7 +65,7 @@ void expanded(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t fi
   _tile_loadconfig(&kConfig);
   for (int64_t panel = first; panel < last; panel += kTogether) {
     const int count = int(last - panel < kTogether ? last - panel : kTogether);
-    Readers<kType, kDense, kTogether> readers(w, panel, count);
+    Readers<kType, kDense, kTogether> readers(w, panel, 1, count);
     for (int64_t tile = 0; tile < tiles; tile++)
       for (int p = 0; p < count; p++) {
         uint8_t* to = weights + (p / 2 * 2 * tiles + 2 * tile + p % 2) * kTileBytes;

@@ -55,27 +55,28 @@ void to_bf16(const float* x, int64_t n, int64_t padded, uint16_t* out) {
 template <int B>
 constexpr int kChains = B == 1 ? 2 : 1;
 
-// Rows or panels that are read side by side are streams of their own to the prefetcher of the processor, which follows
-// one stream only so far ahead: 4 streams read 1.4 times as fast as one.
+// A range of rows or panels is cut into parts that are read side by side: each part is a stream of its own to the
+// prefetcher of the processor, which follows one stream only so far ahead. Unit i of part p is first + p * step + i.
 template <int B, bool kDense, int R>
-void rows_together(const Weight& w, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t first, int64_t last) {
+void rows_together(const Weight& w, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t first, int64_t step) {
   constexpr int C = kChains<B>;
   const int64_t words = w.padded / 64, whole = kDense ? w.inputs / 64 : words;
   const auto* values = static_cast<const float*>(w.values);
-  for (int64_t row = first; row + R <= last; row += R) {
+  for (int64_t i = 0; i < step; i++) {
+    const int64_t row = first + i;
     const float* v[R];
     const uint16_t* mask[R];  // 16 columns each
     __m512 a[R][B][C];
     for (int r = 0; r < R; r++) {
-      v[r] = values + (kDense ? (row + r) * w.inputs : w.offsets[row + r]);
-      mask[r] = kDense ? nullptr : static_cast<const uint16_t*>(w.masks) + (row + r) * words * 4;
+      v[r] = values + (kDense ? (row + r * step) * w.inputs : w.offsets[row + r * step]);
+      mask[r] = kDense ? nullptr : static_cast<const uint16_t*>(w.masks) + (row + r * step) * words * 4;
       for (int b = 0; b < B; b++)
         for (int c = 0; c < C; c++) a[r][b][c] = _mm512_setzero_ps();
     }
     for (int64_t word = 0; word < whole; word++) {
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
-        prefetch<kDense ? 4 : 1>(v[r]);
+        prefetch<kDense ? 4 : 2>(v[r]);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
           const uint16_t bits = kDense ? 0 : mask[r][4 * word + j];
@@ -99,28 +100,28 @@ void rows_together(const Weight& w, const float* x, int64_t ldx, float* y, int64
       for (int b = 0; b < B; b++) {
         __m512 sum = a[r][b][0];
         for (int c = 1; c < C; c++) sum = _mm512_add_ps(sum, a[r][b][c]);
-        y[b * ldy + row + r] = _mm512_reduce_add_ps(sum) + (w.bias ? w.bias[row + r] : 0.0f);
+        y[b * ldy + row + r * step] = _mm512_reduce_add_ps(sum) + (w.bias ? w.bias[row + r * step] : 0.0f);
       }
   }
 }
 
 template <int B, bool kDense>
 void rows(const Weight& w, const float* x, int64_t ldx, float* y, int64_t ldy, int64_t first, int64_t last) {
-    constexpr int R = B <= 2 ? (kDense ? 4 : 2) : B <= 4 ? 2 : 1;
-  const int64_t whole = first + (last - first) / R * R;
-  rows_together<B, kDense, R>(w, x, ldx, y, ldy, first, whole);
-  rows_together<B, kDense, 1>(w, x, ldx, y, ldy, whole, last);
+    constexpr int R = B <= 2 ? 4 : B <= 4 ? 2 : 1;
+  const int64_t step = (last - first) / R, rest = first + step * R;
+  rows_together<B, kDense, R>(w, x, ldx, y, ldy, first, step);
+  rows_together<B, kDense, 1>(w, x, ldx, y, ldy, rest, last - rest);
 }
 
 // ---- few tokens, bf16 and int8: panels
 
 template <Type kType, int B, bool kDense, int P>
-void panels_together(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, int64_t last) {
+void panels_together(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, int64_t step) {
   constexpr int C = kChains<B>;
   const int64_t groups = w.padded / group_of(kType);
   const auto* data = static_cast<const uint8_t*>(x.data);
-  for (int64_t panel = first; panel + P <= last; panel += P) {
-    Readers<kType, kDense, P> readers(w, panel);
+  for (int64_t panel = first; panel < first + step; panel++) {
+    Readers<kType, kDense, P> readers(w, panel, step);
     __m512i a[P][B][C];
     for (int p = 0; p < P; p++)
       for (int b = 0; b < B; b++)
@@ -144,7 +145,7 @@ void panels_together(const Weight& w, const Input& x, float* y, int64_t ldy, int
       for (int b = 0; b < B; b++) {
         __m512i sum = a[p][b][0];
         for (int c = 1; c < C; c++) sum = add<kType>(sum, a[p][b][c]);
-        finish<kType, true>(sum, w, x, panel + p, b, y + b * ldy);
+        finish<kType, true>(sum, w, x, panel + p * step, b, y + b * ldy);
       }
   }
 }
@@ -152,9 +153,9 @@ void panels_together(const Weight& w, const Input& x, float* y, int64_t ldy, int
 template <Type kType, int B, bool kDense>
 void panels(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, int64_t last) {
     constexpr int P = B <= 2 ? 4 : B <= 4 ? 2 : 1;
-  const int64_t whole = first + (last - first) / P * P;
-  panels_together<kType, B, kDense, P>(w, x, y, ldy, first, whole);
-  panels_together<kType, B, kDense, 1>(w, x, y, ldy, whole, last);
+  const int64_t step = (last - first) / P, rest = first + step * P;
+  panels_together<kType, B, kDense, P>(w, x, y, ldy, first, step);
+  panels_together<kType, B, kDense, 1>(w, x, y, ldy, rest, last - rest);
 }
 
 template <int B>
@@ -189,7 +190,7 @@ void expanded(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t fi
   auto* partial = static_cast<__m512i*>(sums.get(size_t(blocks) * B * P * 64));
   for (int64_t panel = first; panel < last; panel += P) {
     const int count = int(last - panel < P ? last - panel : P);
-    Readers<kType, kDense, P> readers(w, panel, count);
+    Readers<kType, kDense, P> readers(w, panel, 1, count);
     std::memset(static_cast<void*>(partial), 0, size_t(blocks) * B * P * 64);
     for (int64_t start = 0; start < groups; start += kChunk) {
       const int64_t n = groups - start < kChunk ? groups - start : kChunk;

@@ -47,15 +47,15 @@ SQUAREHEAD_EXPAND(expand16, "vpexpandw")
 SQUAREHEAD_EXPAND(expand8, "vpexpandb")
 #undef SQUAREHEAD_EXPAND
 
-// Walk the groups of neighbouring panels, each in order.
+// Walk the groups of P panels, each in order.
 template <Type kType, bool kDense, int P>
 class Readers {
  public:
-  // The first `count` panels from `panel` on; the others repeat the first.
-  SQUAREHEAD_INLINE_MEMBER Readers(const Weight& w, int64_t panel, int count = P) {
+  // Every `step`th panel from `panel` on, `count` of them; the others repeat the first.
+  SQUAREHEAD_INLINE_MEMBER Readers(const Weight& w, int64_t panel, int64_t step, int count = P) {
     const int64_t groups = w.padded / group_of(kType);
     for (int p = 0; p < P; p++) {
-      const int64_t at = panel + (p < count ? p : 0);
+      const int64_t at = panel + (p < count ? p * step : 0);
       masks_[p] = static_cast<const uint8_t*>(w.masks) + (kDense ? 0 : at * groups * kMaskBytes);
       values_[p] = static_cast<const uint8_t*>(w.values) +
                    (kDense ? at * groups * 64 : w.offsets[at] * size_of(kType));
