@@ -70,7 +70,7 @@ void expanded(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t fi
       for (int p = 0; p < count; p++) {
         uint8_t* to = weights + (p / 2 * 2 * tiles + 2 * tile + p % 2) * kTileBytes;
         for (int64_t row = 0; row < kTile; row++) {
-          if (row % 4 == 0) readers.prefetch_ahead(p);
+          if (row % 4 == 0) readers.prefetch_ahead(p, tile * kTile + row);
           _mm512_store_si512(to + row * 64, readers.next(p, tile * kTile + row));
         }
       }

@@ -80,8 +80,11 @@ class Readers {
     }
   }
 
-  // For the next 4 groups.
-  SQUAREHEAD_INLINE_MEMBER void prefetch_ahead(int p) const { prefetch<kDense ? 4 : 2>(values_[p]); }
+  // For 4 groups from `group` on.
+  SQUAREHEAD_INLINE_MEMBER void prefetch_ahead(int p, int64_t group) const {
+    prefetch<kDense ? 4 : 2>(values_[p]);
+    if (!kDense) prefetch<1>(masks_[p] + group * kMaskBytes);
+  }
 
  private:
   static constexpr int64_t kMaskBytes = kType == Type::int8 ? 8 : 4;
