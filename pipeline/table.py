@@ -136,7 +136,7 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=column in COLUMNS[:6])
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=column in COLUMNS[:8])
     for row in found["rows"]:
         if row["status"] != "ok":
             table.add_row(row["backend"], row["model"], "[dim]n/a[/]")
@@ -148,18 +148,25 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
             _times(row["prefill_speedup"]["torch_fp32_dense"]),
             _with_range(row, "decode_tokens_per_second"),
             _times(row["decode_speedup"]["torch_fp32_dense"]),
+            _times(row["decode_speedup"]["same_backend_dense"]),
+            _times(row["decode_speedup"]["best_dense"]),
             "–" if row["gigabytes_per_second"] is None else f"{row['gigabytes_per_second']:.1f}",
             "–" if row["weight_bytes"] is None else f"{row['weight_bytes'] / 1e6:.0f}",
-            f"{row['disk_bytes'] / 1e6:.0f}",
         )
     console.print(table)
+    best = next((row["decode_best_dense"] for row in found["rows"] if row["status"] == "ok"), None)
+    if best:
+        legend = f"× over torch_fp32 dense; own: over the same backend dense; best: over the fastest dense row, {best}"
+        console.print(f"[dim]{legend}[/]", highlight=False)
     for row in found["rows"]:
-        if row["status"] != "ok":
-            console.print(f"[dim]{row['backend']} {row['model']}: n/a ({_plain(row['reason'])})[/]", highlight=False)
+        told = f"n/a ({row['reason']})" if row["status"] != "ok" else row["note"]
+        if told:
+            console.print(f"[dim]{row['backend']} {row['model']}: {_plain(told)}[/]", highlight=False)
 
 
-COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "GB/s", "MB read", "MB on disk")
-"""× is over torch_fp32 of the dense model; MB read: weights for each decoded token."""
+COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "own", "best", "GB/s", "MB read")
+"""×, own, best: times as fast as torch_fp32 dense, the same backend dense, the fastest dense row; MB read: weights for
+each decoded token."""
 
 
 def _with_range(row: dict[str, Any], key: str) -> str:

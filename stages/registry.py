@@ -36,6 +36,6 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("finetune", "1", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("quantize", "1", "stages.quantize", Checkpoint),
         StageSpec("evaluate", "1", "stages.evaluate", Metrics),
-        StageSpec("benchmark", "2", "stages.benchmark", Benchmark),
+        StageSpec("benchmark", "3", "stages.benchmark", Benchmark),
     )
 }
