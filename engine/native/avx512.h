@@ -11,6 +11,18 @@
 #define SQUAREHEAD_INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace squarehead {
+
+void avx512_quantize(const float* x, int64_t n, int64_t padded, bool is_unsigned, void* out, float* scale);
+void avx512_to_bf16(const float* x, int64_t n, int64_t padded, uint16_t* out);
+void avx512_transpose(const float* x, int64_t ldx, int64_t tokens, int64_t inputs, float* out, int64_t first,
+                      int64_t last);
+void avx512_many_fp32(const Weight& w, const float* transposed, int64_t tokens, float* y, int64_t ldy, int64_t first,
+                      int64_t last);
+void avx512_gated(const float* gate, const float* up, float* y, int64_t n);
+float avx512_dot(const float* a, const float* b, int64_t n);
+void avx512_softmax(float* x, int64_t n);
+void avx512_add_scaled(const float* x, float scale, float* y, int64_t n);
+
 namespace {
 
 SQUAREHEAD_INLINE int64_t popcount(uint64_t bits) { return __builtin_popcountll(bits); }

@@ -57,7 +57,8 @@ struct Isa {
   // any number of bf16 or int8 tokens, with readable rows up to a multiple of 32; null: there is no such kernel
   void (*many)(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, int64_t last);
   // fp32 that skips FLOPs: tokens are lanes, so inputs are transposed first; null: there is no such kernel
-  void (*transpose)(const float* x, int64_t ldx, int64_t tokens, int64_t inputs, float* out, int64_t first, int64_t last);
+  void (*transpose)(const float* x, int64_t ldx, int64_t tokens, int64_t inputs, float* out, int64_t first,
+                    int64_t last);
   void (*many_fp32)(const Weight& w, const float* transposed, int64_t tokens, float* y, int64_t ldy, int64_t first,
                     int64_t last);
   // y = silu(gate) * up
