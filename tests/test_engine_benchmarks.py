@@ -115,7 +115,7 @@ def test_random_layers_have_the_sparsity_and_nested_masks() -> None:
 
 def test_layers_are_measured_in_every_case_and_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "layers.json"
-    assert main(["bench-layers", *LAYERS, "--out", str(out)]) == 0
+    assert main(["bench-layers", *LAYERS, "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     assert record["complete"]
     assert record["machine"]["threads"] == 1
@@ -150,7 +150,7 @@ def test_a_peer_that_is_not_there_is_a_row_with_the_reason(
 ) -> None:
     monkeypatch.setattr(peer_layers, "python_of", lambda runtime: Unavailable(f"no {runtime}"))
     out = tmp_path / "layers.json"
-    assert main(["bench-layers", *LAYERS, "--peers", "deepsparse_int8", "--dtypes", "int8", "--out", str(out)]) == 0
+    assert main(["bench-layers", *LAYERS, "--peers", "deepsparse_int8", "--dtypes", "int8", "--json", str(out)]) == 0
     rows = [row for row in json.loads(out.read_text())["rows"] if row["contender"] == "deepsparse_int8"]
     assert [(row["status"], row["reason"]) for row in rows] == 8 * [("n/a", "no deepsparse")]
     assert "n/a (no deepsparse): deepsparse_int8 at 0 0.5" in capsys.readouterr().out
@@ -185,7 +185,7 @@ def test_ctrl_c_shows_and_keeps_the_cases_that_are_done(
 
     monkeypatch.setattr(layers, "measure", interrupted)
     out = tmp_path / "layers.json"
-    assert main(["bench-layers", *LAYERS, "--out", str(out)]) == 130
+    assert main(["bench-layers", *LAYERS, "--json", str(out)]) == 130
     record = json.loads(out.read_text())
     assert not record["complete"]
     assert {(row["tokens"], row["sparsity"]) for row in record["rows"]} == {(1, 0)}
@@ -225,7 +225,7 @@ def test_layers_of_a_stack_share_no_memory(dense: bool) -> None:
 def test_a_stack_is_measured_in_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "stack.json"
     names = [*stack.TORCH_DTYPES, *stack.ENGINE_FORMS]
-    assert main(["bench-stack", *STACK, "--backends", ",".join(names), "--out", str(out)]) == 0
+    assert main(["bench-stack", *STACK, "--backends", ",".join(names), "--json", str(out)]) == 0
     record = json.loads(out.read_text())
     rows = {row["contender"]: row for row in record["rows"]}
     assert list(rows) == names
@@ -251,7 +251,7 @@ def test_a_stack_says_what_did_not_run(
 ) -> None:
     monkeypatch.setattr(stack.models, "python_of", lambda runtime: Unavailable(f"no {runtime}"))
     out = tmp_path / "stack.json"
-    assert main(["bench-stack", *STACK, "--backends", "torch_fp32,llamacpp_q4_k", "--out", str(out)]) == 0
+    assert main(["bench-stack", *STACK, "--backends", "torch_fp32,llamacpp_q4_k", "--json", str(out)]) == 0
     ran, missing = json.loads(out.read_text())["rows"]
     assert ran["over_llamacpp_q4_k"] is None
     assert missing == {"contender": "llamacpp_q4_k", "status": "n/a", "reason": "no llamacpp"}
@@ -287,7 +287,7 @@ def test_help_needs_no_torch() -> None:
         (["bench-layers", "--peers", "openvino"], "--peers has 'openvino', expected all or some of: onnxruntime_fp32"),
         (["bench-layers", "--rounds", "0"], "--rounds is 0, expected at least 1"),
         (["bench-layers", "--flush", "-1"], "--flush is -1, expected at least 0"),
-        (["bench-layers", "--out", "nowhere/at/all.json"], "--out is nowhere/at/all.json, expected a file"),
+        (["bench-layers", "--json", "nowhere/at/all.json"], "--json is nowhere/at/all.json, expected a file"),
         (["bench-stack", "--sparsity", "1"], "--sparsity is 1.0, expected from 0 to below 1"),
         (["bench-stack", "--backends", "vllm"], "--backends has 'vllm', expected all or some of: torch_fp32"),
         (["bench-stack", "--heads", "5"], "change --width, --heads or --kv-heads"),

@@ -15,7 +15,7 @@ T = TypeVar("T")
 def add_shared(parser: argparse.ArgumentParser, rounds: int) -> None:
     for name, default, what in (("--threads", 1, "of every contender"), ("--rounds", rounds, "measured")):
         parser.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="all figures")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="all figures")
 
 
 def check_least(args: argparse.Namespace, least: int, *names: str) -> None:
@@ -28,7 +28,7 @@ def check_least(args: argparse.Namespace, least: int, *names: str) -> None:
 def check_out(out: Path | None) -> None:
     """Before anything is measured."""
     if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
-        raise EngineError(f"--out is {out}, expected a file in a folder that is there")
+        raise EngineError(f"--json is {out}, expected a file in a folder that is there")
 
 
 def choose(option: str, text: str, known: tuple[str, ...]) -> list[str]:

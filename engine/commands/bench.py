@@ -36,15 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from engine import kernels, measure
-    from engine.benchmarks import machine, output
-    from engine.errors import EngineError
+    from engine.benchmarks import machine, options, output
     from engine.files import load
 
-    for name in ("prompt_tokens", "new_tokens", "rounds", "threads"):
-        if getattr(args, name) < 1:
-            raise EngineError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
-    if args.json and (args.json.is_dir() or not args.json.resolve().parent.is_dir()):
-        raise EngineError(f"--json is {args.json}, expected a file in a folder that is there")
+    options.check_least(args, 1, "prompt_tokens", "new_tokens", "rounds", "threads")
+    options.check_out(args.json)
     with Console(stderr=True).status(f"loading {args.folder}"):
         model = load(args.folder, threads=args.threads)
     measured = _measure(model, args)

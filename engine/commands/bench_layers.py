@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     options.check_least(args, 1, "threads", "rounds")
     options.check_least(args, 0, "flush")
-    options.check_out(args.out)
+    options.check_out(args.json)
     shapes = options.parse_list("shapes", args.shapes, _shape, "sizes such as 4096x4096")
     sparsities = options.parse_list("sparsities", args.sparsities, _sparsity, "numbers from 0 to below 1, such as 0.5")
     tokens = options.parse_list("tokens", args.tokens, _size, "whole numbers above 0")
@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> None:
                         bandwidth=read,
                         done=lambda: progress.advance(task),
                     )
-                    output.write(record, args.out)
+                    output.write(record, args.json)
             record["complete"] = True
-            output.write(record, args.out)
+            output.write(record, args.json)
         finally:
             layer_tables.show(record, output.wide_console())
     finally:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     sizes = [name.removeprefix("--").replace("-", "_") for name, _, _ in SIZES]
     options.check_least(args, 1, *sizes, "threads", "rounds")
-    options.check_out(args.out)
+    options.check_out(args.json)
     if not 0 <= args.sparsity < 1:
         raise EngineError(f"--sparsity is {args.sparsity}, expected from 0 to below 1")
     with Console(stderr=True).status("importing"):
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
             record["complete"] = True
         finally:
             record["rows"] = stack.rows_of(contenders, read)
-            output.write(record, args.out)
+            output.write(record, args.json)
             stack_tables.show(record, output.wide_console())
     finally:
         for contender in contenders:

@@ -66,7 +66,9 @@ class Peer:
             return "its process was closed"
         status = self._process.wait()
         self._said.seek(0)
-        lines = [line.strip() for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
+        said = [line.strip() for line in self._said.read().decode(errors="replace").splitlines()]
+        # a runtime that crashes may print memory
+        lines = [line for line in said if line and line.isprintable() and "\ufffd" not in line]
         telling = [line for line in lines if line.startswith("Assertion") or "Error:" in line] or lines[-1:]
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         return f"its process ended {how}" + (f": {telling[0]}" if telling else "")
