@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-OUTSIDE = 1000
+OUTSIDE = 10_000
 """Worse than any number of collisions."""
+
+COVERED = 30
+"""How many crossings of lines a label would rather bear than to be on something, and so be unreadable."""
 
 Point = tuple[float, float]
 
@@ -64,7 +67,7 @@ def place(
             covered = sum(box.overlaps(other) for other in (*obstacles, *written))
             crossing = sum(box.crossed(*line) for line in lines)
             crossed = sum(other.crossed(markers[i], anchor) for other in written)
-            return covered + crossing + crossed + OUTSIDE * (not room.holds(box))
+            return COVERED * covered + crossing + crossed + OUTSIDE * (not room.holds(box))
 
         anchors[i] = min(options, key=collisions)  # the nearest of those without any
         written.append(box_at(anchors[i], markers[i], sizes[i]))

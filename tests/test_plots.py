@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -199,8 +199,9 @@ def test_names_of_many_backends_do_not_cover_each_other() -> None:
         assert not [text for text, box in boxes.items() if box.overlaps(Box(x - 4, y - 4, x + 4, y + 4))]
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(50, 750), st.integers(50, 450)), min_size=1, max_size=20, unique=True))
+@settings(max_examples=200, deadline=None)
+@example([(50, 50), (50, 65), (61, 55)])
+@given(st.lists(st.tuples(st.integers(50, 750), st.integers(50, 450)), min_size=1, max_size=8, unique=True))
 def test_labels_with_room_are_free_of_each_other(markers: list[tuple[int, int]]) -> None:
     room = Box(0, 0, 800, 500)
     sizes = [(60.0, 10.0)] * len(markers)
