@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from engine.peers.environments import python_of
 from pipeline.contracts import Checkpoint
 from stages import checkpoints
 from stages.benchmarking.backends import Runner, Unavailable
+
+if TYPE_CHECKING:
+    from engine.peers.onnx_graph import Style
 
 CALIBRATION_TOKENS = 128
 
@@ -33,90 +36,85 @@ class PeerRunner:
         return self._model.decode(token)
 
 
-class OnnxRuntimeFp32:
-    name = "onnxruntime_fp32"
+class _Peer:
+    name: str
+    runtime: str
+    """Of `engine.peers.environments`."""
+    style: Any
+    """What the runtime calls the precision."""
     quantized = False
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return _run(
-            "onnxruntime",
-            checkpoint,
-            lambda model, decoder, weights: models.onnxruntime(decoder, weights, "fp32", threads),
-        )
+        python = python_of(self.runtime)
+        if isinstance(python, PeerUnavailable):
+            return Unavailable(python.reason)
+        model = checkpoints.load(checkpoint, torch.float32)
+        started = self.start(model, Decoder.of(model.config.to_dict()), checkpoint, threads)
+        return Unavailable(started.reason) if isinstance(started, PeerUnavailable) else PeerRunner(started)
+
+    def start(
+        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
+    ) -> models.PeerModel | PeerUnavailable:
+        raise NotImplementedError
 
 
-class OnnxRuntimeInt8:
+class OnnxRuntimeFp32(_Peer):
+    name = "onnxruntime_fp32"
+    runtime = "onnxruntime"
+    style: Style = "fp32"
+
+    def start(
+        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
+    ) -> models.PeerModel | PeerUnavailable:
+        return models.onnxruntime(decoder, _arrays(model), self.style, threads)
+
+
+class OnnxRuntimeInt8(OnnxRuntimeFp32):
     """Dynamic quantization: int8 weights per output channel, the head's too; uint8 activations per tensor."""
 
     name = "onnxruntime_int8"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return _run(
-            "onnxruntime",
-            checkpoint,
-            lambda model, decoder, weights: models.onnxruntime(decoder, weights, "int8_dynamic", threads),
-        )
+    style = "int8_dynamic"
 
 
-class DeepSparseFp32:
+class DeepSparseFp32(_Peer):
     """DeepSparse 1.8, the paper's runtime, discontinued. Neural Magic DeepSparse Community License: for evaluation in
     development and testing environments only, not for production."""
 
     name = "deepsparse_fp32"
-    quantized = False
+    runtime = "deepsparse"
+    style: Style = "fp32"
 
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return _run(
-            "deepsparse",
-            checkpoint,
-            lambda model, decoder, weights: models.deepsparse(
-                decoder, lambda: _weights(checkpoint), "fp32", threads, {}
-            ),
-        )
+    def start(
+        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
+    ) -> models.PeerModel | PeerUnavailable:
+        largest = largest_inputs(model) if self.style == "int8_static" else {}
+        return models.deepsparse(decoder, lambda: _weights(checkpoint), self.style, threads, largest)
 
 
-class DeepSparseInt8:
+class DeepSparseInt8(DeepSparseFp32):
     """As `DeepSparseFp32`, licence included, in int8: weights per output channel, the head's too; activations by static
     scales, one a tensor, the only ones that it runs fast. They come from random tokens: its speed counts here."""
 
     name = "deepsparse_int8"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return _run(
-            "deepsparse",
-            checkpoint,
-            lambda model, decoder, weights: models.deepsparse(
-                decoder, lambda: _weights(checkpoint), "int8_static", threads, largest_inputs(model)
-            ),
-        )
+    style = "int8_static"
 
 
-class LlamaCppQ8:
+class LlamaCppQ8(_Peer):
     name = "llamacpp_q8_0"
-    quantized = False
+    runtime = "llamacpp"
+    style = "Q8_0"
 
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return _run(
-            "llamacpp",
-            checkpoint,
-            lambda model, decoder, weights: models.llamacpp(decoder, weights, "Q8_0", threads),
-        )
+    def start(
+        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
+    ) -> models.PeerModel | PeerUnavailable:
+        return models.llamacpp(decoder, _arrays(model), self.style, threads)
 
 
-class LlamaCppQ4K:
+class LlamaCppQ4K(LlamaCppQ8):
     """Q4_K_M: 4-bit blocks, some matrices in more bits; the row's note counts the types."""
 
     name = "llamacpp_q4_k"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return _run(
-            "llamacpp",
-            checkpoint,
-            lambda model, decoder, weights: models.llamacpp(decoder, weights, "Q4_K_M", threads),
-        )
+    style = "Q4_K_M"
 
 
 @torch.inference_mode()
@@ -137,20 +135,6 @@ def largest_inputs(model: Any) -> dict[str, float]:
     for hook in hooks:
         hook.remove()
     return found
-
-
-def _run(
-    runtime: str,
-    checkpoint: Checkpoint,
-    start: Callable[[Any, Decoder, models.Weights], models.PeerModel | PeerUnavailable],
-) -> Runner | Unavailable:
-    python = python_of(runtime)
-    if isinstance(python, PeerUnavailable):
-        return Unavailable(python.reason)
-    model = checkpoints.load(checkpoint, torch.float32)
-    decoder = Decoder.of(model.config.to_dict())
-    started = start(model, decoder, _arrays(model))
-    return Unavailable(started.reason) if isinstance(started, PeerUnavailable) else PeerRunner(started)
 
 
 def _weights(checkpoint: Checkpoint) -> models.Weights:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.linear import EngineLinear
+from engine.measure import TransformersStepper
 from pipeline import cpu
 from pipeline.contracts import Checkpoint
 from stages import checkpoints, families
@@ -18,27 +19,18 @@ from stages.benchmarking.backends import Runner, Unavailable
 class TorchRunner:
     """A Hugging Face causal LM, whatever its linears are."""
 
-    note: str | None = None
     process: int | None = None
 
     def __init__(self, model: Any, note: str | None = None) -> None:
-        self._model = model
+        self._stepper = TransformersStepper(model)
         self.note = note
-        self._cache: Any = None
         self.weight_bytes: int | None = weight_bytes(model)
 
     def prefill(self, ids_1T: Tensor) -> int:
-        self._cache = None
-        return self._forward(ids_1T)
+        return int(self._stepper.prefill(ids_1T).argmax())
 
     def decode(self, token: int) -> int:
-        return self._forward(torch.tensor([[token]]))
-
-    @torch.inference_mode()
-    def _forward(self, ids_1T: Tensor) -> int:
-        output = self._model(input_ids=ids_1T, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache = output.past_key_values
-        return int(output.logits[0, -1].argmax())
+        return int(self._stepper.step(token).argmax())
 
 
 class TorchFp32:
