@@ -68,19 +68,12 @@ class Checkpoint(Artifact):
 
 
 @dataclass(frozen=True)
-class TextData(Artifact):
-    """One JSON Lines file a split. `format` text: rows {"text"}; qa: rows {"prompt", "completion", "answer"}."""
-
-    def split(self, name: str) -> Path:
-        """The file of a split. Raises UserError if this data has no such split."""
-        path = self.path / f"{name}.jsonl"
-        if not path.exists():
-            have = ", ".join(sorted(p.stem for p in self.path.glob("*.jsonl")))
-            raise UserError(f"no split {name!r} in this data; it has: {have}", "data")
-        return path
+class DataSet(Artifact):
+    """A data set as it came in (Corpus), or as a model reads it (Examples)."""
 
     @property
     def format(self) -> str:
+        """text, qa, translation or speech."""
         return str(self.facts()["format"])
 
     @property
@@ -90,12 +83,44 @@ class TextData(Artifact):
 
 
 @dataclass(frozen=True)
+class Corpus(DataSet):
+    """One JSON Lines file a split. Rows by `format`: text {"text", "id"}; qa {"prompt", "completion", "answer",
+    "question", "id"}; translation {"source", "target", "id"}, the source with its prefix; speech {"audio", "seconds",
+    "text", "id"}, the audio a path inside this folder (FLAC, 16 kHz, mono)."""
+
+    def split(self, name: str) -> Path:
+        """The file of a split. Raises UserError if this data has no such split."""
+        path = self.path / f"{name}.jsonl"
+        if not path.exists():
+            have = ", ".join(sorted(p.stem for p in self.path.glob("*.jsonl")))
+            raise UserError(f"no split {name!r} in this data; it has: {have}", "data")
+        return path
+
+
+@dataclass(frozen=True)
+class Examples(DataSet):
+    """A corpus as an encoder-decoder's tokenizer and feature extractor see it: a `datasets` folder for each split.
+
+    Facts: `format`, `digest` (of the corpus), `prompt` (token ids that the decoder begins with), and of speech the
+    settings `speech`. Columns are the family's own (`stages.families`).
+    """
+
+    def split(self, name: str) -> Path:
+        """The folder of a split. Raises UserError if this data has no such split."""
+        path = self.path / name
+        if not path.is_dir():
+            have = ", ".join(sorted(p.name for p in self.path.iterdir() if p.is_dir()))
+            raise UserError(f"no split {name!r} in this data; it has: {have}", "data")
+        return path
+
+
+@dataclass(frozen=True)
 class Calibration(Artifact):
-    """`tokens.safetensors`: `input_ids_NL` int32 and `attention_mask_NL` uint8 (1 = a real token)."""
+    """`samples.safetensors`: the tensors of a batch (`stages.families.Batch`), N samples."""
 
     @property
-    def tokens(self) -> Path:
-        return self.path / "tokens.safetensors"
+    def samples(self) -> Path:
+        return self.path / "samples.safetensors"
 
 
 @dataclass(frozen=True)

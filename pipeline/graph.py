@@ -1,7 +1,8 @@
 """From a configuration to the nodes of the DAG. A plain function: nothing is read, nothing is run.
 
-model, data -> dense -> {dense_eval, calibrate} -> (prune_k -> finetune_k, teacher = dense)* -> evaluate,
-quantize -> evaluate_q, benchmark.  Levels are nodes, so runs with other targets share the rungs below.
+model, data (-> prepare, for encoder-decoders) -> dense -> {dense_eval, calibrate} ->
+(prune_k -> finetune_k, teacher = dense)* -> evaluate, quantize -> evaluate_q, benchmark.  Levels are nodes, so runs
+with other targets share the rungs below. A model from scratch has its tokenizer, and so its node, from the data.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from pipeline.schema import (
     Distill,
     EvaluateSlice,
     FinetuneSlice,
+    ModelSlice,
+    PrepareSlice,
     PruneSlice,
+    ScratchSlice,
     Training,
     parse_pattern,
 )
 from stages.schedule import rungs
 
 TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
+
+
+PREPARED = ("translation", "speech")
+"""Data formats that models do not read as they are."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +86,30 @@ def build(config: Config) -> Graph:
         graph[name] = node
         return name
 
-    add("model", "model", config.model)
-    add("data", "data", config.data)
+    if config.model.scratch:
+        add("data", "data", config.data)
+        source = {key: getattr(config.model, key) for key in ScratchSlice.model_fields}
+        add("model", "scratch", ScratchSlice(**source), data="data")
+    else:
+        add("model", "model", ModelSlice(**{key: getattr(config.model, key) for key in ModelSlice.model_fields}))
+        add("data", "data", config.data)
+    data = "data"
+    if config.data.format in PREPARED:
+        data = add("prepare", "prepare", PrepareSlice(), model="model", data="data")
     dense = "model"
     if not config.dense.skip:
         dense = add(
-            "dense", "dense", DenseSlice(training=config.dense.training, distill=TASK_LOSS), model="model", data="data"
+            "dense", "dense", DenseSlice(training=config.dense.training, distill=TASK_LOSS), model="model", data=data
         )
     judge = EvaluateSlice(**{key: getattr(config.evaluate, key) for key in EvaluateSlice.model_fields})
-    dense_eval = add("dense_eval", "evaluate", judge, model=dense, data="data")
+    dense_eval = add("dense_eval", "evaluate", judge, model=dense, data=data)
 
     def evaluate(name: str, model: str, judge: EvaluateSlice = judge) -> None:
-        add(name, "evaluate", judge, model=model, data="data", baseline=dense_eval)
+        add(name, "evaluate", judge, model=model, data=data, baseline=dense_eval)
 
     calibration = None
     if _needs_calibration(config):
-        calibration = add("calibrate", "calibrate", config.calibrate, model="model", data="data")
+        calibration = add("calibrate", "calibrate", config.calibrate, model="model", data=data)
     for_pruning = calibration if config.prune.method != "magnitude" else None
 
     def prune(model: str, sparsity: float, name: str) -> str:
@@ -108,7 +124,7 @@ def build(config: Config) -> Graph:
         slice_ = FinetuneSlice(training=training, distill=config.distill, cubic=cubic)
         teacher = dense if config.distill.kd or config.distill.squarehead else None
         return add(
-            f"finetune_{level}", "finetune", slice_, model=model, data="data", teacher=teacher,
+            f"finetune_{level}", "finetune", slice_, model=model, data=data, teacher=teacher,
             calibration=for_pruning if cubic else None,
         )  # fmt: skip
 
@@ -140,7 +156,7 @@ def build(config: Config) -> Graph:
         evaluate("evaluate_q", quantized, judge_int8)
     if config.benchmark.enabled:
         slice_ = BenchmarkSlice(**{key: getattr(config.benchmark, key) for key in BenchmarkSlice.model_fields})
-        add("benchmark", "benchmark", slice_, data="data", dense=dense, sparse=sparse if sparse != dense else None,
+        add("benchmark", "benchmark", slice_, data=data, dense=dense, sparse=sparse if sparse != dense else None,
             quantized=quantized, quantized_dense=quantized_dense)  # fmt: skip
     return graph
 

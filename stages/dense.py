@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.contracts import Artifact, Checkpoint, Log, TextData
+from pipeline.contracts import Artifact, Checkpoint, DataSet, Log
 from pipeline.schema import DenseSlice
 from stages import families, masks
 from stages.training import training_inputs
@@ -13,14 +13,14 @@ from stages.training.trainer import train
 
 
 def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint) and `data` (TextData) -> Checkpoint, trained with the task loss alone."""
+    """`model` (Checkpoint) and `data` (DataSet) -> Checkpoint, trained with the task loss alone."""
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
-    assert isinstance(data, TextData)
     assert config.distill.kd == config.distill.squarehead == 0, "there is no teacher before the dense model"
+    assert isinstance(data, DataSet)
     family = families.of(source.path)
     model = training_inputs.load(source)
     plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
     pruned, metrics = train(model, plan, None, masks.of(source), log)
-    log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows["input_ids"]))
+    log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))
     return metrics | training_inputs.write(model, source, pruned, out, log)

@@ -1,4 +1,6 @@
-"""Stage `evaluate`: perplexity and lm-eval tasks of one model, and their recovery against the dense model.
+"""Stage `evaluate`: quality of one model, and its recovery against the dense model.
+
+Of causal models perplexity and lm-eval tasks; of encoder-decoders scores of the texts they write, which are kept.
 
 Models in floating point are computed in fp32, quantized ones in int8; by torch, or by the sparse engine.
 """
@@ -14,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.contracts import Artifact, Checkpoint, Log, Metrics, TextData, UserError
+from pipeline.contracts import Artifact, Checkpoint, Corpus, Log, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Perplexity
 from stages import checkpoints, engine_models, families, tokens
 from stages.evaluation import lm_eval_tasks, perplexity
@@ -25,27 +27,49 @@ Measured = dict[str, dict[str, Any]]
 
 
 def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint), `data` (TextData) and optionally `baseline` (Metrics of the dense model) -> Metrics."""
+    """`model` (Checkpoint), `data` (Corpus; of encoder-decoders Examples) and optionally `baseline` (Metrics of the
+    dense model) -> Metrics; of encoder-decoders `hypotheses.jsonl` beside them."""
     source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
     assert isinstance(source, Checkpoint)
-    assert isinstance(data, TextData)
+    assert isinstance(data, Corpus | Examples)
     family = families.of(source.path)
-    tokenizer = family.tokenizer(source.path)
+    _check_kind(config, family)
     model, precision = _load(source, config.runtime)
     measured: Measured = {}
-    if config.perplexity:
-        measured["perplexity"] = _perplexity(config.perplexity, config.batch_size, model, family, tokenizer, data, log)
-    for task in config.tasks:
-        measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
+    parts: dict[str, float] = {}
+    if isinstance(family, EncoderDecoder):
+        assert isinstance(data, Examples)
+        if config.generation:
+            measured, parts = _generation(config.generation, config.batch_size, model, family, source, data, out, log)
+    else:
+        assert isinstance(data, Corpus)
+        measured = _language_modelling(config, model, family, source, data, log)
     for metric in measured.values():
         metric["protocol"] |= {"precision": precision, "threads": torch.get_num_threads(), "runtime": config.runtime}
     (out / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
     log.facts(data_digest=data.digest)
-    summary = {name: metric["value"] for name, metric in measured.items()}
+    summary = {name: metric["value"] for name, metric in measured.items()} | parts
     summary |= {f"{name}_stderr": m["stderr"] for name, m in measured.items() if m["stderr"] is not None}
     if isinstance(baseline, Metrics):
         summary |= recovery(measured, baseline.values())
     return summary
+
+
+def _check_kind(config: EvaluateSlice, family: Family) -> None:
+    """Raises UserError for metrics that a model of this family cannot have."""
+    if not isinstance(family, EncoderDecoder):
+        if config.generation:
+            raise UserError(
+                f"texts are scored of encoder-decoders, not of {family.name}; it has perplexity and tasks",
+                "evaluate.generation",
+            )
+        return
+    for name in ("perplexity", "tasks"):
+        if getattr(config, name):
+            raise UserError(
+                f"{family.name} is an encoder-decoder, which has no {name} here; set evaluate.generation",
+                f"evaluate.{name}",
+            )
 
 
 def _load(source: Checkpoint, runtime: str) -> tuple[Any, str]:
@@ -70,8 +94,20 @@ def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
     return found
 
 
+def _language_modelling(
+    config: EvaluateSlice, model: Any, family: Family, source: Checkpoint, data: Corpus, log: Log
+) -> Measured:
+    tokenizer = family.tokenizer(source.path)
+    measured: Measured = {}
+    if config.perplexity:
+        measured["perplexity"] = _perplexity(config.perplexity, config.batch_size, model, family, tokenizer, data, log)
+    for task in config.tasks:
+        measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
+    return measured
+
+
 def _perplexity(
-    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: TextData, log: Log
+    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, log: Log
 ) -> dict[str, Any]:
     checkpoints.check_length(family.context(model), config.length, "evaluate.perplexity.length")
     ids_NL = tokens.stream(data, config.split, tokenizer, config.length, "evaluate.perplexity.length")
@@ -106,3 +142,46 @@ def _perplexity(
             "stderr": "delta method, windows independent",
         },
     }
+
+
+def _generation(
+    config: Generation, batch_size: int, model: Any, family: EncoderDecoder, source: Checkpoint, data: Examples,
+    out: Path, log: Log,
+) -> tuple[Measured, dict[str, float]]:  # fmt: skip
+    """The metrics, and the parts of their values."""
+    speech = data.format == "speech"
+    _check_generation(config, data)
+    decoded = generation.decode(config, batch_size, model, family, source.path, data, log)
+    scored = scoring.transcripts(decoded.items, config, log) if speech else scoring.translations(decoded.items, config)
+    generation.save(decoded.items, scored.counts, out / "hypotheses.jsonl")
+    log.facts(generation=decoded.speed)
+    protocol = {
+        "split": config.split,
+        "items": len(decoded.items),
+        "beams": config.beams,
+        "length_penalty": config.length_penalty,
+        "max_new_tokens": config.max_new_tokens,
+        "early_stopping": model.generation_config.early_stopping or False,
+        "cut_off": sum(item.cut_off for item in decoded.items),
+        "data_digest": data.digest,
+    }
+    for metric in scored.metrics.values():
+        metric["protocol"] |= protocol
+    return scored.metrics, scored.parts
+
+
+def _check_generation(config: Generation, data: Examples) -> None:
+    """Raises UserError for options that mean nothing on this data."""
+    if data.format != "speech":
+        if config.normalizer != "none":
+            raise UserError(
+                f"BLEU and chrF read texts as they are; expected none, got {config.normalizer}", normalizers.OPTION
+            )
+        if config.full_window:
+            raise UserError("only speech has windows; expected false", "evaluate.generation.full_window")
+        return
+    speech = data.facts()["speech"]
+    if config.normalizer == "english" and speech["language"] != "en" and speech["task"] == "transcribe":
+        raise UserError(
+            f"the English normaliser is for English, these transcripts are in {speech['language']}", normalizers.OPTION
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, TextData, UserError
+from pipeline.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, UserError
 from pipeline.schema import CubicSlice, FinetuneSlice
 from stages import calibrate, checkpoints, families, masks
 from stages.families import Family
@@ -19,11 +19,11 @@ OPTION = "finetune"
 
 
 def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint; its masks hold), `data` (TextData), `teacher` (Checkpoint; not read where kd and squarehead
+    """`model` (Checkpoint; its masks hold), `data` (DataSet), `teacher` (Checkpoint; not read where kd and squarehead
     are 0) and, for a cubic schedule with a pruner that needs it, `calibration` -> Checkpoint."""
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
-    assert isinstance(data, TextData)
+    assert isinstance(data, DataSet)
     family = families.of(source.path)
     model = training_inputs.load(source)
     gradual = _gradual(config.cubic, model, family, inputs) if config.cubic else None
@@ -36,7 +36,7 @@ def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     log.facts(
         data_digest=data.digest,
         precision=config.training.precision,
-        rows=len(plan.rows["input_ids"]),
+        rows=len(plan.rows),
         distill=config.distill.model_dump(),
     )
     return metrics | training_inputs.write(model, source, pruned, out, log)
@@ -46,7 +46,7 @@ def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -
     checkpoint = inputs.get("teacher")
     if not isinstance(checkpoint, Checkpoint):
         raise UserError("kd and squarehead need a teacher", "distill")
-    live = Teacher(checkpoint, plan.family, plan.training)
+    live = Teacher(checkpoint, plan.family, plan.training, all_layers=bool(plan.weights.squarehead))
     shape = [(len(plan.family.blocks(m)), m.config.hidden_size, m.config.vocab_size) for m in (live.model, model)]
     if shape[0] != shape[1]:
         raise UserError(
@@ -55,13 +55,13 @@ def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -
     visited = plan.order()
     if not plan.training.teacher_cache_gb or not len(visited):
         return live
-    return CachedTeacher(live, plan.rows, visited, plan.training, bool(plan.weights.squarehead), log, OPTION)
+    return CachedTeacher(live, plan.rows, visited, plan.training, log, OPTION)
 
 
 def _gradual(config: CubicSlice, model: Any, family: Family, inputs: Mapping[str, Artifact]) -> Gradual:
     calibration = inputs.get("calibration")
     assert calibration is None or isinstance(calibration, Calibration)
-    tokens = calibrate.load(calibration) if calibration else None
-    if tokens:
-        checkpoints.check_length(family.context(model), tokens[0].shape[1], "calibrate.length")
-    return Gradual(config, family, tokens)
+    samples = calibrate.load(calibration) if calibration else None
+    if samples:
+        checkpoints.check_length(family.context(model), samples["use"].shape[1], "calibrate.length")
+    return Gradual(config, family, samples)

@@ -29,11 +29,11 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
         raise UserError("a quantized model cannot be pruned; prune first, then quantize", "prune")
     model = checkpoints.load(source)
     family = families.of(source.path)
-    tokens = calibrate.load(calibration) if calibration else None
-    if tokens:
-        checkpoints.check_length(family.context(model), tokens[0].shape[1], "calibrate.length")
+    samples = calibrate.load(calibration) if calibration else None
+    if samples:
+        checkpoints.check_length(family.context(model), samples["use"].shape[1], "calibrate.length")
     previous = masks.of(source)
-    pruned, reports = prune_model(model, family, tokens, config.prune, config.sparsity, previous, log, log.resume)
+    pruned, reports = prune_model(model, family, samples, config.prune, config.sparsity, previous, log, log.resume)
     names = [report.name for report in reports]
     _check(model, pruned, names, config, previous)
     checkpoints.save(model, source, pruned, out)
@@ -52,7 +52,7 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     if raised := [report for report in reports if (report.damping or 0) > config.prune.damping]:
         log.note(f"damping was raised, up to {max(dampings):g}, for {len(raised)} linears, first {raised[0].name}")
     log.facts(
-        precision=config.prune.precision if tokens and config.prune.method != "magnitude" else None,
+        precision=config.prune.precision if samples and config.prune.method != "magnitude" else None,
         damping={"asked": config.prune.damping, "most_used": max(dampings)} if dampings else None,
         masks_digest=masks.digest(pruned),
         layers=[asdict(report) for report in reports],

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from pipeline.schema import Quantize
 from stages import calibrate, checkpoints, families, masks
-from stages.families import Batch
+from stages.families import Batch, Family
 from stages.quantization import quantized, sensitivity, smoothquant
 from stages.skipping import skipped
-from stages.tokens import IGNORED
 
 SENSITIVITY_WINDOWS = 4
 """Calibration samples on which each linear's loss increase is measured."""
@@ -39,12 +35,12 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     targets = [name for name in prunable if name not in exempt]
     smoothing = smoothquant.Smoothing({}, {})
     if config.smooth:
-        seen = batches(inputs["calibration"], SMOOTHING_SAMPLES)
+        seen = batches(family, inputs["calibration"], SMOOTHING_SAMPLES)
         smoothing = smoothquant.smooth_(model, family, targets, seen, config.smooth, log)
     if config.skip_sensitive:
         if config.skip_sensitive >= len(targets):
             raise UserError(f"would leave none of {len(targets)} linears to quantize", "quantize.skip_sensitive")
-        batch = batches(inputs["calibration"], SENSITIVITY_WINDOWS)[0]
+        batch = batches(family, inputs["calibration"], SENSITIVITY_WINDOWS)[0]
         rises = sensitivity.loss_increases(model, family, targets, smoothing.stored, batch, log)
         for name in sorted(rises, key=lambda name: -rises[name])[: config.skip_sensitive]:
             exempt[name] = f"raises the loss by {rises[name]:.3g} nats a token"
@@ -76,13 +72,11 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     }
 
 
-def batches(calibration: Artifact, samples: int, size: int = 4) -> list[Batch]:
-    """The first `samples` calibration samples, `size` at a time; a mask only where there is padding."""
+def batches(family: Family, calibration: Artifact, samples: int, size: int = 4) -> list[Batch]:
+    """The first `samples` calibration samples, `size` at a time."""
     assert isinstance(calibration, Calibration)
-    ids_NL, mask_NL = (tensor_NL[:samples] for tensor_NL in calibrate.load(calibration))
-    return [_batch(ids_NL[at : at + size], mask_NL[at : at + size]) for at in range(0, len(ids_NL), size)]
-
-
-def _batch(ids_BT: Tensor, mask_BT: Tensor) -> Batch:
-    batch = {"input_ids": ids_BT, "labels": ids_BT.masked_fill(mask_BT == 0, IGNORED), "use": mask_BT}
-    return batch if bool(torch.all(mask_BT == 1)) else batch | {"attention_mask": mask_BT}
+    seen = calibrate.load(calibration)
+    return [
+        family.trim({name: tensor[at : min(at + size, samples)] for name, tensor in seen.items()})
+        for at in range(0, min(samples, len(seen["use"])), size)
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.contracts import Artifact, Benchmark, Calibration, Checkpoint, Metrics, TextData
+from pipeline.contracts import Artifact, Benchmark, Calibration, Checkpoint, Corpus, Examples, Metrics
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
         StageSpec("model", "1", "stages.sources.model", Checkpoint, in_cache=True),
-        StageSpec("data", "1", "stages.sources.data", TextData, in_cache=True),
-        StageSpec("dense", "1", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
-        StageSpec("calibrate", "1", "stages.calibrate", Calibration),
+        StageSpec("data", "1", "stages.sources.data", Corpus, in_cache=True),
+        StageSpec("scratch", "1", "stages.scratch", Checkpoint),
+        StageSpec("prepare", "1", "stages.prepare", Examples),
+        StageSpec("dense", "2", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("calibrate", "2", "stages.calibrate", Calibration),
         StageSpec("prune", "1", "stages.prune", Checkpoint),
-        StageSpec("finetune", "1", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("finetune", "2", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("quantize", "1", "stages.quantize", Checkpoint),
         StageSpec("evaluate", "1", "stages.evaluate", Metrics),
         StageSpec("benchmark", "3", "stages.benchmark", Benchmark),

@@ -1,4 +1,4 @@
-"""Text to token windows: the evaluation stream, and packed batches for training and calibration."""
+"""Text to token windows: the evaluation stream, and packed rows for training and calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.contracts import TextData, UserError
+from pipeline.contracts import Corpus, UserError
 from stages.families import Batch
 
 IGNORED = -100
@@ -24,14 +24,14 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def texts(data: TextData, split: str) -> list[str]:
+def texts(data: Corpus, split: str) -> list[str]:
     """The running texts of a split; for qa each item's prompt and completion together."""
     if data.format == "text":
         return [row["text"] for row in rows(data.split(split))]
     return [row["prompt"] + row["completion"] for row in rows(data.split(split))]
 
 
-def stream(data: TextData, split: str, tokenizer: Any, length: int, option: str) -> Tensor:
+def stream(data: Corpus, split: str, tokenizer: Any, length: int, option: str) -> Tensor:
     """`ids_NL` int64: the texts joined by blank lines, tokenised once, cut into windows of `length`, tail dropped.
 
     Windows do not overlap and have no padding. Raises UserError when there is not one whole window.
@@ -43,13 +43,15 @@ def stream(data: TextData, split: str, tokenizer: Any, length: int, option: str)
     return torch.tensor(encoded[: count * length]).reshape(count, length)
 
 
-def training_rows(data: TextData, split: str, tokenizer: Any, length: int, model: nn.Module, option: str) -> Batch:
+def training_rows(
+    data: Corpus, split: str, tokenizer: Any, length: int, model: nn.Module, option: str, packed: bool = True
+) -> Batch:
     """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and
     what keeps items apart.
 
     text: the windows of `stream`. qa: items, each ended by eos, packed whole and greedily into rows. Where the
     model takes `position_ids`, they restart with each item and attention stays within it; a model without them
-    (MPT) gets one item a row and an attention mask. An item longer than `length` is cut at its end.
+    (MPT), or packed=False, gets one item a row and an attention mask. An item longer than `length` is cut at its end.
     """
     if data.format == "text":
         ids_NL = stream(data, split, tokenizer, length, option)
@@ -58,16 +60,16 @@ def training_rows(data: TextData, split: str, tokenizer: Any, length: int, model
         [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:length]
         for text in texts(data, split)
     ]
-    by_position = "position_ids" in inspect.signature(model.forward).parameters
-    packed = _first_fit(items, length) if by_position else [[item] for item in items]
-    size = (len(packed), length)
+    by_position = packed and "position_ids" in inspect.signature(model.forward).parameters
+    filled = _first_fit(items, length) if by_position else [[item] for item in items]
+    size = (len(filled), length)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids_NL = torch.full(size, pad)
     labels_NL = torch.full(size, IGNORED)
     mask_NL = torch.zeros(size, dtype=torch.long)
     # padding counts as one more item: position ids that restart at 0 cut it off from what stands before
     positions_NL = torch.zeros(size, dtype=torch.long)
-    for n, row in enumerate(packed):
+    for n, row in enumerate(filled):
         at = 0
         for item in row:
             span = slice(at, at + len(item))

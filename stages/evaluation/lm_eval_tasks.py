@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from pipeline.contracts import Bar, Log, TextData, UserError
+from pipeline.contracts import Bar, Corpus, Log, UserError
 from pipeline.schema import Task
 from stages.evaluation import tasks
 
@@ -17,7 +17,7 @@ SEED = 1234
 """Of the choice of few-shot examples, lm-eval's own default."""
 
 
-def run(task: Task, model: Any, tokenizer: Any, data: TextData, log: Log) -> dict[str, dict[str, Any]]:
+def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[str, dict[str, Any]]:
     """`{name: {"value", "stderr" | None, "protocol"}}` for each metric and filter of the task (of each, in a group).
 
     Raises UserError when the task is unknown, or its data cannot be had.
@@ -61,7 +61,7 @@ def run(task: Task, model: Any, tokenizer: Any, data: TextData, log: Log) -> dic
     return found
 
 
-def packaged(name: str, data: TextData) -> dict[str, Any]:
+def packaged(name: str, data: Corpus) -> dict[str, Any]:
     """The definition of a task that comes with squarehead, reading the files of `data`."""
     path = tasks.FOLDER / f"{name}.yaml"
     if not path.exists():
@@ -75,7 +75,7 @@ def packaged(name: str, data: TextData) -> dict[str, Any]:
     return definition
 
 
-def _load(task: Task, data: TextData) -> Any:
+def _load(task: Task, data: Corpus) -> Any:
     from lm_eval.tasks import TaskManager
 
     if task.include == "packaged":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,20 +11,46 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from pipeline.contracts import UserError
+from pipeline.contracts import DataSet, UserError
 
 # a bar for each read and write of weights says little; the stages have their own
 logging.disable_progress_bar()
 
 Batch = dict[str, Tensor]
-"""`Family.inputs` of it is what the model's forward takes. Besides: `labels`, token ids, -100 where nothing is to be
-learned, at the position of their token (the loss shifts them where the family is causal); `use`, 1 = a real token."""
+"""Tensors of B rows each. `Family.inputs` of it is what the model's forward takes. Besides: `labels_BT`, token ids,
+-100 where nothing is to be learned, at the position of their token (the loss shifts them where the family is causal);
+`use_BT`, 1 = a real token (of an encoder-decoder: of the decoder). Padding is on the right."""
+
+
+UNLIMITED = 1 << 30
+"""The context of a model without a limit."""
+
+
+class Rows(Protocol):
+    """The examples of a split, ready for the model."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def sizes(self) -> Tensor:
+        """`size_N`: what a row costs, to bring rows of like cost together."""
+
+    def take(self, chosen_B: Tensor) -> Batch:
+        """These rows, padded no longer than the longest of them needs."""
 
 
 class Family(Protocol):
     """Everything architecture-specific. All tensors are on the CPU unless the model is elsewhere."""
 
     name: str
+
+    @property
+    def auto_class(self) -> Any:
+        """The class of transformers whose `from_pretrained` knows the family's architectures."""
+
+    @property
+    def architectures(self) -> set[str]:
+        """Names of the architectures that belong to the family, as `config.json` states them."""
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         """The model of a Hugging Face folder, in eval mode; dtype None keeps the stored one."""
@@ -36,35 +64,62 @@ class Family(Protocol):
         """The longest sequence in tokens; a very large number where positions are unlimited."""
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        """Dotted names and modules of the repeated blocks, in execution order."""
+        """Dotted names and modules of the repeated blocks, in execution order: the encoder's, then the decoder's."""
 
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """Linears inside the blocks, by dotted name, in execution order. Not embeddings, norms, head."""
+        """Linears inside the blocks, by dotted name, in execution order. Not embeddings, norms, head, convolutions."""
+
+    def rows(
+        self, model: nn.Module, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
+    ) -> Rows:
+        """The split as the model reads it; sequences of at most `length` tokens, longer ones cut. `packed`: short items
+        may share a row. Raises UserError, with `option`, where the split is too small."""
+
+    def trim(self, batch: Batch) -> Batch:
+        """Without the columns that are padding in all rows."""
+
+    def sizes(self, batch: Batch) -> Tensor:
+        """`size_B`, as `Rows.sizes`."""
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The arguments of the model's forward."""
 
+    def read_by(self, batch: Batch, linear: str) -> Tensor:
+        """bool (B, tokens): the real tokens among those that the linear of this name sees."""
+
+    def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
+        """`h_BTD` that the head reads."""
+
     def states(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """`h_BTD` after each block, as a feature loss compares them; the last is what the head reads."""
+        """`h_BTD` after each block, as a feature loss compares them; the last of the list is what the head reads."""
+
+    def compared(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
+        """For each of the model's `states`: bool `use_BT`, the tokens that a feature loss compares; None: none."""
 
     def head(self, model: nn.Module) -> nn.Module:
         """What turns the last of `states` into logits. Raises UserError where the model does more than that."""
-
-    def loss_positions(self, batch: Batch) -> Tensor:
-        """bool `use_BT`: the tokens whose hidden states a feature loss compares."""
 
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Aligned so that logits at [b, t] predict labels at [b, t] (causal families shift by one). The last
         dimension may be any: states that are to become logits are aligned the same way."""
 
 
+FAMILIES = {
+    "causal_lm": "stages.families.causal_lm:CausalLM",
+    "t5": "stages.families.t5:T5",
+    "whisper": "stages.families.whisper:Whisper",
+}
+"""Name -> where its adapter is."""
+_FAMILY_OF_TYPE = {"t5": "t5", "mt5": "t5", "whisper": "whisper"}
+
+
 def get(name: str) -> Family:
     """The adapter of a family. Raises UserError for an unknown one."""
-    if name == "causal_lm":
-        from stages.families.causal_lm import CausalLM
-
-        return CausalLM()
-    raise UserError(f"no family {name!r}; there is: causal_lm", "model.family")
+    if name not in FAMILIES:
+        raise UserError(f"no family {name!r}; there are: {', '.join(FAMILIES)}", "model.family")
+    module, _, cls = FAMILIES[name].partition(":")
+    family: Family = getattr(importlib.import_module(module), cls)()
+    return family
 
 
 def of(folder: Path) -> Family:
@@ -72,6 +127,24 @@ def of(folder: Path) -> Family:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if config.is_encoder_decoder:
-        raise UserError(f"{config.model_type} is an encoder-decoder; there is only the family causal_lm", "model.path")
-    return get("causal_lm")
+    if not config.is_encoder_decoder:
+        return get("causal_lm")
+    if config.model_type not in _FAMILY_OF_TYPE:
+        raise UserError(
+            f"{config.model_type} is an encoder-decoder of no known family; there are: {', '.join(_FAMILY_OF_TYPE)}",
+            "model.path",
+        )
+    return get(_FAMILY_OF_TYPE[config.model_type])
+
+
+def linears_in(blocks: Sequence[tuple[str, nn.Module]], model: nn.Module) -> dict[str, nn.Linear]:
+    """The linears of some blocks by dotted name. Raises UserError where there are none."""
+    found = {
+        f"{block_name}.{name}": module
+        for block_name, block in blocks
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise UserError(f"{type(model).__name__} has no nn.Linear inside its blocks to prune", "model.path")
+    return found

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.contracts import UserError
-from stages.families import Batch
+from pipeline.contracts import Corpus, DataSet, UserError
+from stages import tokens
+from stages.families import UNLIMITED, Batch, Rows, linears_in
+from stages.families.hugging_face import HuggingFaceFolder
 
-UNLIMITED = 1 << 30
 
-
-class CausalLM:
+class CausalLM(HuggingFaceFolder):
     name = "causal_lm"
+    mapping = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 
-    def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
+    @property
+    def auto_class(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True
-        ).eval()
-
-    def build(self, folder: Path) -> Any:
-        from transformers import AutoConfig, AutoModelForCausalLM
-        from transformers.initialization import no_init_weights
-
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with no_init_weights():
-            model = AutoModelForCausalLM.from_config(config).eval()
-        model.tie_weights()
-        return model
-
-    def tokenizer(self, folder: Path) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoModelForCausalLM
 
     def context(self, model: nn.Module) -> int:
         config: Any = model.config
@@ -56,23 +42,40 @@ class CausalLM:
         raise UserError(f"found no list of {config.num_hidden_layers} blocks in {type(model).__name__}", "model.path")
 
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
-        found = {
-            f"{block_name}.{name}": module
-            for block_name, block in self.blocks(model)
-            for name, module in block.named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        if not found:
-            raise UserError(f"{type(model).__name__} has no nn.Linear inside its blocks to prune", "model.path")
-        return found
+        return linears_in(self.blocks(model), model)
+
+    def rows(
+        self, model: nn.Module, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
+    ) -> Rows:
+        assert isinstance(data, Corpus)
+        batch = tokens.training_rows(data, split, self.tokenizer(folder), length, model, option, packed)
+        return TensorRows(batch, self)
+
+    def trim(self, batch: Batch) -> Batch:
+        length = int(batch["use"].any(0).nonzero().max()) + 1
+        return {name: tensor[:, :length] for name, tensor in batch.items()}
+
+    def sizes(self, batch: Batch) -> Tensor:
+        return batch["use"].sum(1)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in batch.items() if name not in ("labels", "use")}
+
+    def read_by(self, batch: Batch, linear: str) -> Tensor:
+        return batch["use"].bool()
+
+    def hidden(self, model: Any, batch: Batch) -> Tensor:
+        h_BTD: Tensor = model.base_model(**self.inputs(batch), use_cache=False).last_hidden_state
+        return h_BTD
 
     def states(self, model: Any, batch: Batch) -> list[Tensor]:
         """Blocks 1..L, the embedding output left out; the last is taken after the final norm, as the papers do."""
         output = model.base_model(**self.inputs(batch), output_hidden_states=True, use_cache=False)
         return [*output.hidden_states[1:-1], output.last_hidden_state]
+
+    def compared(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
+        """Prompt and answer alike: every real token of every layer."""
+        return [batch["use"].bool()] * len(self.blocks(model))
 
     @torch.no_grad()
     def head(self, model: Any) -> nn.Module:
@@ -81,7 +84,7 @@ class CausalLM:
         model.eval()
         probe_BT = torch.arange(1, 5)[None]
         logits_BTV = model(input_ids=probe_BT, use_cache=False).logits
-        h_BTD = self.states(model, {"input_ids": probe_BT})[-1]
+        h_BTD = self.hidden(model, {"input_ids": probe_BT})
         model.train(was_training)
         # a model that scales or caps its logits would be trained on another loss than its own
         if not torch.allclose(head(h_BTD).float(), logits_BTV.float(), rtol=1e-3, atol=1e-3):
@@ -90,8 +93,23 @@ class CausalLM:
             )
         return head
 
-    def loss_positions(self, batch: Batch) -> Tensor:
-        return batch["use"].bool()
-
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         return logits_BTV[:, :-1], labels_BT[:, 1:]
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Rows that are in memory already."""
+
+    batch: Batch
+    family: CausalLM
+
+    def __len__(self) -> int:
+        return len(self.batch["input_ids"])
+
+    @property
+    def sizes(self) -> Tensor:
+        return self.family.sizes(self.batch)
+
+    def take(self, chosen_B: Tensor) -> Batch:
+        return self.family.trim({name: tensor[chosen_B] for name, tensor in self.batch.items()})

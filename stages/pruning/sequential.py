@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Bar, Log, UserError
 from pipeline.schema import Prune
-from stages.families import Family
+from stages.families import Batch, Family
 from stages.masks import Masks
 from stages.pruning import pruners, sparsegpt
 from stages.pruning.selection import Target, target
@@ -59,22 +59,23 @@ class Collector:
     """Gathers the Hessians of a block's linears while it runs. Padding tokens are left out."""
 
     linears: Mapping[str, nn.Linear]
+    family: Family
     bf16: bool
     groups: dict[str, Group] = field(default_factory=dict)
     """By name of the linear that comes first."""
-    real: Tensor | None = None
-    """bool (batch, tokens): the real tokens of the running micro-batch; None: all."""
+    batch: Batch = field(default_factory=dict)
+    """The running micro-batch."""
     _leader: dict[str, str] = field(default_factory=dict)
     _now: dict[str, Tensor] = field(default_factory=dict)
     """Inputs of the running micro-batch, by leader: held, so that one's memory is not taken by the next."""
     _called: list[str] = field(default_factory=list)
     _order: list[str] | None = None
 
-    def enter(self, mask_BT: Tensor) -> None:
+    def enter(self, batch: Batch) -> None:
         """A new micro-batch begins."""
         if self._called and self._order is None:
             self._order = self._called
-        self.real = None if bool(mask_BT.all()) else mask_BT.bool()
+        self.batch = batch
         self._now.clear()
         self._called = []
 
@@ -97,13 +98,14 @@ class Collector:
 
     def _accumulate(self, name: str, X: Tensor) -> None:
         X_TI = X.reshape(-1, X.shape[-1])
-        if self.real is not None:
-            if len(X_TI) != self.real.numel():
+        real_BT = self.family.read_by(self.batch, name)
+        if not bool(real_BT.all()):
+            if len(X_TI) != real_BT.numel():
                 raise UserError(
-                    f"{name} sees {len(X_TI)} tokens of {self.real.numel()}: cannot tell which are padding",
+                    f"{name} sees {len(X_TI)} tokens of {real_BT.numel()}: cannot tell which are padding",
                     "prune.skip",
                 )
-            X_TI = X_TI[self.real.flatten()]
+            X_TI = X_TI[real_BT.flatten()]
         if name not in self.groups:
             H_II = torch.zeros(X.shape[-1], X.shape[-1], device=X.device)
             self.groups[name] = Group([name], H_II)
@@ -133,7 +135,7 @@ class Collector:
 def prune_model(
     model: Any,
     family: Family,
-    tokens: tuple[Tensor, Tensor] | None,
+    samples: Batch | None,
     config: Prune,
     sparsity: float,
     previous: Masks,
@@ -142,7 +144,7 @@ def prune_model(
 ) -> tuple[Masks, list[LayerReport]]:
     """Prunes `model` in place to `sparsity`; `previous` masks stay pruned. Works on a model in training as well.
 
-    `tokens` (`ids_NL`, `mask_NL`) are not needed by magnitude, which runs no forward pass. Finished blocks are kept in
+    Calibration `samples` are not needed by magnitude, which runs no forward pass. Finished blocks are kept in
     the folder `resume`, if given, and taken from there. Raises UserError.
     """
     blocks = _by_block(model, family, config)
@@ -152,9 +154,9 @@ def prune_model(
         return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
     walk = None
     if config.method != "magnitude":
-        if tokens is None:
+        if samples is None:
             raise UserError(f"{config.method} needs calibration samples", "prune.method")
-        walk = Walk(model, family, *tokens, config.precision, config.micro_batch_size)
+        walk = Walk(model, family, samples, config.precision, config.micro_batch_size)
     masks = dict(previous)
     reports: list[LayerReport] = []
     with at_rest(model), log.bar(f"prune to {sparsity:.0%}", total=len(blocks), unit="block") as bar:
@@ -163,7 +165,7 @@ def prune_model(
             if saved and saved.exists():
                 kept, found = _restore(saved, linears)
             else:
-                kept, found = _prune_block(linears, walk, config, goal, previous)
+                kept, found = _prune_block(linears, family, walk, config, goal, previous)
                 if saved:
                     _save(saved, linears, kept, found)
             masks |= kept
@@ -185,7 +187,12 @@ def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Li
 
 
 def _prune_block(
-    linears: Mapping[str, nn.Linear], walk: Walk | None, config: Prune, goal: Target, previous: Masks
+    linears: Mapping[str, nn.Linear],
+    family: Family,
+    walk: Walk | None,
+    config: Prune,
+    goal: Target,
+    previous: Masks,
 ) -> tuple[Masks, list[LayerReport]]:
     masks: Masks = {}
     reports: list[LayerReport] = []
@@ -199,7 +206,7 @@ def _prune_block(
         return masks, reports
     if not linears:
         return masks, reports
-    for group in Collector(linears, config.precision == "bf16").collect(walk):
+    for group in Collector(linears, family, config.precision == "bf16").collect(walk):
         begin = time.perf_counter()
         weights = [linears[name].weight.detach().clone() for name in group.names]
         kept = [previous.get(name) for name in group.names]

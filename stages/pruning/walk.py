@@ -1,8 +1,9 @@
 """Runs a model one block at a time over calibration samples, whatever its blocks take and return.
 
-The model feeds its own blocks: blocks that are done hand on the stored hidden states instead of computing, the
-current block computes, and there the forward ends. So every block gets all the arguments that the model's own code
-gives it (masks, rotary embeddings, biases, a layer's own window), and one block's activations are held at a time.
+The model feeds its own blocks: blocks that are done hand on the stored output of the last of them instead of computing,
+the current block computes, and there the forward ends. So every block gets all the arguments that the model's own code
+gives it (masks, rotary embeddings, position biases, a layer's own window, an encoder's states), and one block's
+activations are held at a time; while a decoder is walked, those of the encoder's end as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from stages.families import Family
+from stages.families import Batch, Family
 
 
 class Reached(Exception):  # noqa: N818 (no error)
@@ -27,77 +28,62 @@ class Reached(Exception):  # noqa: N818 (no error)
 
 
 class Walk:
-    """Micro-batches on their way through the blocks of a model.
+    """Micro-batches on their way through the blocks of a model, an encoder's before a decoder's.
 
-    `ids_NL` and `mask_NL` (1 = a real token; padding on the right) are sorted by length and trimmed, so that padding
-    costs little. `precision`: bf16 runs under autocast; fp32 also lifts a bf16 model's current block to fp32.
+    `samples` are sorted by size and trimmed, so that padding costs little. `precision`: bf16 runs under autocast; fp32
+    also lifts a bf16 model's current block to fp32.
     """
 
-    def __init__(
-        self, model: nn.Module, family: Family, ids_NL: Tensor, mask_NL: Tensor, precision: str, micro_batch_size: int
-    ) -> None:
+    def __init__(self, model: nn.Module, family: Family, samples: Batch, precision: str, micro_batch_size: int) -> None:
         assert precision in ("fp32", "bf16"), precision
         self.model, self.family, self.precision = model, family, precision
-        self.blocks = [block for _, block in family.blocks(model)]
+        self.blocks = family.blocks(model)
         self.device = next(model.parameters()).device
-        order = mask_NL.sum(1).argsort(descending=True, stable=True)
-        self.batches: list[tuple[Tensor, Tensor]] = []
-        for rows in torch.split(order, micro_batch_size):
-            length = int(mask_NL[rows[0]].sum())
-            self.batches.append((ids_NL[rows, :length].to(self.device), mask_NL[rows, :length].to(self.device)))
-        self.states_BTD: list[Tensor] = []
-        """Of each micro-batch: the input of the block that comes next; empty before the first."""
+        order_N = family.sizes(samples).argsort(descending=True, stable=True)
+        self.batches: list[Batch] = []
+        for rows_B in torch.split(order_N, micro_batch_size):
+            batch = family.trim({name: tensor[rows_B] for name, tensor in samples.items()})
+            self.batches.append({name: tensor.to(self.device) for name, tensor in batch.items()})
         self.done = 0
-        self._returns: list[int] = []
-        """Of each block done: how long the tuple it returns is; 0 for a bare tensor."""
+        self._outputs: list[dict[str, Any]] = [{} for _ in self.batches]
+        """Of each micro-batch: by stack (the list that a block is in), what its last block done put out, which is the
+        next one's input: the hidden states, and where blocks return more (T5's position bias), that too."""
 
-    def look(self, enter: Callable[[Tensor], None]) -> None:
-        """Runs the next block without moving on: its hooks see everything. `enter` gets each micro-batch's mask."""
-        for i, (_, mask_BT) in enumerate(self.batches):
-            enter(mask_BT)
+    def look(self, enter: Callable[[Batch], None]) -> None:
+        """Runs the next block without moving on: its hooks see everything. `enter` gets each micro-batch."""
+        for i, batch in enumerate(self.batches):
+            enter(batch)
             self._forward(i)
 
     def advance(self) -> None:
         """Runs the next block as its weights are now and moves on to the one after it."""
-        states = []
-        for i in range(len(self.batches)):
-            output = self._forward(i)
-            many = isinstance(output, tuple)
-            states.append(output[0] if many else output)
-            if self.states_BTD:
-                self.states_BTD[i] = states[-1]
-        self.states_BTD = states
-        self._returns.append(len(output) if many else 0)
+        stack = _stack(self.blocks[self.done][0])
+        for i, outputs in enumerate(self._outputs):
+            outputs[stack] = self._forward(i)
         self.done += 1
 
     @torch.no_grad()
     def _forward(self, i: int) -> Any:
         """The output of the next block for a micro-batch, or whatever a hook inside it ended with."""
-        ids_BT, mask_BT = self.batches[i]
-        batch = {"input_ids": ids_BT, "attention_mask": mask_BT}
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with autocast, self._short_cut(i), self._end_after(self.blocks[self.done]):
+        with autocast, self._short_cut(i), self._end_after(self.blocks[self.done][1]):
             try:
-                self.model(**self.family.inputs(batch))
+                self.model(**self.family.inputs(self.batches[i]), use_cache=False)
             except Reached as end:
                 return end.output
         raise AssertionError(f"the forward pass never came to block {self.done}")
 
     @contextmanager
     def _short_cut(self, i: int) -> Iterator[None]:
-        """Blocks that are done return the stored states; what else they returned (attention weights) is None."""
-
-        def returning(length: int) -> Callable[..., Any]:
-            state_BTD = self.states_BTD[i]
-            return lambda *args, **kwargs: (state_BTD, *[None] * (length - 1)) if length else state_BTD
-
+        """Blocks that are done return what the last one of their stack put out."""
         passed = self.blocks[: self.done]
-        for block, length in zip(passed, self._returns, strict=True):
-            block.forward = returning(length)
+        for name, block in passed:
+            output = self._outputs[i][_stack(name)]
+            block.forward = lambda *args, output=output, **kwargs: output
         try:
             yield
         finally:
-            for block in passed:
+            for _, block in passed:
                 del block.forward
 
     @contextmanager
@@ -123,6 +109,11 @@ class Walk:
                 block.to(stored)
             for handle in handles:
                 handle.remove()
+
+
+def _stack(block: str) -> str:
+    """`encoder.block.3` -> `encoder.block`."""
+    return block.rpartition(".")[0]
 
 
 @contextmanager

@@ -51,7 +51,8 @@ def loss_increases(
 
 
 def _loss(model: nn.Module, family: Family, batch: Batch) -> float:
-    logits_BTV, labels_BT = family.logits_and_labels(model(**family.inputs(batch)).logits, batch["labels"])
+    logits_BTV = model(**family.inputs(batch), use_cache=False).logits
+    logits_BTV, labels_BT = family.logits_and_labels(logits_BTV, batch["labels"])
     nll = nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED)
     return float(nll)
 

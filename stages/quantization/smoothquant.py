@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from pipeline.contracts import Log
 from stages.families import Batch, Family
 
-PROBE_TOKENS = 32
-
 
 def smoothing_scale(amax_I: Tensor, W_amax_I: Tensor, alpha: float) -> Tensor:
     """`s_I` (fp32, > 0). An input that never fires, or whose weights are all pruned, keeps scale 1."""
@@ -117,7 +115,7 @@ def wiring(model: nn.Module, family: Family, batch: Batch) -> Wiring:
         elif isinstance(weight, nn.Parameter) and weight.dim() == 1:
             handles.append(module.register_forward_hook(writes(name)))
     try:
-        model(**family.inputs(_probe(batch)))
+        model(**family.inputs(_probe(batch)), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -132,10 +130,11 @@ def _maxima(
 ) -> dict[str, Tensor]:
     """`amax_I` of each linear's input over the tokens in use."""
     found: dict[str, Tensor] = {}
-    use_T = torch.empty(0)
+    batch: Batch = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            use_T = family.read_by(batch, name).flatten()
             amax_I = args[0].reshape(-1, args[0].shape[-1])[use_T].abs().amax(0).float()
             found[name] = torch.maximum(found[name], amax_I) if name in found else amax_I
 
@@ -145,9 +144,7 @@ def _maxima(
     try:
         with log.bar("activation ranges", total=len(batches), unit="batch") as bar:
             for batch in batches:
-                use_T = batch["use"].bool().reshape(-1)
-                # without the head, whose logits nobody needs
-                model.base_model(**family.inputs(batch))
+                family.hidden(model, batch)
                 bar.advance()
     finally:
         for handle in handles:
@@ -165,12 +162,12 @@ def fold_(norm: nn.Module, linears: Sequence[nn.Linear], s_I: Tensor) -> None:
 
 
 def _probe(batch: Batch) -> Batch:
-    return {name: tensor[:1, :PROBE_TOKENS] for name, tensor in batch.items()}
+    return {name: tensor[:1] for name, tensor in batch.items()}
 
 
 @torch.inference_mode()
 def _logits(model: nn.Module, family: Family, batch: Batch) -> Tensor:
-    logits_BTV: Tensor = model(**family.inputs(batch)).logits
+    logits_BTV: Tensor = model(**family.inputs(batch), use_cache=False).logits
     return logits_BTV
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.schema import Training
-from stages.families import Batch
+from stages.families import Batch, Rows
 
 EPOCHS = 1_000_003
 """Distance of two seeds' random streams: the epochs (and steps) of one seed are not those of the next."""
@@ -28,13 +28,8 @@ def order(num_rows: int, needed: int, seed: int) -> Tensor:
     return torch.cat(shuffled)[:needed] if shuffled else torch.empty(0, dtype=torch.long)
 
 
-def take(rows: Batch, chosen_B: Tensor) -> Batch:
-    """The chosen rows, without the columns that are padding in all of them."""
-    length = int(rows["use"][chosen_B].any(0).nonzero().max()) + 1
-    return {name: tensor[chosen_B, :length] for name, tensor in rows.items()}
-
-
-def micro_batches(rows: Batch, chosen_B: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:
-    """(row numbers, batch) of at most `size` rows each."""
-    for part_B in torch.split(chosen_B, size):
-        yield part_B, take(rows, part_B)
+def micro_batches(rows: Rows, chosen_B: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:
+    """(row numbers, batch) of at most `size` rows each; rows of like size together, so that padding costs little."""
+    order_B = rows.sizes[chosen_B].argsort(descending=True, stable=True)
+    for part_B in torch.split(chosen_B[order_B], size):
+        yield part_B, rows.take(part_B)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.schema import Distill
@@ -58,16 +58,23 @@ def total(weights: Distill, terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
 
 
-def feature_tokens(family: Family, batch: Batch, skip_first: int) -> Tensor:
-    """Flat indices into (B·T) of the tokens that SquareHead compares: real ones, without the first of each sequence.
+def feature_tokens(family: Family, model: nn.Module, batch: Batch, skip_first: int) -> list[Tensor | None]:
+    """For each of the model's states: flat indices into (B·T) of the tokens that SquareHead compares, without the first
+    ones of each sequence; None where it leaves the state out.
 
     Where items are packed into a row, `position_ids` tell where each begins.
     """
-    use_BT = family.loss_positions(batch)
-    if skip_first:
-        positions_BT = batch.get("position_ids", torch.arange(use_BT.shape[1]).expand_as(use_BT))
-        use_BT = use_BT & (positions_BT >= skip_first)
-    return use_BT.flatten().nonzero().squeeze(-1)
+    known: dict[int, Tensor] = {}
+    found: list[Tensor | None] = []
+    for use_BT in family.compared(model, batch):
+        if use_BT is not None and id(use_BT) not in known:
+            wanted_BT = use_BT
+            if skip_first:
+                positions_BT = batch.get("position_ids", torch.arange(use_BT.shape[1]).expand_as(use_BT))
+                wanted_BT = use_BT & (positions_BT >= skip_first)
+            known[id(use_BT)] = wanted_BT.flatten().nonzero().squeeze(-1)
+        found.append(None if use_BT is None else known[id(use_BT)])
+    return found
 
 
 def label_tokens(family: Family, h_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.contracts import Log
 from pipeline.schema import CubicSlice
-from stages.families import Family
+from stages.families import Batch, Family
 from stages.masks import Masks
 from stages.pruning.selection import num_pruned
 from stages.pruning.sequential import prune_model
@@ -19,11 +18,11 @@ from stages.schedule import cubic
 
 @dataclass(frozen=True)
 class Gradual:
-    """A cubic schedule and what its pruner looks at: `tokens` (`ids_NL`, `mask_NL`), not needed by magnitude."""
+    """A cubic schedule and the calibration samples that its pruner looks at; magnitude needs none."""
 
     config: CubicSlice
     family: Family
-    tokens: tuple[Tensor, Tensor] | None
+    samples: Batch | None
 
     def due(self, step: int) -> bool:
         """Whether the masks change after this many finished steps; they always do at end_step."""
@@ -36,7 +35,7 @@ class Gradual:
         """Prunes `model` in place to the schedule's sparsity at `step`; masks are nested, the last counts exact."""
         config = self.config
         target = cubic(step, config.begin_step, config.end_step, config.initial, config.final)
-        grown, reports = prune_model(model, self.family, self.tokens, config.prune, target, pruned, log)
+        grown, reports = prune_model(model, self.family, self.samples, config.prune, target, pruned, log)
         for name, keep_OI in pruned.items():
             assert not torch.any(grown[name] & ~keep_OI), f"{name}: the update at step {step} revived weights"
         if step == config.end_step:

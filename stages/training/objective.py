@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.schema import Distill
-from stages.families import Batch, Family
+from stages.families import Batch, Family, Rows
 from stages.training import batches, distill
 from stages.training.precision import autocast
 
@@ -52,18 +52,18 @@ class Objective:
             return self._backward(model, head, micro)
 
     def _backward(self, model: nn.Module, head: nn.Module, micro: Sequence[tuple[Tensor, Batch]]) -> dict[str, Tensor]:
-        compared = [distill.feature_tokens(self.family, batch, self.weights.skip_first) for _, batch in micro]
+        skip = self.weights.skip_first
+        compared = [distill.feature_tokens(self.family, model, batch, skip) for _, batch in micro]
         taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
         num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
-        num_compared = sum(len(tokens_N) for tokens_N in compared)
-        energy_L = self._energies(taught, compared)
+        totals = self._totals(taught, compared)
         found = {name: torch.zeros(()) for name in distill.TERMS if getattr(self.weights, name)}
-        for (_, batch), states, tokens_N in zip(micro, taught, compared, strict=True):
-            student = self.family.states(model, batch)
+        for (_, batch), states, tokens in zip(micro, taught, compared, strict=True):
+            student = self._student(model, batch)
             roots: list[Tensor] = []
             gradients: list[Tensor | None] = []
             if self.weights.squarehead:
-                feature = self._features(student, states, tokens_N, energy_L, num_compared)
+                feature = self._features(student, states, tokens, totals)
                 found["squarehead"] += feature.detach()
                 roots.append(self.weights.squarehead * feature)
                 gradients.append(None)
@@ -77,36 +77,55 @@ class Objective:
 
     def _taught(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
         """The teacher's states that the losses read: all layers, the last one, or none."""
-        if not self.teacher:
-            return []
-        states = self.teacher.states(rows_B, batch)
-        return states if self.weights.squarehead else states[-1:]
+        return self.teacher.states(rows_B, batch) if self.teacher else []
 
-    def _energies(self, taught: Sequence[Sequence[Tensor]], compared: Sequence[Tensor]) -> list[Tensor]:
-        if not self.weights.squarehead or self.weights.normalize == "token":
+    def _student(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        if self.weights.squarehead:
+            return self.family.states(model, batch)
+        return [self.family.hidden(model, batch)]
+
+    def _totals(
+        self, taught: Sequence[Sequence[Tensor]], compared: Sequence[Sequence[Tensor | None]]
+    ) -> list[Tensor | int]:
+        """Of each layer, over the whole step: the teacher's energy, or (normalize=token) the number of tokens."""
+        if not self.weights.squarehead:
             return []
+        layers = zip(zip(*taught, strict=True), zip(*compared, strict=True), strict=True)
+        if self.weights.normalize == "token":
+            return [sum(len(tokens_N) for tokens_N in tokens if tokens_N is not None) for _, tokens in layers]
         return [
-            torch.stack([distill.energy(_at(h_BTD, tokens_N)) for h_BTD, tokens_N in zip(layer, compared, strict=True)])
-            .sum()
-            for layer in zip(*taught, strict=True)
-        ]  # fmt: skip
+            sum(
+                (
+                    distill.energy(_at(h_BTD, tokens_N))
+                    for h_BTD, tokens_N in zip(states, tokens, strict=True)
+                    if tokens_N is not None
+                ),
+                start=torch.zeros(()),
+            )
+            for states, tokens in layers
+        ]
 
     def _features(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor], tokens_N: Tensor, energy_L: list[Tensor], total: int
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        tokens: Sequence[Tensor | None],
+        totals: Sequence[Tensor | int],
     ) -> Tensor:
         """The sum over layers of this micro-batch's share in SquareHead."""
 
-        def of_layer(layer: int, s_BTD: Tensor, t_BTD: Tensor) -> Tensor:
+        def of_layer(s_BTD: Tensor, t_BTD: Tensor, tokens_N: Tensor, total: Tensor | int) -> Tensor:
             s_ND, t_ND = _at(s_BTD, tokens_N), _at(t_BTD, tokens_N)
-            if self.weights.normalize == "token":
+            if isinstance(total, int):
                 return distill.squarehead_by_token(s_ND, t_ND, total, self.weights.eps)
-            return distill.squarehead(s_ND, t_ND, energy_L[layer], self.weights.eps)
+            return distill.squarehead(s_ND, t_ND, total, self.weights.eps)
 
         # recomputed when needed, so that no layer's fp32 copies or selected tokens wait for the backward pass
         return torch.stack(
             [
-                checkpoint(of_layer, layer, s_BTD, t_BTD, use_reentrant=False, preserve_rng_state=False)
-                for layer, (s_BTD, t_BTD) in enumerate(zip(student, teacher, strict=True))
+                checkpoint(of_layer, s_BTD, t_BTD, tokens_N, total, use_reentrant=False, preserve_rng_state=False)
+                for s_BTD, t_BTD, tokens_N, total in zip(student, teacher, tokens, totals, strict=True)
+                if tokens_N is not None
             ]
         ).sum()
 
@@ -131,15 +150,16 @@ class Objective:
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, head: nn.Module, family: Family, rows: Batch, size: int, precision: str) -> float:
-    """Mean cross entropy (nats) over the label tokens of all rows, in eval mode; `size` rows at a time."""
+def validation_loss(
+    model: nn.Module, head: nn.Module, family: Family, rows: Rows, count: int, size: int, precision: str
+) -> float:
+    """Mean cross entropy (nats) over the label tokens of the first `count` rows, in eval mode; `size` at a time."""
     was_training = model.training
     model.eval()
-    num_rows = len(rows["input_ids"])
     loss, num_labels = torch.zeros((), dtype=torch.float64), 0
-    for _, batch in batches.micro_batches(rows, torch.arange(num_rows), size):
+    for _, batch in batches.micro_batches(rows, torch.arange(min(count, len(rows))), size):
         with autocast(precision):
-            h_ND, labels_N = distill.label_tokens(family, family.states(model, batch)[-1], batch["labels"])
+            h_ND, labels_N = distill.label_tokens(family, family.hidden(model, batch), batch["labels"])
         for part in chunks(head, len(labels_N)):
             with autocast(precision):
                 logits_NV = head(h_ND[part])

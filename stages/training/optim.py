@@ -1,4 +1,4 @@
-"""The optimizer of dense and sparse training: AdamW, its learning rates, and the rules of masks."""
+"""The optimizer of dense and sparse training: AdamW or Adafactor, its learning rates, and the rules of masks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from pipeline.schema import Training
 
 
-def adamw(model: nn.Module, config: Training) -> torch.optim.AdamW:
+def optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
     """Weight decay on matrices only: norms and biases are left alone."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
     others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True)
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=config.lr)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def learning_rate(step: int, steps: int, config: Training) -> float:
@@ -39,10 +42,10 @@ def learning_rate(step: int, steps: int, config: Training) -> float:
 
 
 class MaskedOptimizer:
-    """AdamW steps that keep pruned weights at zero."""
+    """Steps that keep pruned weights at zero."""
 
     def __init__(self, model: nn.Module, config: Training, pruned: Mapping[str, Tensor]) -> None:
-        self.adamw = adamw(model, config)
+        self.inner = optimizer(model, config)
         self.clip_norm = config.clip_norm
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masked: list[tuple[nn.Parameter, Tensor]] = []
@@ -54,7 +57,7 @@ class MaskedOptimizer:
         self.masked = [(self.parameters[f"{name}.weight"], keep_OI) for name, keep_OI in pruned.items()]
         for weight_OI, keep_OI in self.masked:
             weight_OI.mul_(keep_OI)
-            state = self.adamw.state.get(weight_OI, {})
+            state = self.inner.state.get(weight_OI, {})
             for moment in ("exp_avg", "exp_avg_sq"):
                 if moment in state:
                     state[moment].mul_(keep_OI)
@@ -73,10 +76,10 @@ class MaskedOptimizer:
         if torch.isfinite(norm):
             if self.clip_norm:
                 torch.nn.utils.clip_grads_with_norm_(moved, self.clip_norm, norm)
-            for group in self.adamw.param_groups:
+            for group in self.inner.param_groups:
                 group["lr"] = lr
-            self.adamw.step()
+            self.inner.step()
             for weight_OI, keep_OI in self.masked:
                 weight_OI.mul_(keep_OI)
-        self.adamw.zero_grad(set_to_none=True)
+        self.inner.zero_grad(set_to_none=True)
         return norm

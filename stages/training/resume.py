@@ -1,7 +1,7 @@
 """Checkpoints from which a killed training run goes on to the same result.
 
-One folder each, complete by the rename that names it: weights, AdamW moments, masks, and the progress as JSON. Row
-order, learning rate and random numbers of a step follow from the seed and the step's number alone, so no generator
+One folder each, complete by the rename that names it: weights, the optimizer's state, masks, and the progress as JSON.
+Row order, learning rate and random numbers of a step follow from the seed and the step's number alone, so no generator
 state is kept. Only the last good checkpoint stays.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ from stages import masks
 from stages.masks import Masks
 
 PREFIX = "step_"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -47,7 +47,7 @@ def last(folder: Path) -> Path | None:
 
 
 def save(
-    folder: Path, model: nn.Module, adamw: torch.optim.AdamW, pruned: Mapping[str, Tensor], done: Progress
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, pruned: Mapping[str, Tensor], done: Progress
 ) -> None:
     """Writes a checkpoint and then removes older ones."""
     older = list(folder.glob(f"{PREFIX}*"))
@@ -56,14 +56,14 @@ def save(
     writing.mkdir()
     # tied weights are one parameter, so named_parameters has no duplicates that safetensors would refuse
     weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-    moments = {
-        f"{name}.{moment}": adamw.state[parameter][moment].contiguous()
+    state = {
+        f"{name}.{key}": value.contiguous()
         for name, parameter in model.named_parameters()
-        if parameter in adamw.state
-        for moment in MOMENTS
+        if parameter in optimizer.state
+        for key, value in optimizer.state[parameter].items()
     }
     save_file(weights, writing / "weights.safetensors")
-    save_file(moments, writing / "moments.safetensors")
+    save_file(state, writing / "optimizer.safetensors")
     masks.save(pruned, writing / "masks.safetensors")
     (writing / "progress.json").write_text(json.dumps(asdict(done)))
     writing.rename(folder / f"{PREFIX}{done.step:08d}")
@@ -72,14 +72,16 @@ def save(
 
 
 @torch.no_grad()
-def restore(checkpoint: Path, model: nn.Module, adamw: torch.optim.AdamW) -> tuple[Masks, Progress]:
-    """Puts weights and moments in place; returns the masks and the progress."""
+def restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Masks, Progress]:
+    """Puts weights and the optimizer's state in place; returns the masks and the progress."""
     done = Progress(**json.loads((checkpoint / "progress.json").read_text()))
     weights = load_file(checkpoint / "weights.safetensors")
-    moments = load_file(checkpoint / "moments.safetensors")
+    state: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in load_file(checkpoint / "optimizer.safetensors").items():
+        parameter_name, _, key = name.rpartition(".")
+        state[parameter_name][key] = value
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
-        if f"{name}.{MOMENTS[0]}" in moments:
-            state = {moment: moments[f"{name}.{moment}"] for moment in MOMENTS}
-            adamw.state[parameter] = {"step": torch.tensor(float(done.step))} | state
+        if name in state:
+            optimizer.state[parameter] = state[name]
     return masks.load(checkpoint / "masks.safetensors"), done

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from torch import Tensor, nn
 from pipeline.contracts import Checkpoint, Log, UserError
 from pipeline.schema import Training
 from stages import checkpoints
-from stages.families import Batch, Family
+from stages.families import Batch, Family, Rows
 from stages.training import batches
 from stages.training.precision import autocast
 
 
 class Teacher:
-    """Runs the dense model for every batch."""
+    """Runs the dense model for every batch. `all_layers`: its states are those of every layer; else only the last."""
 
-    def __init__(self, checkpoint: Checkpoint, family: Family, config: Training) -> None:
+    def __init__(self, checkpoint: Checkpoint, family: Family, config: Training, all_layers: bool) -> None:
         self.family = family
         self.precision = config.precision
+        self.all_layers = all_layers
         self.model: Any = checkpoints.load(checkpoint).eval().requires_grad_(False)
         self.head: nn.Module = family.head(self.model)
         if config.precision == "bf16":
@@ -41,72 +43,87 @@ class Teacher:
     def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
         """`h_BTD` of each layer for these rows of the training data; the last is what `head` reads."""
         with autocast(self.precision):
-            return self.family.states(self.model, batch)
+            if self.all_layers:
+                return self.family.states(self.model, batch)
+            return [self.family.hidden(self.model, batch)]
+
+    def masks(self, batch: Batch) -> list[Tensor]:
+        """For each of its states: the positions that are no padding."""
+        masks = self.family.compared(self.model, batch) if self.all_layers else [None]
+        return [batch["use"] if mask_BT is None else mask_BT for mask_BT in masks]
 
     def check_untouched(self) -> None:
         assert _digest(self.model) == self._before, "training changed the teacher"
 
 
 class CachedTeacher:
-    """Runs the dense model once for every row that training will visit, and keeps its states on disk in bf16."""
+    """Runs the dense model once for every row that training will visit, and keeps its states on disk in bf16, without
+    padding."""
 
-    def __init__(
-        self, live: Teacher, rows: Batch, visited: Tensor, config: Training, all_layers: bool, log: Log, option: str
-    ) -> None:
+    def __init__(self, live: Teacher, rows: Rows, visited: Tensor, config: Training, log: Log, option: str) -> None:
         """Raises UserError (option `option`.teacher_cache_gb) before any work when the states exceed the budget."""
         self.live = live
         self.head = live.head
         self.numbers = torch.unique(visited)
-        self.length = rows["input_ids"].shape[1]
-        self.first = 0 if all_layers else -1
-        probe = live.states(self.numbers[:1], batches.take(rows, self.numbers[:1]))[self.first :]
-        self.widths = [h_BTD.shape[-1] for h_BTD in probe]
-        row_size = self.length * sum(self.widths)
-        gigabytes = 2 * row_size * len(self.numbers) / 1e9
+        size = config.micro_batch_size
+        probe = live.states(self.numbers[:1], rows.take(self.numbers[:1]))
+        self.widths_L = torch.tensor([h_BTD.shape[-1] for h_BTD in probe])
+        self.length_RL = torch.zeros(len(self.numbers), len(probe), dtype=torch.long)
+        for numbers_B, batch in batches.micro_batches(rows, self.numbers, size):
+            self.length_RL[self._places(numbers_B)] = torch.stack([mask.sum(1) for mask in live.masks(batch)], 1)
+        ends_RL = (self.length_RL * self.widths_L).flatten().cumsum(0).view_as(self.length_RL)
+        self.start_RL = ends_RL - self.length_RL * self.widths_L
+        total = int(ends_RL[-1, -1])
+        gigabytes = 2 * total / 1e9
         _check_room(gigabytes, config.teacher_cache_gb, len(self.numbers), log.resume, option)
         file = log.resume / "teacher_states.bf16"
         done = log.resume / "teacher_states.json"
-        held = {"rows": len(self.numbers), "length": self.length, "widths": self.widths}
+        held = {"rows": len(self.numbers), "values": total, "widths": self.widths_L.tolist()}
         complete = done.exists() and json.loads(done.read_text()) == held
-        self.states_RS = torch.from_file(
-            str(file), shared=True, size=row_size * len(self.numbers), dtype=torch.bfloat16
-        ).view(len(self.numbers), row_size)
+        self.values = torch.from_file(str(file), shared=True, size=total, dtype=torch.bfloat16)
         if not complete:
-            self._fill(rows, config.micro_batch_size, log)
+            self._fill(rows, size, log)
             done.write_text(json.dumps(held))
         live.check_untouched()
         log.facts(teacher_cache_gb=round(gigabytes, 3))
         if not complete:
             log.note(f"teacher states of {len(self.numbers)} rows on disk: {gigabytes:.2f} GB")
 
-    def _fill(self, rows: Batch, micro_batch_size: int, log: Log) -> None:
-        at = 0
+    def _fill(self, rows: Rows, micro_batch_size: int, log: Log) -> None:
         with log.bar("teacher states", total=len(self.numbers), unit="row") as bar:
             for numbers_B, batch in batches.micro_batches(rows, self.numbers, micro_batch_size):
-                states = self.live.states(numbers_B, batch)[self.first :]
-                for layer, h_BTD in zip(self._layers(at, len(numbers_B)), states, strict=True):
-                    layer[:, : h_BTD.shape[1]] = h_BTD
-                at += len(numbers_B)
+                places_B = self._places(numbers_B).tolist()
+                for layer, h_BTD in enumerate(self.live.states(numbers_B, batch)):
+                    for place, h_TD in zip(places_B, h_BTD, strict=True):
+                        kept_TD = self._stored(place, layer)
+                        kept_TD.copy_(h_TD[: len(kept_TD)])
                 bar.advance(len(numbers_B))
 
-    def _layers(self, at: int, num_rows: int) -> list[Tensor]:
-        """Views `h_BTD` of consecutive rows on disk."""
-        rows_BS = self.states_RS[at : at + num_rows]
-        sizes = [self.length * width for width in self.widths]
-        return [
-            part.view(num_rows, self.length, width)
-            for part, width in zip(torch.split(rows_BS, sizes, dim=1), self.widths, strict=True)
-        ]
+    def _places(self, numbers_B: Tensor) -> Tensor:
+        return torch.searchsorted(self.numbers, numbers_B)
+
+    def _stored(self, place: int, layer: int) -> Tensor:
+        """The view `h_TD` of one row's state on disk."""
+        start, length, width = self.start_RL[place, layer], self.length_RL[place, layer], self.widths_L[layer]
+        return self.values[int(start) : int(start + length * width)].view(int(length), int(width))
 
     def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
-        """As `Teacher.states`, in bf16; only the last layer where only that was asked for."""
-        tokens = batch["input_ids"].shape[1]
-        places = torch.searchsorted(self.numbers, rows_B).tolist()
-        by_row = [self._layers(place, 1) for place in places]
-        return [torch.cat([row[layer][:, :tokens] for row in by_row]) for layer in range(len(self.widths))]
+        """As `Teacher.states`, in bf16, zero where there is padding."""
+        places_B = self._places(rows_B).tolist()
+        return [
+            _padded([self._stored(place, layer) for place in places_B], mask_BT.shape[1])
+            for layer, mask_BT in enumerate(self.live.masks(batch))
+        ]
 
     def check_untouched(self) -> None:
         self.live.check_untouched()
+
+
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
+    h_BTD = rows[0].new_zeros(len(rows), length, rows[0].shape[-1])
+    for row, h_TD in zip(h_BTD, rows, strict=True):
+        row[: len(h_TD)] = h_TD
+    return h_BTD
 
 
 def _check_room(gigabytes: float, budget: float, num_rows: int, folder: Path, option: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.contracts import Log, UserError
 from pipeline.schema import Distill, Training
 from stages import masks
-from stages.families import Batch, Family
+from stages.families import Family, Rows
 from stages.masks import Masks
 from stages.training import batches, objective, resume
 from stages.training.gradual import Gradual
@@ -32,21 +32,22 @@ class Plan:
     family: Family
     training: Training
     weights: Distill
-    rows: Batch
+    rows: Rows
     """All rows of an epoch."""
-    validation: Batch
+    validation: Rows
+    """Of which the first `training.eval_windows` count."""
     option: str
     """The configuration section that errors name: `finetune` or `dense.training`."""
     gradual: Gradual | None = None
 
     @property
     def steps(self) -> int:
-        return batches.count_steps(self.training, len(self.rows["input_ids"]))
+        return batches.count_steps(self.training, len(self.rows))
 
     def order(self) -> Tensor:
         """Row numbers of all steps, batch_size each."""
         needed = self.steps * self.training.batch_size
-        return batches.order(len(self.rows["input_ids"]), needed, self.training.seed)
+        return batches.order(len(self.rows), needed, self.training.seed)
 
 
 def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log: Log) -> tuple[Masks, dict[str, float]]:
@@ -90,7 +91,7 @@ class _Run:
         if plan.training.activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         if checkpoint := resume.last(log.resume):
-            self.pruned, self.done = resume.restore(checkpoint, model, self.optimizer.adamw)
+            self.pruned, self.done = resume.restore(checkpoint, model, self.optimizer.inner)
             self.optimizer.set_masks(self.pruned)
             log.rewind(self.done.step)
             log.note(f"resumes after step {self.done.step} of {plan.steps}")
@@ -132,14 +133,16 @@ class _Run:
 
     def validate(self) -> float:
         """Logs and returns the validation loss."""
-        plan, size = self.plan, self.plan.training.micro_batch_size
-        precision = plan.training.precision
-        loss = objective.validation_loss(self.model, self.head, plan.family, plan.validation, size, precision)
+        plan, config = self.plan, self.plan.training
+        loss = objective.validation_loss(
+            self.model, self.head, plan.family, plan.validation, config.eval_windows, config.micro_batch_size,
+            config.precision,
+        )  # fmt: skip
         self.log.metrics({"validation_loss": loss}, step=self.done.step)
         return loss
 
     def save(self) -> None:
-        resume.save(self.log.resume, self.model, self.optimizer.adamw, self.pruned, self.done)
+        resume.save(self.log.resume, self.model, self.optimizer.inner, self.pruned, self.done)
 
     def _diverged(self, what: str) -> UserError:
         kept = resume.last(self.log.resume)

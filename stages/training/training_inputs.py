@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from pipeline.contracts import Checkpoint, Log, TextData, UserError
+from pipeline.contracts import Checkpoint, DataSet, Log, UserError
 from pipeline.schema import Distill, Training
 from stages import checkpoints, masks
 from stages.families import Family
 from stages.masks import Masks
-from stages.tokens import training_rows
 from stages.training.gradual import Gradual
 from stages.training.trainer import Plan
 
@@ -32,7 +31,7 @@ def plan(
     model: Any,
     family: Family,
     checkpoint: Checkpoint,
-    data: TextData,
+    data: DataSet,
     training: Training,
     weights: Distill,
     option: str,
@@ -43,14 +42,12 @@ def plan(
     checkpoints.check_length(family.context(model), training.sequence_length, length_option)
     if weights.squarehead and weights.skip_first >= training.sequence_length:
         raise UserError(f"skips all {training.sequence_length} tokens of a sequence", "distill.skip_first")
-    tokenizer = family.tokenizer(checkpoint.path)
     rows, validation = (
-        training_rows(data, split, tokenizer, training.sequence_length, model, length_option)
+        family.rows(model, checkpoint.path, data, split, training.sequence_length, length_option)
         for split in ("train", "validation")
     )
-    if not len(rows["input_ids"]) or not len(validation["input_ids"]):
+    if not len(rows) or not len(validation):
         raise UserError("the split train or validation has no items", "data")
-    validation = {name: tensor[: training.eval_windows] for name, tensor in validation.items()}
     return Plan(family, training, weights, rows, validation, option, gradual)
 
 

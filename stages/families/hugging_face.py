@@ -1,0 +1,44 @@
+"""What all families have in common: folders in hub format, read by one of transformers' automatic classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class HuggingFaceFolder:
+    auto_class: Any
+    """Of transformers; set by the family."""
+    mapping: str
+    """Of `transformers.models.auto.modeling_auto`: the architectures of the automatic class."""
+
+    @property
+    def architectures(self) -> set[str]:
+        from transformers.models.auto import modeling_auto
+
+        names: set[str] = set()
+        for name in getattr(modeling_auto, self.mapping).values():
+            names |= {name} if isinstance(name, str) else set(name)
+        return names
+
+    def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
+        return self.auto_class.from_pretrained(
+            folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True
+        ).eval()
+
+    def build(self, folder: Path) -> Any:
+        from transformers import AutoConfig
+        from transformers.initialization import no_init_weights
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with no_init_weights():
+            model = self.auto_class.from_config(config).eval()
+        model.tie_weights()
+        return model
+
+    def tokenizer(self, folder: Path) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
