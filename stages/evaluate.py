@@ -16,11 +16,12 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.contracts import Artifact, Checkpoint, Corpus, Log, Metrics, UserError
-from pipeline.schema import EvaluateSlice, Perplexity
+from pipeline.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
+from pipeline.schema import EvaluateSlice, Generation, Perplexity
 from stages import checkpoints, engine_models, families, tokens
-from stages.evaluation import lm_eval_tasks, perplexity
+from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring
 from stages.families import Family
+from stages.families.encoder_decoder import EncoderDecoder
 
 Measured = dict[str, dict[str, Any]]
 """`{name: {"value", "stderr" | None, "protocol"}}`, what metrics.json holds."""
@@ -31,7 +32,7 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     dense model) -> Metrics; of encoder-decoders `hypotheses.jsonl` beside them."""
     source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
     assert isinstance(source, Checkpoint)
-    assert isinstance(data, Corpus | Examples)
+    assert isinstance(data, DataSet)
     family = families.of(source.path)
     _check_kind(config, family)
     model, precision = _load(source, config.runtime)
@@ -40,6 +41,7 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     if isinstance(family, EncoderDecoder):
         assert isinstance(data, Examples)
         if config.generation:
+            _check_generation(config.generation, data, family.context(model))
             measured, parts = _generation(config.generation, config.batch_size, model, family, source, data, out, log)
     else:
         assert isinstance(data, Corpus)
@@ -150,7 +152,6 @@ def _generation(
 ) -> tuple[Measured, dict[str, float]]:  # fmt: skip
     """The metrics, and the parts of their values."""
     speech = data.format == "speech"
-    _check_generation(config, data)
     decoded = generation.decode(config, batch_size, model, family, source.path, data, log)
     scored = scoring.transcripts(decoded.items, config, log) if speech else scoring.translations(decoded.items, config)
     generation.save(decoded.items, scored.counts, out / "hypotheses.jsonl")
@@ -170,8 +171,10 @@ def _generation(
     return scored.metrics, scored.parts
 
 
-def _check_generation(config: Generation, data: Examples) -> None:
-    """Raises UserError for options that mean nothing on this data."""
+def _check_generation(config: Generation, data: Examples, context: int) -> None:
+    """Raises UserError for options that mean nothing on this data, and texts beyond the model's context."""
+    length = len(data.facts()["prompt"]) + config.max_new_tokens
+    checkpoints.check_length(context, length, "evaluate.generation.max_new_tokens")
     if data.format != "speech":
         if config.normalizer != "none":
             raise UserError(

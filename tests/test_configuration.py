@@ -31,7 +31,7 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
         ("distill", ["ce", "kd", "squarehead"]),
         ("quantize", ["none", "w8a8"]),
         ("data", ["gsm8k", "gsm_symbolic", "qa", "text", "wikipedia_leads"]),
-        ("evaluate", ["gsm", "perplexity"]),
+        ("evaluate", ["bleu", "gsm", "perplexity", "wer"]),
         ("benchmark", ["engine", "none", "peers", "torch"]),
         ("tracking", ["local", "none"]),
         ("model", ["smollm2_135m"]),

@@ -1,0 +1,135 @@
+"""`python -m stages.evaluation.compare A B`: is model B better than A on the same items? A paired bootstrap.
+
+A and B are results of the stage `evaluate` of encoder-decoders: folders, or fingerprints (or their first digits) in
+the store of `--runs`. Both must have written texts for the same items under the same protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.contracts import Metrics, UserError
+from stages.evaluation import bootstrap, word_errors
+from stages.evaluation.bootstrap import Array, Difference, Score
+from stages.evaluation.translation_scores import TranslationScore
+
+OF_THE_MODEL = {
+    *("precision", "runtime", "threads", "cut_off", "interval"),
+    *("hits", "substitutions", "deletions", "insertions"),
+}
+"""Entries of a protocol that say what a model is or did, and not how it was measured."""
+SHORT = 16
+"""Digits of a fingerprint in the names of the store's folders."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    metric: str
+    a: float
+    b: float
+    higher_is_better: bool
+    difference: Difference
+
+
+def compare(a: Metrics, b: Metrics, samples: int, seed: int) -> list[Comparison]:
+    """One for each metric. Raises UserError where a comparison would be unfair."""
+    metrics_a, metrics_b = a.values(), b.values()
+    for name in metrics_a.keys() | metrics_b.keys():
+        _check_protocols(name, metrics_a.get(name), metrics_b.get(name))
+    rows_a, rows_b = _hypotheses(a), _hypotheses(b)
+    if [(row["id"], row["reference"]) for row in rows_a] != [(row["id"], row["reference"]) for row in rows_b]:
+        raise UserError("they were evaluated on other items")
+    found = []
+    for name, metric in metrics_a.items():
+        stats_a_NK, stats_b_NK, score = _stats(name, rows_a, rows_b)
+        difference = bootstrap.paired(stats_a_NK, stats_b_NK, score, samples, seed)
+        better = metric["protocol"]["higher_is_better"]
+        found.append(Comparison(name, metric["value"], metrics_b[name]["value"], better, difference))
+    return found
+
+
+def _check_protocols(name: str, a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> None:
+    if a is None or b is None:
+        raise UserError(f"only one of them has {name}")
+    asked_a, asked_b = a["protocol"], b["protocol"]
+    for key in sorted((asked_a.keys() | asked_b.keys()) - OF_THE_MODEL):
+        if asked_a.get(key) != asked_b.get(key):
+            raise UserError(f"{name} was measured in two ways: {key} is {asked_a.get(key)} and {asked_b.get(key)}")
+
+
+def _hypotheses(metrics: Metrics) -> list[dict[str, Any]]:
+    path = metrics.path / "hypotheses.jsonl"
+    if not path.exists():
+        raise UserError(f"{metrics.path} has no hypotheses.jsonl; only texts that models wrote can be compared")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _stats(
+    name: str, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
+) -> tuple[Array, Array, Score]:
+    if name in ("bleu", "chrf"):
+        metric = TranslationScore(name)
+        a_NK, b_NK = (
+            metric.stats([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
+            for rows in (rows_a, rows_b)
+        )
+        return a_NK, b_NK, metric.score
+    columns = {"wer": ("errors", "words"), "cer": ("character_errors", "characters")}[name]
+    a_N2, b_N2 = (np.array([[row[c] for c in columns] for row in rows], np.float64) for rows in (rows_a, rows_b))
+    return a_N2, b_N2, word_errors.rate
+
+
+def table(found: Iterable[Comparison], samples: int) -> str:
+    lines = []
+    for it in found:
+        sign = 1 if it.higher_is_better else -1
+        better = "B is better" if sign * it.difference.value > 0 else "A is better" if it.difference.value else "equal"
+        p = f"p = {it.difference.p:.4f}" if it.difference.p else f"p < {1 / samples:g}"
+        lines.append(
+            f"{it.metric:<5} A {it.a:.2f}   B {it.b:.2f}   B - A {it.difference.value:+.2f} "
+            f"[{it.difference.low:+.2f}, {it.difference.high:+.2f}]   {p}   {better}"
+        )
+    return "\n".join([*lines, f"[95 % interval]; p: share of {samples} resamples of the items without that order"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 if the two cannot be compared."""
+    parser = argparse.ArgumentParser(prog="python -m stages.evaluation.compare", description=__doc__)
+    parser.add_argument("a", metavar="A", help="a folder, or a fingerprint of the stage evaluate")
+    parser.add_argument("b", metavar="B")
+    parser.add_argument(
+        "--runs", default=os.environ.get("SQUAREHEAD_RUNS", "runs"), help="folder of runs (%(default)s)"
+    )
+    parser.add_argument("--samples", type=int, default=10_000, help="resamples of the items (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        a, b = (_find(name, Path(options.runs)) for name in (options.a, options.b))
+        print(table(compare(a, b, options.samples, options.seed), options.samples))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _find(name: str, runs: Path) -> Metrics:
+    folder = Path(name)
+    if not (folder / "metrics.json").exists():
+        found = sorted((runs / "store" / "evaluate").glob(f"{name[:SHORT]}*")) if name.isalnum() else []
+        if len(found) != 1:
+            raise UserError(f"{name} is no folder with metrics.json, and {len(found)} results in {runs} begin like it")
+        folder = found[0]
+    return Metrics(folder, folder.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
