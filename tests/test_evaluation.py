@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import kernels
-from pipeline.contracts import Artifact, Checkpoint, Metrics, TextData, UserError
+from pipeline.contracts import Artifact, Checkpoint, Corpus, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Quantize, Task
 from stages import checkpoints, evaluate, families, quantize, tokens
 from stages.evaluation import lm_eval_tasks, perplexity
@@ -23,7 +23,7 @@ def config(
     perplexity: dict[str, object] | None = None, tasks: list[dict[str, object]] | None = None, runtime: str = "torch"
 ) -> EvaluateSlice:
     return EvaluateSlice.model_validate(
-        {"perplexity": perplexity, "tasks": tasks or [], "batch_size": 3, "runtime": runtime}
+        {"perplexity": perplexity, "generation": None, "tasks": tasks or [], "batch_size": 3, "runtime": runtime}
     )
 
 
@@ -31,13 +31,13 @@ def whole_test(**changes: object) -> dict[str, object]:
     return {"split": "test", "length": 32, "windows": 0, **changes}
 
 
-def text_data(folder: Path) -> TextData:
+def text_data(folder: Path) -> Corpus:
     tiny.save_texts(folder)
     (folder / "meta.json").write_text(json.dumps({"facts": {"format": "text", "digest": "d"}, "metrics": {}}))
-    return TextData(folder, "texts")
+    return Corpus(folder, "texts")
 
 
-def qa_data(folder: Path, items: int = 5) -> TextData:
+def qa_data(folder: Path, items: int = 5) -> Corpus:
     folder.mkdir(parents=True)
     for split in ("train", "validation", "test"):
         rows = [
@@ -46,7 +46,7 @@ def qa_data(folder: Path, items: int = 5) -> TextData:
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "meta.json").write_text(json.dumps({"facts": {"format": "qa", "digest": "q"}, "metrics": {}}))
-    return TextData(folder, "qa")
+    return Corpus(folder, "qa")
 
 
 def evaluated(
@@ -63,12 +63,12 @@ def model(tmp_path: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def texts(tmp_path: Path) -> TextData:
+def texts(tmp_path: Path) -> Corpus:
     return text_data(tmp_path / "texts")
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt", "mpt"])
-def test_perplexity_equals_a_loop_in_double_precision(kind: str, texts: TextData, tmp_path: Path) -> None:
+def test_perplexity_equals_a_loop_in_double_precision(kind: str, texts: Corpus, tmp_path: Path) -> None:
     model = Checkpoint(tiny.save_model(tmp_path / kind, kind), kind)
     summary, metrics, log = evaluated(tmp_path, {"model": model, "data": texts}, config(whole_test()))
     reference = checkpoints.load(model, torch.float64)
@@ -94,7 +94,7 @@ def test_perplexity_equals_a_loop_in_double_precision(kind: str, texts: TextData
     assert log.bars == ["perplexity"]
 
 
-def test_windows_take_the_first_and_the_tail_is_dropped(model: Checkpoint, texts: TextData, tmp_path: Path) -> None:
+def test_windows_take_the_first_and_the_tail_is_dropped(model: Checkpoint, texts: Corpus, tmp_path: Path) -> None:
     tokenizer = families.of(model.path).tokenizer(model.path)
     ids_NL = tokens.stream(texts, "test", tokenizer, 32, "")
     loaded, family = checkpoints.load(model), families.of(model.path)
@@ -132,13 +132,13 @@ def test_standard_error_needs_two_windows_and_is_the_delta_method() -> None:
     assert found.stderr == pytest.approx(math.exp(2) * math.sqrt(2) / math.sqrt(2))
 
 
-def test_longer_than_the_context_is_refused(model: Checkpoint, texts: TextData, tmp_path: Path) -> None:
+def test_longer_than_the_context_is_refused(model: Checkpoint, texts: Corpus, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tiny.CONTEXT)) as caught:
         evaluated(tmp_path, {"model": model, "data": texts}, config(whole_test(length=tiny.CONTEXT + 1)))
     assert caught.value.option == "evaluate.perplexity.length"
 
 
-def test_a_broken_model_is_an_error_and_not_a_number(model: Checkpoint, texts: TextData, tmp_path: Path) -> None:
+def test_a_broken_model_is_an_error_and_not_a_number(model: Checkpoint, texts: Corpus, tmp_path: Path) -> None:
     path = model.path / "model.safetensors"
     tensors = load_file(path)
     tensors["model.norm.weight"][0] = float("nan")
@@ -149,7 +149,7 @@ def test_a_broken_model_is_an_error_and_not_a_number(model: Checkpoint, texts: T
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_recovery_is_percent_of_the_dense_quality(model: Checkpoint, texts: TextData, tmp_path: Path) -> None:
+def test_recovery_is_percent_of_the_dense_quality(model: Checkpoint, texts: Corpus, tmp_path: Path) -> None:
     inputs: dict[str, Artifact] = {"model": model, "data": texts}
     summary, baseline, _ = evaluated(tmp_path, inputs, config(whole_test()))
     assert not any(name.endswith("_recovery") for name in summary)
@@ -235,7 +235,7 @@ def test_the_packaged_task_reads_this_data(model: Checkpoint, tmp_path: Path) ->
     assert log.bars == ["squarehead_qa: generate"]
 
 
-def test_a_question_task_needs_questions(texts: TextData) -> None:
+def test_a_question_task_needs_questions(texts: Corpus) -> None:
     with pytest.raises(UserError, match="qa") as caught:
         lm_eval_tasks.packaged("squarehead_qa", texts)
     assert caught.value.option == "evaluate.tasks"

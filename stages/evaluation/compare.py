@@ -43,7 +43,7 @@ class Comparison:
 def compare(a: Metrics, b: Metrics, samples: int, seed: int) -> list[Comparison]:
     """One for each metric. Raises UserError where a comparison would be unfair."""
     metrics_a, metrics_b = a.values(), b.values()
-    for name in metrics_a.keys() | metrics_b.keys():
+    for name in metrics_a | metrics_b:
         _check_protocols(name, metrics_a.get(name), metrics_b.get(name))
     rows_a, rows_b = _hypotheses(a), _hypotheses(b)
     if [(row["id"], row["reference"]) for row in rows_a] != [(row["id"], row["reference"]) for row in rows_b]:

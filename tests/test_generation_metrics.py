@@ -1,0 +1,441 @@
+"""Texts that encoder-decoders write, and what they are worth: BLEU, chrF, WER, their intervals and comparison."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jiwer
+import numpy as np
+import pytest
+import sacrebleu
+from safetensors.torch import load_file, save_file
+
+from pipeline.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
+from pipeline.schema import EvaluateSlice, Generation, PrepareSlice, Scratch, ScratchSlice
+from stages import evaluate, prepare, scratch
+from stages.evaluation import bootstrap, compare, normalizers, scoring, word_errors
+from stages.evaluation.generation import Item
+from stages.evaluation.translation_scores import TranslationScore
+from stages.sources.packages import Package
+from tests import tiny, tiny_packages
+from tests.recording import RecordingLog
+
+REFERENCES = ["the cat sat on the mat today", "a dog barks", "rivers run to the sea", "no words in common here"]
+HYPOTHESES = ["the cat sat on a mat today", "a dog", "rivers run fast to the deep sea", ""]
+
+
+# ---- intervals ----
+
+
+def every_resample(stats_NK: np.ndarray) -> np.ndarray:
+    """`sums_SK` of all N ** N equally likely resamples."""
+    items = range(len(stats_NK))
+    return np.array([stats_NK[list(drawn)].sum(0) for drawn in itertools.product(items, repeat=len(items))])
+
+
+def test_an_interval_is_that_of_all_possible_resamples() -> None:
+    stats_N2 = np.array([[1.0, 4.0], [0.0, 9.0], [5.0, 7.0]])
+    exact_S = word_errors.rate(every_resample(stats_N2))
+    found = bootstrap.interval(stats_N2, word_errors.rate, 40_000, seed=0)
+    assert found
+    assert found.stderr == pytest.approx(exact_S.std(), rel=0.02)
+    # with so few items the percentiles are the extremes: one item drawn three times
+    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(100 * 5 / 7))
+
+
+def test_the_standard_error_of_clips_of_one_length_is_the_closed_form() -> None:
+    draw = np.random.default_rng(3)
+    errors_N, words = draw.integers(0, 5, 200).astype(float), 8.0
+    stats_N2 = np.stack([errors_N, np.full(200, words)], axis=1)
+    found = bootstrap.interval(stats_N2, word_errors.rate, 20_000, seed=1)
+    assert found
+    closed = 100 / words * errors_N.std() / math.sqrt(200)
+    assert found.stderr == pytest.approx(closed, rel=0.03)
+    mean = 100 * errors_N.mean() / words
+    assert (found.low, found.high) == (
+        pytest.approx(mean - 1.96 * closed, abs=0.4),
+        pytest.approx(mean + 1.96 * closed, abs=0.4),
+    )
+
+
+def test_resamples_follow_from_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats_NK = np.arange(20.0).reshape(10, 2)
+    whole = bootstrap.resampled(stats_NK, 50, seed=7)
+    monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", 30)
+    assert np.array_equal(whole, bootstrap.resampled(stats_NK, 50, seed=7))
+    assert not np.array_equal(whole, bootstrap.resampled(stats_NK, 50, seed=8))
+    assert bootstrap.interval(stats_NK[:1], word_errors.rate, 100, seed=0) is None
+
+
+def test_a_paired_difference_is_that_of_all_possible_resamples() -> None:
+    a_N2 = np.array([[3.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+    b_N2 = np.array([[0.0, 5.0], [2.0, 5.0], [1.0, 5.0]])
+    exact_S = word_errors.rate(every_resample(b_N2)) - word_errors.rate(every_resample(a_N2))
+    found = bootstrap.paired(a_N2, b_N2, word_errors.rate, 40_000, seed=0)
+    assert found.value == pytest.approx(-20.0)
+    assert found.p == pytest.approx((exact_S >= -1e-9).mean(), abs=0.01)
+    assert (found.low, found.high) == (pytest.approx(exact_S.min()), pytest.approx(exact_S.max()))
+    turned = bootstrap.paired(b_N2, a_N2, word_errors.rate, 40_000, seed=0)
+    assert (turned.value, turned.low, turned.high, turned.p) == (-found.value, -found.high, -found.low, found.p)
+
+
+def test_models_that_differ_alike_on_every_item_differ_for_certain() -> None:
+    a_N2 = np.stack([np.arange(30.0), np.full(30, 40.0)], axis=1)
+    found = bootstrap.paired(a_N2, a_N2 + np.array([1.0, 0.0]), word_errors.rate, 500, seed=0)
+    assert (found.low, found.value, found.high, found.p) == (*[pytest.approx(2.5)] * 3, 0.0)
+    same = bootstrap.paired(a_N2, a_N2, word_errors.rate, 500, seed=0)
+    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+# ---- BLEU and chrF ----
+
+
+@pytest.mark.parametrize(("name", "reference"), [("bleu", sacrebleu.corpus_bleu), ("chrf", sacrebleu.corpus_chrf)])
+def test_scores_of_summed_statistics_are_sacrebleus_of_those_sentences(
+    name: str, reference: Callable[..., Any]
+) -> None:
+    metric = TranslationScore(name)
+    stats_NK = metric.stats(REFERENCES, HYPOTHESES)
+    for drawn in ([0, 1, 2, 3], [2, 2, 0, 3], [3, 3, 3, 3]):
+        theirs = reference([HYPOTHESES[i] for i in drawn], [[REFERENCES[i] for i in drawn]])
+        assert metric.score(stats_NK[drawn].sum(0)[None])[0] == pytest.approx(theirs.score, abs=1e-9)
+    assert metric.signature.startswith("nrefs:1|case:mixed|")
+    assert f"version:{sacrebleu.__version__}" in metric.signature
+
+
+# ---- WER ----
+
+
+def test_the_kinds_of_errors_are_counted_for_each_clip() -> None:
+    found = word_errors.words(["a b c d", "one two", "x y"], ["a X c d e f", "", "y"])
+    assert found.substitutions.tolist() == [1, 0, 0]
+    assert found.deletions.tolist() == [0, 2, 1]
+    assert found.insertions.tolist() == [2, 0, 0]
+    assert found.hits.tolist() == [3, 0, 1]
+    assert found.stats.tolist() == [[3, 4], [2, 2], [1, 2]]
+
+
+def test_rates_are_jiwers() -> None:
+    words, characters = word_errors.words(REFERENCES, HYPOTHESES), word_errors.characters(REFERENCES, HYPOTHESES)
+    assert word_errors.rate(words.stats.sum(0)[None])[0] == pytest.approx(100 * jiwer.wer(REFERENCES, HYPOTHESES))
+    assert word_errors.rate(characters.stats.sum(0)[None])[0] == pytest.approx(100 * jiwer.cer(REFERENCES, HYPOTHESES))
+
+
+@pytest.fixture
+def spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """The package of the spelling map, small, where pip finds it."""
+    content = json.dumps({"colour": "color"}).encode()
+    files = {normalizers.SPELLING_INSIDE: content, "whisper_normalizer/__init__.py": b"raise ImportError"}
+    name, version = normalizers.SPELLING.name, normalizers.SPELLING.version
+    path = tiny_packages.wheel(tmp_path / "index", name, version, files)
+    package = Package(name, version, path.rpartition("=")[2])
+    monkeypatch.setattr(normalizers, "SPELLING", package)
+    monkeypatch.setenv("SQUAREHEAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    return package
+
+
+def test_normalisers_are_whispers_and_leave_no_word_without_letters(spelling: Package, tmp_path: Path) -> None:
+    log = RecordingLog(tmp_path / "resume")
+    english, basic, none = (normalizers.load(name, log) for name in ("english", "basic", "none"))
+    text = " Mr. Smith's  colour... isn't twenty-one percent % [noise] ..."
+    assert english.apply(text) == "mister smith is color is not 21%"
+    assert basic.apply(text) == "mr smith s colour isn t twenty one percent"
+    assert none.apply(text) == "Mr. Smith's colour... isn't twenty-one percent % [noise] ..."
+    assert english.apply("...") == ""
+    assert english.protocol["spelling_map"] == "whisper-normalizer==0.1.15"
+    assert english.protocol["tokens_without_letter_or_digit"] == "dropped"
+    assert none.protocol == {"normalizer": "none"}
+
+
+def test_a_spelling_map_that_cannot_be_had_is_one_clear_line(
+    spelling: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"whisper-normalizer==0\.1\.15") as caught:
+        normalizers.load("english", RecordingLog(tmp_path / "resume"))
+    assert caught.value.option == "evaluate.generation.normalizer"
+
+
+def settings(**changes: object) -> dict[str, object]:
+    return {
+        "split": "test", "limit": 0, "beams": 1, "length_penalty": 1.0, "max_new_tokens": 6, "normalizer": "none",
+        "full_window": False, "bootstrap": 100, "seed": 0, **changes,
+    }  # fmt: skip
+
+
+def test_a_reference_without_words_is_named(tmp_path: Path) -> None:
+    items = [Item("clip-1", "hello", "", 1, False), Item("clip-2", "(...)", "hello", 1, False)]
+    with pytest.raises(UserError, match="clip-2") as caught:
+        scoring.transcripts(items, Generation(**settings(normalizer="basic")), RecordingLog(tmp_path))
+    assert caught.value.option == "evaluate.generation.normalizer"
+    assert "\n" not in str(caught.value)
+
+
+# ---- the stage ----
+
+
+PREFIX = "translate: "
+LABEL = "T5 trained from scratch"
+SIZES: dict[str, int | float | str | bool] = {
+    "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0,
+}  # fmt: skip
+
+
+def stage_output(folder: Path, log: RecordingLog) -> Path:
+    (folder / "meta.json").write_text(json.dumps({"facts": log.found, "metrics": {}}))
+    return folder
+
+
+def random_t5(corpus: Corpus, folder: Path, seed: int) -> Checkpoint:
+    folder.mkdir()
+    log = RecordingLog(folder.parent / f"{folder.name}-resume")
+    described = Scratch(label=LABEL, vocabulary=64, settings=SIZES, seed=seed)
+    scratch.run(ScratchSlice(family="t5", dtype="float32", scratch=described), {"data": corpus}, folder, log)
+    return Checkpoint(stage_output(folder, log), folder.name)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    for seed, (split, count) in enumerate((("train", 60), ("test", 7))):
+        rows = [
+            {"id": f"{split}-{i}", "source": PREFIX + text[: 20 + 9 * i], "target": text[: 9 + 5 * i]}
+            for i, text in enumerate(tiny.sentences(count, seed))
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "meta.json").write_text(
+        json.dumps({"facts": {"format": "translation", "digest": "pairs"}, "metrics": {}})
+    )
+    return Corpus(folder, "corpus")
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return random_t5(corpus, tmp_path_factory.mktemp("t5") / "model", seed=0)
+
+
+@pytest.fixture(scope="module")
+def examples(corpus: Corpus, model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    folder = tmp_path_factory.mktemp("examples")
+    log = RecordingLog(folder.parent / "examples-resume")
+    prepare.run(PrepareSlice(), {"model": model, "data": corpus}, folder, log)
+    return Examples(stage_output(folder, log), "examples")
+
+
+@pytest.fixture(scope="module")
+def clips(examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    """The test sentences as if they were clips, of which one was cut into three pieces; for the same model."""
+    folder = tmp_path_factory.mktemp("clips")
+    split = datasets.load_from_disk(str(examples.split("test")))
+    pieces = [0, 0, 1, 2, 0, 0, 0]
+    whole = ["a", "b", "b", "b", "c", "d", "e"]
+    split = split.remove_columns("id").add_column("id", whole).add_column("piece", pieces)
+    split.add_column("seconds", [2.0, 30.0, 30.0, 5.0, 1.0, 1.0, 1.0]).save_to_disk(folder / "test")
+    speech = {"language": "en", "task": "transcribe", "timestamps": False, "window": "full"}
+    facts = {"format": "speech", "digest": "clips", "prompt": [0], "speech": speech}
+    (folder / "meta.json").write_text(json.dumps({"facts": facts, "metrics": {}}))
+    return Examples(folder, "clips")
+
+
+def evaluated(
+    tmp_path: Path, inputs: dict[str, Artifact], name: str = "out", batch_size: int = 3, perplexity: object = None,
+    **changes: object,
+) -> tuple[dict[str, float], Metrics, RecordingLog]:  # fmt: skip
+    slice_ = EvaluateSlice.model_validate(
+        {
+            "perplexity": perplexity, "generation": settings(**changes), "tasks": [], "batch_size": batch_size,
+            "runtime": "torch",
+        }
+    )  # fmt: skip
+    out, log = tmp_path / name, RecordingLog(tmp_path / "resume")
+    out.mkdir()
+    return evaluate.run(slice_, inputs, out, log), Metrics(out, name), log
+
+
+def hypotheses(metrics: Metrics) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (metrics.path / "hypotheses.jsonl").read_text().splitlines()]
+
+
+def test_translations_are_written_scored_and_kept(
+    model: Checkpoint, corpus: Corpus, examples: Examples, tmp_path: Path
+) -> None:
+    summary, metrics, log = evaluated(tmp_path, {"model": model, "data": examples}, beams=2, length_penalty=0.6)
+    rows = hypotheses(metrics)
+    texts, references = [row["hypothesis"] for row in rows], [row["reference"] for row in rows]
+    assert [row["id"] for row in rows] == [f"test-{i}" for i in range(7)]
+    assert references == [json.loads(line)["target"] for line in corpus.split("test").read_text().splitlines()]
+    assert summary["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
+    assert summary["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score)
+    assert summary["chrf_stderr"] > 0
+    protocol = metrics.values()["bleu"]["protocol"]
+    assert protocol["signature"] == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+    assert protocol | {
+        "kind": "sacrebleu bleu", "split": "test", "items": 7, "beams": 2, "length_penalty": 0.6, "max_new_tokens": 6,
+        "early_stopping": False, "higher_is_better": True, "bootstrap": 100, "bootstrap_seed": 0,
+        "data_digest": "pairs", "precision": "fp32",
+    } == protocol  # fmt: skip
+    low, high = metrics.values()["chrf"]["protocol"]["interval"]
+    assert low < high
+    assert log.found["generation"]["tokens_per_second"] > 0
+    assert log.bars == ["decode test"]
+
+
+def test_texts_do_not_depend_on_the_batch_and_are_those_of_each_sentence_alone(
+    model: Checkpoint, examples: Examples, tmp_path: Path
+) -> None:
+    inputs: dict[str, Artifact] = {"model": model, "data": examples}
+    found = [hypotheses(evaluated(tmp_path, inputs, f"by-{size}", batch_size=size, beams=2)[1]) for size in (1, 3, 7)]
+    assert found[0] == found[1] == found[2]
+    assert len({row["hypothesis"] for row in found[0]}) > 1
+
+
+def test_a_limit_takes_the_first_items(model: Checkpoint, examples: Examples, tmp_path: Path) -> None:
+    inputs: dict[str, Artifact] = {"model": model, "data": examples}
+    _, metrics, _ = evaluated(tmp_path, inputs, limit=2)
+    assert [row["id"] for row in hypotheses(metrics)] == ["test-0", "test-1"]
+    assert metrics.values()["bleu"]["protocol"]["items"] == 2
+    with pytest.raises(UserError, match="7 items, not 8") as caught:
+        evaluated(tmp_path, inputs, "more", limit=8)
+    assert caught.value.option == "evaluate.generation.limit"
+
+
+def test_pieces_of_a_clip_are_one_text(model: Checkpoint, clips: Examples, tmp_path: Path) -> None:
+    """And a clip is one item of the bootstrap; errors and real-time factor are of whole clips."""
+    inputs: dict[str, Artifact] = {"model": model, "data": clips}
+    summary, metrics, log = evaluated(tmp_path, inputs)
+    rows = hypotheses(metrics)
+    assert [row["id"] for row in rows] == ["a", "b", "c", "d", "e"]
+    alone = hypotheses(evaluated(tmp_path, {"model": model, "data": uncut(clips, tmp_path)}, "uncut")[1])
+    assert rows[1]["hypothesis"] == " ".join(row["hypothesis"] for row in alone[1:4] if row["hypothesis"])
+    assert rows[1]["tokens"] == sum(row["tokens"] for row in alone[1:4])
+    assert rows[1]["reference"] == alone[1]["reference"]
+    whole = 100 * sum(row["errors"] for row in rows) / sum(row["words"] for row in rows)
+    assert summary["wer"] == pytest.approx(whole)
+    parts = [summary[f"wer_{kind}"] for kind in ("substitutions", "deletions", "insertions")]
+    assert sum(parts) == pytest.approx(whole)
+    protocol = metrics.values()["wer"]["protocol"]
+    assert protocol["items"] == 5
+    assert protocol["reference_words"] == sum(len(row["reference"].split()) for row in rows)
+    assert protocol["higher_is_better"] is False
+    speed = log.found["generation"]
+    assert speed["real_time_factor"] == pytest.approx(speed["seconds"] / 70)
+
+
+def uncut(clips: Examples, tmp_path: Path) -> Examples:
+    folder = tmp_path / "uncut-clips"
+    datasets.load_from_disk(str(clips.split("test"))).remove_columns("piece").save_to_disk(folder / "test")
+    (folder / "meta.json").write_text((clips.path / "meta.json").read_text())
+    return Examples(folder, "uncut")
+
+
+def changed(source: Checkpoint, folder: Path, value: float) -> Checkpoint:
+    """The model with all its embeddings, and so all its logits, at one value."""
+    folder.mkdir()
+    for file in source.path.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    tensors["shared.weight"].fill_(value)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return Checkpoint(folder, folder.name)
+
+
+def test_empty_texts_are_scored_and_the_cut_off_counted(
+    model: Checkpoint, examples: Examples, clips: Examples, tmp_path: Path
+) -> None:
+    silent = changed(model, tmp_path / "silent", 0.0)  # of equal logits the first is padding's
+    summary, metrics, _ = evaluated(tmp_path, {"model": silent, "data": examples})
+    assert {row["hypothesis"] for row in hypotheses(metrics)} == {""}
+    assert (summary["bleu"], summary["chrf"]) == (0.0, 0.0)
+    assert metrics.values()["bleu"]["protocol"]["cut_off"] == 7
+    heard, _, _ = evaluated(tmp_path, {"model": silent, "data": clips}, "heard")
+    assert (heard["wer"], heard["wer_deletions"], heard["wer_insertions"], heard["cer"]) == (100.0, 100.0, 0.0, 100.0)
+
+
+def test_a_broken_model_is_an_error_and_not_a_text(model: Checkpoint, examples: Examples, tmp_path: Path) -> None:
+    broken = changed(model, tmp_path / "broken", float("nan"))
+    with pytest.raises(UserError, match="broken") as caught:
+        evaluated(tmp_path, {"model": broken, "data": examples})
+    assert caught.value.option == "evaluate.generation"
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_recovery_of_wer_is_that_of_a_score_to_be_low(model: Checkpoint, clips: Examples, tmp_path: Path) -> None:
+    _, baseline, _ = evaluated(tmp_path, {"model": model, "data": clips}, "dense")
+    silent = changed(model, tmp_path / "silent", 0.0)
+    summary, _, _ = evaluated(tmp_path, {"model": silent, "data": clips, "baseline": baseline})
+    assert summary["wer_recovery"] == pytest.approx(100 * baseline.values()["wer"]["value"] / summary["wer"])
+
+
+def test_what_a_family_or_its_data_cannot_have_is_refused(
+    model: Checkpoint, examples: Examples, clips: Examples, corpus: Corpus, tmp_path: Path
+) -> None:
+    causal = Checkpoint(tiny.save_model(tmp_path / "causal"), "causal")
+    hindi = Examples(tmp_path / "hindi", "hindi")
+    hindi.path.mkdir()
+    meta = json.loads((clips.path / "meta.json").read_text())
+    meta["facts"]["speech"]["language"] = "hi"
+    (hindi.path / "meta.json").write_text(json.dumps(meta))
+    perplexity = {"split": "test", "length": 8, "windows": 0}
+    cases: list[tuple[str, Checkpoint, Artifact, dict[str, Any]]] = [
+        ("evaluate.generation", causal, corpus, {}),
+        ("evaluate.perplexity", model, examples, {"perplexity": perplexity}),
+        ("evaluate.generation.normalizer", model, examples, {"normalizer": "basic"}),
+        ("evaluate.generation.normalizer", model, hindi, {"normalizer": "english"}),
+        ("evaluate.generation.full_window", model, examples, {"full_window": True}),
+        ("evaluate.generation.max_new_tokens", model, examples, {"max_new_tokens": 1 << 30}),
+        ("data", model, examples, {"split": "validation"}),
+    ]
+    for i, (option, source, data, changes) in enumerate(cases):
+        with pytest.raises(UserError) as caught:
+            evaluated(tmp_path, {"model": source, "data": data}, f"refused-{i}", **changes)
+        assert caught.value.option == option
+        assert "\n" not in str(caught.value)
+
+
+# ---- comparison ----
+
+
+def test_two_models_are_compared_on_the_same_items_only(
+    model: Checkpoint, corpus: Corpus, examples: Examples, clips: Examples, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = random_t5(corpus, tmp_path / "other", seed=5)
+    store = tmp_path / "runs" / "store" / "evaluate"
+    store.mkdir(parents=True)
+    _, a, _ = evaluated(store, {"model": model, "data": clips}, "a1b2")
+    _, b, _ = evaluated(store, {"model": other, "data": clips}, "b2c3", batch_size=5)
+    evaluated(store, {"model": other, "data": clips}, "c3d4", beams=2)
+    evaluated(store, {"model": other, "data": examples}, "d4e5")
+    evaluated(store, {"model": model, "data": examples}, "e5f6")
+    found = {comparison.metric: comparison for comparison in compare.compare(a, b, 1000, seed=0)}
+    assert found.keys() == {"wer", "cer"}
+    wer = found["wer"]
+    assert (wer.a, wer.b) == (a.values()["wer"]["value"], b.values()["wer"]["value"])
+    assert wer.difference.value == pytest.approx(wer.b - wer.a)
+
+    def told(first: str, second: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = compare.main([first, second, "--runs", str(tmp_path / "runs"), "--samples", "1000"])
+        said = capsys.readouterr()
+        return code, said.out or said.err
+
+    code, said = told("a1b2", str(b.path))
+    assert code == 0
+    assert f"A {wer.a:.2f}   B {wer.b:.2f}   B - A {wer.difference.value:+.2f}" in said
+    assert told("d4e5", "e5f6")[0] == 0
+    assert told("a1b2", "c3d4") == (2, "wer was measured in two ways: beams is 1 and 2\n")
+    code, said = told("a1b2", "d4e5")
+    assert code == 2
+    assert "only one of them has" in said
+    assert told("a1b2", "nothing")[0] == 2
+    rows = hypotheses(b)
+    (b.path / "hypotheses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
+    assert told("a1b2", "b2c3") == (2, "they were evaluated on other items\n")
