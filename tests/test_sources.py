@@ -232,26 +232,30 @@ def test_identity_needs_no_heavy_imports(tmp_path):
 # ---- data ----
 
 
-def test_a_hash_split_is_disjoint_stable_and_sized(tmp_path):
-    rows = [{"id": str(i), "text": "x"} for i in range(4000)]
-    whole = cut({"train": rows}, (0.8, 0.1, 0.1))
-    ids = {name: {row["id"] for row in found} for name, found in whole.items()}
+def sides(ids: list[str], fractions: tuple[float, float, float]) -> dict[str, set[str]]:
+    train = cut(["train"], fractions)
+    return {name: {identifier for identifier in ids if train.side(identifier) == name} for name in SPLITS}
+
+
+def test_a_hash_split_is_disjoint_stable_and_sized():
+    ids = sides([str(i) for i in range(4000)], (0.8, 0.1, 0.1))
     assert sum(len(found) for found in ids.values()) == len(set.union(*ids.values())) == 4000
     assert [round(len(ids[name]) / 4000, 1) for name in SPLITS] == [0.8, 0.1, 0.1]
-    for name, found in cut({"train": rows[1000:3000][::-1]}, (0.8, 0.1, 0.1)).items():
-        assert {row["id"] for row in found} <= ids[name]
     assert (
         hash_position("Paris") == 0.3664924327632306
     )  # moving rows between splits would make old results incomparable
 
 
-def test_rows_of_one_id_stay_in_one_split():
+def test_rows_of_one_id_stay_in_one_split_whatever_rows_there_are(tmp_path):
     rows = [{"id": f"template {i % 30}", "text": str(i)} for i in range(600)]
-    done = cut({"train": rows}, (0.6, 0.2, 0.2))
-    ids = [{row["id"] for row in done[name]} for name in SPLITS]
-    assert not ids[0] & ids[1]
-    assert not ids[0] & ids[2]
-    assert not ids[1] & ids[2]
+    write_rows(tmp_path / "all.jsonl", rows)
+    write_rows(tmp_path / "some.jsonl", rows[300:][::-1])
+    found = {}
+    for name in ("all", "some"):
+        made(data, texts_of(tmp_path / f"{name}.jsonl", fractions=(0.6, 0.2, 0.2)), tmp_path / name)
+        found[name] = [{row["id"] for row in read_rows(tmp_path / name / f"{split}.jsonl")} for split in SPLITS]
+    assert sum(len(ids) for ids in found["all"]) == len(set.union(*found["all"])) == 30
+    assert found["some"] == found["all"]
 
 
 def test_the_same_configuration_makes_the_same_bytes(tmp_path):

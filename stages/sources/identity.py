@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from pipeline.contracts import UserError
-from stages.sources import packages, remembered
+from stages.sources import debian, packages, remembered
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -23,7 +23,7 @@ _SETTLED_NS = 2_000_000_000
 
 
 def identity(path: str, revision: str, option: str) -> dict[str, str]:
-    """One of {"package", "sha256"}, {"digest"} of a local file or folder, {"hub", "commit"}.
+    """One of {"package", "sha256"}, {"debian", "sha256"}, {"digest"} of a local file or folder, {"hub", "commit"}.
 
     `option` (`model.path`, `data.path`) is named in errors, and its group says which kind of hub repository
     is meant. Raises UserError when the source is not there.
@@ -32,6 +32,11 @@ def identity(path: str, revision: str, option: str) -> dict[str, str]:
         _no_revision(revision, "a package, whose version is in its path", option)
         package = packages.parse(path, option)
         return {"package": package.requirement, "sha256": package.sha256}
+    if path.startswith(debian.PREFIX):
+        _no_revision(revision, "Debian packages, which #sha256=HEX after a name pins", option)
+        if option != "data.path":
+            raise UserError(f"Debian packages hold data, no models, got {path!r}", option)
+        return debian.identity(debian.find(path, option))
     here = local(path)
     if here.exists():
         _no_revision(revision, "a local path", option)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.parser import BytesParser
 from pathlib import Path
@@ -56,23 +57,42 @@ def fetch(requirement: str, sha256: str, option: str, log: Log) -> Path:
 
     Raises UserError that names `option` when pip cannot get it or its sha256 is another.
     """
-    kept = cache_folder() / "packages" / sha256
+
+    def download(folder: Path) -> Path:
+        log.note(f"fetching {requirement} with pip")
+        return _download(requirement, folder, option)
+
+    return kept(requirement, sha256, option, log, download)
+
+
+def kept(requirement: str, sha256: str, option: str, log: Log, download: Callable[[Path], Path]) -> Path:
+    """The one file of this sha256 in the cache, or else what `download` brings into the empty folder it is given.
+
+    Raises UserError that names `option` when that has another sha256; nothing is kept then.
+    """
+    kept = folder_of(sha256)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):
         if kept.exists():
-            wheel = _only_file(kept)
-            if wheel and _sha256(wheel) == sha256:
-                return wheel
-            log.note(f"the cached wheel of {requirement} is damaged; fetching it again")
+            file = only_file(kept)
+            if file and _sha256(file) == sha256:
+                return file
+            log.note(f"the cached file of {requirement} is damaged; fetching it again")
             shutil.rmtree(kept)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".partial-") as scratch:
-            log.note(f"fetching {requirement} with pip")
-            wheel = _download(requirement, Path(scratch) / "wheel", option)
-            found = _sha256(wheel)
+            folder = Path(scratch) / "package"
+            folder.mkdir()
+            file = download(folder)
+            found = _sha256(file)
             if found != sha256:
-                raise UserError(f"wrong sha256 of {wheel.name}: expected {sha256}, found {found}", option)
-            wheel.parent.rename(kept)
-        return kept / wheel.name
+                raise UserError(f"wrong sha256 of {file.name}: expected {sha256}, found {found}", option)
+            folder.rename(kept)
+        return kept / file.name
+
+
+def folder_of(sha256: str) -> Path:
+    """Where a verified package is kept, alone."""
+    return cache_folder() / "packages" / sha256
 
 
 def license_of(wheel: Path) -> str:
@@ -87,7 +107,7 @@ def _download(requirement: str, folder: Path, option: str) -> Path:
     # only wheels: to name a source distribution's metadata, pip would run its code before we can check it
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
-    wheel = _only_file(folder)
+    wheel = only_file(folder)
     if done.returncode or not wheel:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in said if line.startswith("ERROR")), said[-1] if said else "no output")
@@ -95,7 +115,8 @@ def _download(requirement: str, folder: Path, option: str) -> Path:
     return wheel
 
 
-def _only_file(folder: Path) -> Path | None:
+def only_file(folder: Path) -> Path | None:
+    """The file in this folder; None if there is none, or more than one."""
     files = list(folder.iterdir()) if folder.is_dir() else []
     return files[0] if len(files) == 1 else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -11,11 +13,16 @@ class Row:
     where: str
     """For errors: `file:line`, or a split and an index."""
     values: dict[str, Any]
+    folder: Path | None = None
+    """Where files lie that the row names; None where it may name none."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What a reader found: rows by the source's own split names; a source without splits has all in `train`."""
+    """What a reader found: rows by the source's own split names; a source without splits has all in `train`.
 
-    splits: dict[str, list[Row]]
+    Rows may be read while they are iterated over, once.
+    """
+
+    splits: Mapping[str, Iterable[Row]]
     license: str

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypeVar
 
 from pipeline.contracts import UserError
 
 SPLITS = ("train", "validation", "test")
-T = TypeVar("T", bound=Mapping[str, str])
 
 
 def named(have: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
@@ -25,24 +24,32 @@ def named(have: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
     return chosen
 
 
-def cut(rows: Mapping[str, list[T]], fractions: Sequence[float]) -> dict[str, list[T]]:
-    """Cuts the splits that are not in `rows` out of its train, by a hash of each row's `id`.
+@dataclass(frozen=True)
+class Cut:
+    """How train is cut into the splits that a source lacks: by a hash of each row's `id`.
 
-    Rows of one id stay together, and stay where they are when others come or go. `fractions` are of train,
-    validation and test; those of splits that are there already have no part in it. A fraction of 0 makes no split.
+    Rows of one id stay together, and stay where they are when others come or go.
+    """
+
+    names: tuple[str, ...]
+    bounds: tuple[float, ...]
+    """Where in [0, 1) each split but the last ends."""
+
+    def side(self, identifier: str) -> str:
+        """The split of a row of train."""
+        return self.names[bisect_right(self.bounds, hash_position(identifier))]
+
+
+def cut(have: Collection[str], fractions: Sequence[float]) -> Cut:
+    """`fractions` are of train, validation and test; those of splits that are there already have no part in it.
+
+    A fraction of 0 makes no split. Raises UserError where nothing is left for rows of train.
     """
     wanted = {name: part for name, part in zip(SPLITS, fractions, strict=True) if part > 0}
-    share = {name: part for name, part in wanted.items() if name == "train" or name not in rows}
-    done: dict[str, list[T]] = {name: [] for name in share}
-    done |= {name: list(kept) for name, kept in rows.items() if name != "train"}
-    names = list(share)
-    bounds = [bound / sum(share.values()) for bound in accumulate(share.values())][:-1]
-    for row in rows["train"]:
-        done[names[bisect_right(bounds, hash_position(row["id"]))]].append(row)
-    for name, found in done.items():
-        if not found:
-            raise UserError(f"no rows are left for {name} out of {len(rows['train'])}", "data.fractions")
-    return done
+    share = {name: part for name, part in wanted.items() if name == "train" or name not in have}
+    if not share:
+        raise UserError("the fraction of train is 0, and the source has all other splits", "data.fractions")
+    return Cut(tuple(share), tuple(bound / sum(share.values()) for bound in accumulate(share.values()))[:-1])
 
 
 def hash_position(identifier: str) -> float:

@@ -1,0 +1,42 @@
+"""Recorded prompts of the Asterisk telephone exchange, one speaker a language, with their transcripts."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.contracts import UserError
+from stages.sources import debian
+from stages.sources.rows import Raw, Row
+
+PACKAGE = re.compile(r"asterisk-core-sounds-[a-z]{2}(-wav)?")
+_LICENSE = "CC-BY-SA-3.0"
+_TRANSCRIPTS = "usr/share/doc/asterisk-core-sounds-*/core-sounds-*.txt.gz"
+_SOUNDS = "usr/share/asterisk/sounds"
+_FEWEST_WORDS = 4
+"""Shorter ones are names of digits and letters."""
+
+
+def read(debs: list[Path]) -> Raw:
+    """Rows {"audio": {"bytes"}, "text", "clip"} in the transcripts' order; no sounds that are not speech."""
+    with debian.unpacked(debs) as folder:
+        transcripts, speakers = list(folder.glob(_TRANSCRIPTS)), list(folder.glob(f"{_SOUNDS}/*/"))
+        if len(transcripts) != 1 or len(speakers) != 1:
+            raise UserError("expected deb:asterisk-core-sounds-LL+asterisk-core-sounds-LL-wav", "data.path")
+        rows = list(_rows(transcripts[0], speakers[0]))
+    return Raw({"train": rows}, _LICENSE)
+
+
+def _rows(transcripts: Path, sounds: Path) -> Iterator[Row]:
+    # lines are `clip: text`; comments begin with a semicolon, and what is no speech stands in brackets
+    lines = gzip.decompress(transcripts.read_bytes()).decode("utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        clip, _, text = (part.strip() for part in line.partition(": "))
+        sound = sounds / f"{clip}.wav"
+        if line.startswith((";", "[")) or text.startswith("[") or len(text.split()) < _FEWEST_WORDS:
+            continue
+        if sound.exists():
+            where = f"{transcripts.name.removesuffix('.gz')}:{number}"
+            yield Row(where, {"audio": {"bytes": sound.read_bytes()}, "text": text, "clip": clip})
