@@ -20,11 +20,13 @@ from pipeline.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, 
 from pipeline.schema import EvaluateSlice, Generation, Perplexity
 from stages import checkpoints, engine_models, families, tokens
 from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring
-from stages.families import Family
+from stages.families import UNLIMITED, Family
 from stages.families.encoder_decoder import EncoderDecoder
 
 Measured = dict[str, dict[str, Any]]
 """`{name: {"value", "stderr" | None, "protocol"}}`, what metrics.json holds."""
+FULL_WINDOW = "_full_window"
+"""Ends the names of metrics and files of clips that were heard in full windows as well."""
 
 
 def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -150,25 +152,42 @@ def _generation(
     config: Generation, batch_size: int, model: Any, family: EncoderDecoder, source: Checkpoint, data: Examples,
     out: Path, log: Log,
 ) -> tuple[Measured, dict[str, float]]:  # fmt: skip
-    """The metrics, and the parts of their values."""
-    speech = data.format == "speech"
-    decoded = generation.decode(config, batch_size, model, family, source.path, data, log)
-    scored = scoring.transcripts(decoded.items, config, log) if speech else scoring.translations(decoded.items, config)
-    generation.save(decoded.items, scored.counts, out / "hypotheses.jsonl")
-    log.facts(generation=decoded.speed)
-    protocol = {
-        "split": config.split,
-        "items": len(decoded.items),
-        "beams": config.beams,
-        "length_penalty": config.length_penalty,
-        "max_new_tokens": config.max_new_tokens,
-        "early_stopping": model.generation_config.early_stopping or False,
-        "cut_off": sum(item.cut_off for item in decoded.items),
-        "data_digest": data.digest,
-    }
-    for metric in scored.metrics.values():
-        metric["protocol"] |= protocol
-    return scored.metrics, scored.parts
+    """The metrics, and the parts of their values; with `full_window` each twice."""
+    speech = data.facts()["speech"]
+    tokenizer, prompt = family.tokenizer(source.path), data.facts()["prompt"]
+    rows = family.rows(model, source.path, data, config.split, UNLIMITED, "evaluate.generation.split")
+    windows = {"": rows}
+    if config.full_window:
+        from stages.families.whisper import SpeechRows
+
+        assert isinstance(rows, SpeechRows)
+        windows[FULL_WINDOW] = rows.full_window()
+    measured: Measured = {}
+    parts: dict[str, float] = {}
+    for suffix, heard in windows.items():
+        decoded = generation.decode(config, heard, prompt, batch_size, model, tokenizer, log)
+        items = decoded.items
+        scored = scoring.transcripts(items, config, log) if speech else scoring.translations(items, config)
+        generation.save(items, scored.counts, out / f"hypotheses{suffix}.jsonl")
+        log.facts(**{f"generation{suffix}": decoded.speed})
+        protocol = {
+            "split": config.split,
+            "items": len(items),
+            "beams": config.beams,
+            "length_penalty": config.length_penalty,
+            "max_new_tokens": config.max_new_tokens,
+            "early_stopping": model.generation_config.early_stopping or False,
+            "cut_off": sum(item.cut_off for item in items),
+            "data_digest": data.digest,
+        }
+        if speech:
+            protocol["speech"] = speech | ({"window": "full"} if suffix == FULL_WINDOW else {})
+        measured |= {
+            f"{name}{suffix}": metric | {"protocol": metric["protocol"] | protocol}
+            for name, metric in scored.metrics.items()
+        }
+        parts |= {f"{name}{suffix}": value for name, value in scored.parts.items()}
+    return measured, parts
 
 
 def _check_generation(config: Generation, data: Examples, context: int) -> None:
@@ -184,6 +203,11 @@ def _check_generation(config: Generation, data: Examples, context: int) -> None:
             raise UserError("only speech has windows; expected false", "evaluate.generation.full_window")
         return
     speech = data.facts()["speech"]
+    if config.full_window and speech["window"] == "full":
+        raise UserError(
+            "these clips are in full windows already; expected false, or data.speech.window=clip",
+            "evaluate.generation.full_window",
+        )
     if config.normalizer == "english" and speech["language"] != "en" and speech["task"] == "transcribe":
         raise UserError(
             f"the English normaliser is for English, these transcripts are in {speech['language']}", normalizers.OPTION

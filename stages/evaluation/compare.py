@@ -22,11 +22,12 @@ from stages.evaluation import bootstrap, word_errors
 from stages.evaluation.bootstrap import Array, Difference, Score
 from stages.evaluation.translation_scores import TranslationScore
 
-OF_THE_MODEL = {
-    *("precision", "runtime", "threads", "cut_off", "interval"),
-    *("hits", "substitutions", "deletions", "insertions"),
+MAY_DIFFER = {
+    *("precision", "runtime", "threads"),
+    *("cut_off", "hits", "substitutions", "deletions", "insertions"),
+    *("stderr", "interval", "bootstrap", "bootstrap_seed"),
 }
-"""Entries of a protocol that say what a model is or did, and not how it was measured."""
+"""Entries of a protocol that say what a model is, what it did, and how sure that is; the others, what it was asked."""
 SHORT = 16
 """Digits of a fingerprint in the names of the store's folders."""
 
@@ -45,12 +46,13 @@ def compare(a: Metrics, b: Metrics, samples: int, seed: int) -> list[Comparison]
     metrics_a, metrics_b = a.values(), b.values()
     for name in metrics_a | metrics_b:
         _check_protocols(name, metrics_a.get(name), metrics_b.get(name))
-    rows_a, rows_b = _hypotheses(a), _hypotheses(b)
-    if [(row["id"], row["reference"]) for row in rows_a] != [(row["id"], row["reference"]) for row in rows_b]:
-        raise UserError("they were evaluated on other items")
     found = []
     for name, metric in metrics_a.items():
-        stats_a_NK, stats_b_NK, score = _stats(name, rows_a, rows_b)
+        kind, window, _ = name.partition("_full_window")
+        rows_a, rows_b = _hypotheses(a, window), _hypotheses(b, window)
+        if [(row["id"], row["reference"]) for row in rows_a] != [(row["id"], row["reference"]) for row in rows_b]:
+            raise UserError("they were evaluated on other items")
+        stats_a_NK, stats_b_NK, score = _stats(kind, rows_a, rows_b)
         difference = bootstrap.paired(stats_a_NK, stats_b_NK, score, samples, seed)
         better = metric["protocol"]["higher_is_better"]
         found.append(Comparison(name, metric["value"], metrics_b[name]["value"], better, difference))
@@ -61,15 +63,15 @@ def _check_protocols(name: str, a: Mapping[str, Any] | None, b: Mapping[str, Any
     if a is None or b is None:
         raise UserError(f"only one of them has {name}")
     asked_a, asked_b = a["protocol"], b["protocol"]
-    for key in sorted((asked_a.keys() | asked_b.keys()) - OF_THE_MODEL):
+    for key in sorted((asked_a.keys() | asked_b.keys()) - MAY_DIFFER):
         if asked_a.get(key) != asked_b.get(key):
             raise UserError(f"{name} was measured in two ways: {key} is {asked_a.get(key)} and {asked_b.get(key)}")
 
 
-def _hypotheses(metrics: Metrics) -> list[dict[str, Any]]:
-    path = metrics.path / "hypotheses.jsonl"
+def _hypotheses(metrics: Metrics, window: str) -> list[dict[str, Any]]:
+    path = metrics.path / f"hypotheses{window}.jsonl"
     if not path.exists():
-        raise UserError(f"{metrics.path} has no hypotheses.jsonl; only texts that models wrote can be compared")
+        raise UserError(f"{metrics.path} has no {path.name}; only texts that models wrote can be compared")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -113,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
+        if options.samples < 100:
+            raise UserError(f"expected at least 100 resamples, got {options.samples}", "--samples")
         a, b = (_find(name, Path(options.runs)) for name in (options.a, options.b))
         print(table(compare(a, b, options.samples, options.seed), options.samples))
     except UserError as error:

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from pipeline.contracts import Bar, Examples, Log, UserError
+from pipeline.contracts import Bar, Log, UserError
 from pipeline.schema import Generation
-from stages.families import UNLIMITED
-from stages.families.encoder_decoder import Decoding, EncoderDecoder, ExampleRows
+from stages.families.encoder_decoder import Decoding, ExampleRows
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,15 @@ class Decoded:
 
 
 def decode(
-    config: Generation, batch_size: int, model: Any, family: EncoderDecoder, folder: Path, data: Examples, log: Log
+    config: Generation, rows: ExampleRows, prompt: list[int], batch_size: int, model: Any, tokenizer: Any, log: Log
 ) -> Decoded:
-    """The first `config.limit` items of the split, rows of like size together, the largest first.
+    """The first `config.limit` items, rows of like size together, the largest first.
 
     Raises UserError for more items than there are, and for a model whose logits are not finite.
     """
-    decoding = Decoding(data.facts()["prompt"], config.beams, config.length_penalty, config.max_new_tokens)
-    rows = family.rows(model, folder, data, config.split, UNLIMITED, "evaluate.generation.split")
-    grouped = _items(rows.examples)
+    decoding = Decoding(prompt, config.beams, config.length_penalty, config.max_new_tokens)
+    examples = rows.examples.with_format(None)
+    grouped = _items(examples)
     if config.limit > len(grouped) or not grouped:
         raise UserError(
             f"the split {config.split!r} has {len(grouped)} items, not {config.limit or 'any'}",
@@ -55,14 +54,14 @@ def decode(
     grouped = grouped[: config.limit or None]
     chosen = [row for item in grouped for row in item]
     with _checked(model), log.bar(f"decode {config.split}", total=len(chosen), unit="row") as bar:
-        ids_of, seconds = _decode(rows, chosen, batch_size, model, family, decoding, bar)
-    texts = family.tokenizer(folder).batch_decode([ids_of[row] for row in chosen], skip_special_tokens=True)
+        ids_of, seconds = _decode(rows, chosen, batch_size, model, decoding, bar)
+    texts = tokenizer.batch_decode([ids_of[row] for row in chosen], skip_special_tokens=True)
     text_of = dict(zip(chosen, texts, strict=True))
-    columns = rows.examples.select_columns(["id", "reference"])
+    names, references = examples["id"][:], examples["reference"][:]
     items = [
         Item(
-            id=columns[item[0]]["id"],
-            reference=columns[item[0]]["reference"],
+            id=names[item[0]],
+            reference=references[item[0]],
             hypothesis=" ".join(filter(None, (text_of[row].strip() for row in item))),
             tokens=sum(len(ids_of[row]) for row in item),
             cut_off=any(len(ids_of[row]) >= config.max_new_tokens for row in item),
@@ -74,9 +73,9 @@ def decode(
         "tokens_per_second": sum(item.tokens for item in items) / seconds,
         "items_per_second": len(items) / seconds,
     }
-    if data.format == "speech":
-        heard = rows.examples.select_columns(["seconds"]).select(chosen)["seconds"][:]
-        speed["real_time_factor"] = seconds / sum(heard)
+    if "seconds" in examples.column_names:
+        heard = examples["seconds"][:]
+        speed["real_time_factor"] = seconds / sum(heard[row] for row in chosen)
     return Decoded(items, speed)
 
 
@@ -104,8 +103,7 @@ def _items(examples: Any) -> list[list[int]]:
 
 
 def _decode(
-    rows: ExampleRows, chosen: list[int], batch_size: int, model: Any, family: EncoderDecoder, decoding: Decoding,
-    bar: Bar,
+    rows: ExampleRows, chosen: list[int], batch_size: int, model: Any, decoding: Decoding, bar: Bar
 ) -> tuple[dict[int, list[int]], float]:  # fmt: skip
     """Ids of each row, and the seconds that the model took for them."""
     chosen_N = torch.tensor(chosen)
@@ -115,7 +113,7 @@ def _decode(
     for chosen_B in torch.split(by_size_N, batch_size):
         batch = rows.take(chosen_B)
         start = time.perf_counter()
-        ids_of_B = family.generate(model, batch, decoding)
+        ids_of_B = rows.family.generate(model, batch, decoding)
         seconds += time.perf_counter() - start
         found |= dict(zip(chosen_B.tolist(), ids_of_B, strict=True))
         tokens += sum(len(ids) for ids in ids_of_B)
