@@ -13,6 +13,8 @@ WINDOW_SECONDS = 30
 TIMESTAMPS = [f"<|{i * SECONDS_PER_TIMESTAMP:.2f}|>" for i in range(round(WINDOW_SECONDS / SECONDS_PER_TIMESTAMP) + 1)]
 NO_TIMESTAMPS = "<|notimestamps|>"
 START = "<|startoftranscript|>"
+LANGUAGE, TASK = "data.speech.language", "data.speech.task"
+"""Options."""
 
 
 def is_multilingual(config: Any, generation_config: Any) -> bool:
@@ -27,9 +29,8 @@ def prompt(tokenizer: Any, speech: dict[str, Any], multilingual: bool) -> list[i
     """
     tokens = [START]
     language, task = speech["language"], speech["task"]
-    # the tokenizer turns what it does not know into the end of text
     if multilingual:
-        if f"<|{language}|>" not in tokenizer.get_vocab():
+        if not _knows(tokenizer, f"<|{language}|>"):
             raise UserError(f"the model has no language {language!r}; expected a code such as en or hi", LANGUAGE)
         tokens += [f"<|{language}|>", f"<|{task}|>"]
     elif language != "en":
@@ -39,9 +40,6 @@ def prompt(tokenizer: Any, speech: dict[str, Any], multilingual: bool) -> list[i
     if not speech["timestamps"]:
         tokens.append(NO_TIMESTAMPS)
     return [token_id(tokenizer, token) for token in tokens]
-
-
-LANGUAGE, TASK = "data.speech.language", "data.speech.task"
 
 
 def labels(tokenizer: Any, prompt_ids: list[int], text: str, seconds: float, timestamps: bool) -> list[int]:
@@ -56,7 +54,11 @@ def labels(tokenizer: Any, prompt_ids: list[int], text: str, seconds: float, tim
 
 def token_id(tokenizer: Any, token: str) -> int:
     """Raises UserError where the tokenizer lacks a token that every Whisper has."""
-    vocabulary = tokenizer.get_vocab()
-    if token not in vocabulary:
+    if not _knows(tokenizer, token):
         raise UserError(f"the tokenizer has no token {token}; expected Whisper's own", "model.path")
-    return int(vocabulary[token])
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
+def _knows(tokenizer: Any, token: str) -> bool:
+    """The tokenizer takes what it does not know for the end of the text."""
+    return bool(tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(token)) == token)

@@ -1,0 +1,62 @@
+"""Audio to the log-mel features of a speech model; long audio to pieces. Windows end in silence, as the model has
+learned them; shorter windows than its own are exactly a part of the whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SILENCE_SECONDS = 1.0
+"""After a clip: the model hears that it is over."""
+_SEARCH_SECONDS = 5.0
+"""Long audio is cut within so many seconds of the end of a window,"""
+_QUIET_SECONDS = 0.2
+"""in the middle of the quietest stretch of this length."""
+_STEP_SECONDS = 0.02
+
+
+def log_mel(extractor: Any, audio_N: np.ndarray) -> np.ndarray:
+    """`mel_MF` float32 of a clip of at most one window and of the silence after it: an even number of frames, no more
+    than a window has. `extractor`: a `WhisperFeatureExtractor`."""
+    assert len(audio_N) <= extractor.n_samples, (len(audio_N), extractor.n_samples)
+    pair = 2 * extractor.hop_length
+    wanted = len(audio_N) + round(SILENCE_SECONDS * extractor.sampling_rate)
+    samples = min(-(-wanted // pair) * pair, extractor.n_samples)
+    found = extractor(audio_N, sampling_rate=extractor.sampling_rate, max_length=samples, return_tensors="np")
+    mel_MF: np.ndarray = found["input_features"][0]
+    return mel_MF
+
+
+def stacked(mels: Sequence[Tensor]) -> Tensor:
+    """`mel_BMF`, as long as the longest."""
+    frames = max(mel_MF.shape[1] for mel_MF in mels)
+    return torch.cat([lengthened(mel_MF[None], frames) for mel_MF in mels])
+
+
+def lengthened(mel_BMF: Tensor, frames: int) -> Tensor:
+    """With more silence, up to `frames`: what is shorter than a window ends in silent frames, so more of the last one
+    is what the extractor would have made of more silence."""
+    missing = frames - mel_BMF.shape[2]
+    return torch.cat([mel_BMF, mel_BMF[:, :, -1:].expand(-1, -1, missing)], dim=2) if missing else mel_BMF
+
+
+def pieces(audio_N: np.ndarray, window: int, rate: int) -> list[np.ndarray]:
+    """Audio cut into parts of at most `window` samples, where it is quiet."""
+    found = []
+    while len(audio_N) > window:
+        start = window - round(_SEARCH_SECONDS * rate)
+        at = start + _quietest(audio_N[start:window], rate)
+        found.append(audio_N[:at])
+        audio_N = audio_N[at:]
+    return [*found, audio_N]
+
+
+def _quietest(audio_N: np.ndarray, rate: int) -> int:
+    """The middle of the stretch with the least energy, in samples."""
+    step, length = round(_STEP_SECONDS * rate), round(_QUIET_SECONDS * rate)
+    stretches = np.lib.stride_tricks.sliding_window_view(audio_N, length)[::step]
+    return int(np.square(stretches, dtype=np.float64).sum(1).argmin()) * step + length // 2
