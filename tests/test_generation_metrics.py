@@ -14,11 +14,13 @@ import jiwer
 import numpy as np
 import pytest
 import sacrebleu
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 from pipeline.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Generation, PrepareSlice, Scratch, ScratchSlice
-from stages import evaluate, prepare, scratch
+from stages import evaluate, families, prepare, scratch
 from stages.evaluation import bootstrap, compare, normalizers, scoring, word_errors
 from stages.evaluation.generation import Item
 from stages.evaluation.translation_scores import TranslationScore
@@ -230,19 +232,53 @@ def examples(corpus: Corpus, model: Checkpoint, tmp_path_factory: pytest.TempPat
     return Examples(stage_output(folder, log), "examples")
 
 
+PIECES = {"a": [0.6], "b": [0.9, 0.9, 0.3], "c": [0.2], "d": [0.5], "e": [0.4]}
+"""Clip -> seconds of the pieces it was cut into."""
+MELS, WINDOW_FRAMES = 8, 100
+
+
 @pytest.fixture(scope="module")
-def clips(examples: Examples, tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    """The test sentences as if they were clips, of which one was cut into three pieces; for the same model."""
-    folder = tmp_path_factory.mktemp("clips")
-    split = datasets.load_from_disk(str(examples.split("test")))
-    pieces = [0, 0, 1, 2, 0, 0, 0]
-    whole = ["a", "b", "b", "b", "c", "d", "e"]
-    split = split.remove_columns("id").add_column("id", whole).add_column("piece", pieces)
-    split.add_column("seconds", [2.0, 30.0, 30.0, 5.0, 1.0, 1.0, 1.0]).save_to_disk(folder / "test")
-    speech = {"language": "en", "task": "transcribe", "timestamps": False, "window": "full"}
-    facts = {"format": "speech", "digest": "clips", "prompt": [0], "speech": speech}
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random Whisper whose windows are a second long."""
+    folder = tmp_path_factory.mktemp("whisper")
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=tiny.VOCABULARY, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=MELS, max_target_positions=32,
+        max_source_positions=WINDOW_FRAMES // 2, decoder_start_token_id=5, eos_token_id=0, pad_token_id=0,
+        bos_token_id=0, init_std=1.0,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=5, eos_token_id=0, pad_token_id=0, no_timestamps_token_id=6
+    )
+    model.save_pretrained(folder)
+    tiny.save_tokenizer(folder)
+    return Checkpoint(folder, "whisper")
+
+
+def heard(folder: Path, window: str, pieces: bool = True) -> Examples:
+    """Noise, in clips or in windows. pieces=False: each piece is a clip of its own."""
+    noise = np.random.default_rng(0)
+    rows = [
+        {
+            "input_features": noise.normal(size=round(100 * seconds) * MELS).astype(np.float32),
+            "frames": round(100 * seconds), "labels": [6, 9, 0], "size": round(100 * seconds) + 3,
+            "reference": f"the river {clip}" if i == 0 or not pieces else "", "id": clip,
+            "piece": i if pieces else 0, "seconds": seconds,
+        }
+        for clip, lengths in PIECES.items() for i, seconds in enumerate(lengths)
+    ]  # fmt: skip
+    datasets.Dataset.from_list(rows, features=families.get("whisper").columns()).save_to_disk(folder / "test")
+    speech = {"language": "en", "task": "transcribe", "timestamps": False, "window": window}
+    facts = {"format": "speech", "digest": "noise", "prompt": [5, 6], "speech": speech}
     (folder / "meta.json").write_text(json.dumps({"facts": facts, "metrics": {}}))
-    return Examples(folder, "clips")
+    return Examples(folder, folder.name)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return heard(tmp_path_factory.mktemp("clips"), "clip")
 
 
 def evaluated(
@@ -307,75 +343,80 @@ def test_a_limit_takes_the_first_items(model: Checkpoint, examples: Examples, tm
     assert caught.value.option == "evaluate.generation.limit"
 
 
-def test_pieces_of_a_clip_are_one_text(model: Checkpoint, clips: Examples, tmp_path: Path) -> None:
-    """And a clip is one item of the bootstrap; errors and real-time factor are of whole clips."""
-    inputs: dict[str, Artifact] = {"model": model, "data": clips}
-    summary, metrics, log = evaluated(tmp_path, inputs)
+def test_pieces_of_a_clip_are_one_text(whisper: Checkpoint, clips: Examples, tmp_path: Path) -> None:
+    """And one item of the bootstrap; errors and real-time factor are of whole clips."""
+    summary, metrics, log = evaluated(tmp_path, {"model": whisper, "data": clips})
     rows = hypotheses(metrics)
-    assert [row["id"] for row in rows] == ["a", "b", "c", "d", "e"]
-    alone = hypotheses(evaluated(tmp_path, {"model": model, "data": uncut(clips, tmp_path)}, "uncut")[1])
-    assert rows[1]["hypothesis"] == " ".join(row["hypothesis"] for row in alone[1:4] if row["hypothesis"])
-    assert rows[1]["tokens"] == sum(row["tokens"] for row in alone[1:4])
-    assert rows[1]["reference"] == alone[1]["reference"]
+    assert [row["id"] for row in rows] == list(PIECES)
+    alone = heard(tmp_path / "alone", "clip", pieces=False)
+    parts = hypotheses(evaluated(tmp_path, {"model": whisper, "data": alone}, "out-alone")[1])[1:4]
+    assert rows[1]["hypothesis"] == " ".join(part["hypothesis"] for part in parts if part["hypothesis"])
+    assert rows[1]["tokens"] == sum(part["tokens"] for part in parts)
+    assert rows[1]["reference"] == "the river b"
     whole = 100 * sum(row["errors"] for row in rows) / sum(row["words"] for row in rows)
     assert summary["wer"] == pytest.approx(whole)
-    parts = [summary[f"wer_{kind}"] for kind in ("substitutions", "deletions", "insertions")]
-    assert sum(parts) == pytest.approx(whole)
+    assert sum(summary[f"wer_{kind}"] for kind in ("substitutions", "deletions", "insertions")) == pytest.approx(whole)
     protocol = metrics.values()["wer"]["protocol"]
-    assert protocol["items"] == 5
-    assert protocol["reference_words"] == sum(len(row["reference"].split()) for row in rows)
+    assert (protocol["items"], protocol["reference_words"], protocol["normalizer"]) == (5, 15, "none")
     assert protocol["higher_is_better"] is False
     speed = log.found["generation"]
-    assert speed["real_time_factor"] == pytest.approx(speed["seconds"] / 70)
+    assert speed["real_time_factor"] == pytest.approx(speed["seconds"] / 3.8)
 
 
-def uncut(clips: Examples, tmp_path: Path) -> Examples:
-    folder = tmp_path / "uncut-clips"
-    datasets.load_from_disk(str(clips.split("test"))).remove_columns("piece").save_to_disk(folder / "test")
-    (folder / "meta.json").write_text((clips.path / "meta.json").read_text())
-    return Examples(folder, "uncut")
+def test_clips_are_heard_in_full_windows_as_well(whisper: Checkpoint, clips: Examples, tmp_path: Path) -> None:
+    summary, metrics, _ = evaluated(tmp_path, {"model": whisper, "data": clips}, full_window=True)
+    whole, whole_metrics, _ = evaluated(tmp_path, {"model": whisper, "data": heard(tmp_path / "w", "full")}, "whole")
+    texts = metrics.path / "hypotheses_full_window.jsonl"
+    assert texts.read_text() == (whole_metrics.path / "hypotheses.jsonl").read_text()
+    assert texts.read_text() != (metrics.path / "hypotheses.jsonl").read_text()
+    for name in ("wer", "cer", "wer_insertions"):
+        assert summary[f"{name}_full_window"] == whole[name]
+    windows = [metrics.values()[name]["protocol"]["speech"]["window"] for name in ("wer", "wer_full_window")]
+    assert windows == ["clip", "full"]
 
 
-def changed(source: Checkpoint, folder: Path, value: float) -> Checkpoint:
-    """The model with all its embeddings, and so all its logits, at one value."""
+def changed(source: Checkpoint, folder: Path, name: str, value: float) -> Checkpoint:
+    """The model with one tensor at one value: with all its embeddings, so are its logits."""
     folder.mkdir()
     for file in source.path.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     tensors = load_file(folder / "model.safetensors")
-    tensors["shared.weight"].fill_(value)
+    tensors[name].fill_(value)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return Checkpoint(folder, folder.name)
 
 
 def test_empty_texts_are_scored_and_the_cut_off_counted(
-    model: Checkpoint, examples: Examples, clips: Examples, tmp_path: Path
+    model: Checkpoint, whisper: Checkpoint, examples: Examples, clips: Examples, tmp_path: Path
 ) -> None:
-    silent = changed(model, tmp_path / "silent", 0.0)  # of equal logits the first is padding's
+    silent = changed(model, tmp_path / "silent", "shared.weight", 0.0)  # of equal logits the first is padding's
     summary, metrics, _ = evaluated(tmp_path, {"model": silent, "data": examples})
     assert {row["hypothesis"] for row in hypotheses(metrics)} == {""}
     assert (summary["bleu"], summary["chrf"]) == (0.0, 0.0)
     assert metrics.values()["bleu"]["protocol"]["cut_off"] == 7
-    heard, _, _ = evaluated(tmp_path, {"model": silent, "data": clips}, "heard")
-    assert (heard["wer"], heard["wer_deletions"], heard["wer_insertions"], heard["cer"]) == (100.0, 100.0, 0.0, 100.0)
+    mute = changed(whisper, tmp_path / "mute", "model.decoder.embed_tokens.weight", 0.0)  # here the end's
+    summary, metrics, _ = evaluated(tmp_path, {"model": mute, "data": clips}, "heard")
+    assert [summary[name] for name in ("wer", "wer_deletions", "wer_insertions", "cer")] == [100.0, 100.0, 0.0, 100.0]
+    assert metrics.values()["wer"]["protocol"]["cut_off"] == 0
 
 
 def test_a_broken_model_is_an_error_and_not_a_text(model: Checkpoint, examples: Examples, tmp_path: Path) -> None:
-    broken = changed(model, tmp_path / "broken", float("nan"))
+    broken = changed(model, tmp_path / "broken", "shared.weight", float("nan"))
     with pytest.raises(UserError, match="broken") as caught:
         evaluated(tmp_path, {"model": broken, "data": examples})
     assert caught.value.option == "evaluate.generation"
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
-def test_recovery_of_wer_is_that_of_a_score_to_be_low(model: Checkpoint, clips: Examples, tmp_path: Path) -> None:
-    _, baseline, _ = evaluated(tmp_path, {"model": model, "data": clips}, "dense")
-    silent = changed(model, tmp_path / "silent", 0.0)
-    summary, _, _ = evaluated(tmp_path, {"model": silent, "data": clips, "baseline": baseline})
+def test_recovery_of_wer_is_that_of_a_score_to_be_low(whisper: Checkpoint, clips: Examples, tmp_path: Path) -> None:
+    _, baseline, _ = evaluated(tmp_path, {"model": whisper, "data": clips}, "dense")
+    mute = changed(whisper, tmp_path / "mute", "model.decoder.embed_tokens.weight", 0.0)
+    summary, _, _ = evaluated(tmp_path, {"model": mute, "data": clips, "baseline": baseline})
     assert summary["wer_recovery"] == pytest.approx(100 * baseline.values()["wer"]["value"] / summary["wer"])
 
 
 def test_what_a_family_or_its_data_cannot_have_is_refused(
-    model: Checkpoint, examples: Examples, clips: Examples, corpus: Corpus, tmp_path: Path
+    model: Checkpoint, whisper: Checkpoint, examples: Examples, clips: Examples, corpus: Corpus, tmp_path: Path
 ) -> None:
     causal = Checkpoint(tiny.save_model(tmp_path / "causal"), "causal")
     hindi = Examples(tmp_path / "hindi", "hindi")
@@ -388,9 +429,10 @@ def test_what_a_family_or_its_data_cannot_have_is_refused(
         ("evaluate.generation", causal, corpus, {}),
         ("evaluate.perplexity", model, examples, {"perplexity": perplexity}),
         ("evaluate.generation.normalizer", model, examples, {"normalizer": "basic"}),
-        ("evaluate.generation.normalizer", model, hindi, {"normalizer": "english"}),
+        ("evaluate.generation.normalizer", whisper, hindi, {"normalizer": "english"}),
+        ("evaluate.generation.full_window", whisper, heard(tmp_path / "full", "full"), {"full_window": True}),
+        ("evaluate.generation.max_new_tokens", whisper, clips, {"max_new_tokens": 31}),
         ("evaluate.generation.full_window", model, examples, {"full_window": True}),
-        ("evaluate.generation.max_new_tokens", model, examples, {"max_new_tokens": 1 << 30}),
         ("data", model, examples, {"split": "validation"}),
     ]
     for i, (option, source, data, changes) in enumerate(cases):
@@ -404,22 +446,24 @@ def test_what_a_family_or_its_data_cannot_have_is_refused(
 
 
 def test_two_models_are_compared_on_the_same_items_only(
-    model: Checkpoint, corpus: Corpus, examples: Examples, clips: Examples, tmp_path: Path,
+    model: Checkpoint, whisper: Checkpoint, corpus: Corpus, examples: Examples, clips: Examples, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    mute = changed(whisper, tmp_path / "mute", "model.decoder.embed_tokens.weight", 0.0)
     other = random_t5(corpus, tmp_path / "other", seed=5)
     store = tmp_path / "runs" / "store" / "evaluate"
     store.mkdir(parents=True)
-    _, a, _ = evaluated(store, {"model": model, "data": clips}, "a1b2")
-    _, b, _ = evaluated(store, {"model": other, "data": clips}, "b2c3", batch_size=5)
-    evaluated(store, {"model": other, "data": clips}, "c3d4", beams=2)
+    _, a, _ = evaluated(store, {"model": whisper, "data": clips}, "a1b2", full_window=True)
+    _, b, _ = evaluated(store, {"model": mute, "data": clips}, "b2c3", batch_size=5, full_window=True)
+    evaluated(store, {"model": mute, "data": clips}, "c3d4", beams=2, full_window=True)
     evaluated(store, {"model": other, "data": examples}, "d4e5")
     evaluated(store, {"model": model, "data": examples}, "e5f6")
     found = {comparison.metric: comparison for comparison in compare.compare(a, b, 1000, seed=0)}
-    assert found.keys() == {"wer", "cer"}
+    assert found.keys() == {"wer", "cer", "wer_full_window", "cer_full_window"}
+    for name, comparison in found.items():
+        assert (comparison.a, comparison.b) == (a.values()[name]["value"], b.values()[name]["value"])
+        assert comparison.difference.value == pytest.approx(comparison.b - comparison.a)
     wer = found["wer"]
-    assert (wer.a, wer.b) == (a.values()["wer"]["value"], b.values()["wer"]["value"])
-    assert wer.difference.value == pytest.approx(wer.b - wer.a)
 
     def told(first: str, second: str) -> tuple[int, str]:
         capsys.readouterr()

@@ -46,10 +46,11 @@ def decode(
     decoding = Decoding(prompt, config.beams, config.length_penalty, config.max_new_tokens)
     examples = rows.examples.with_format(None)
     grouped = _items(examples)
-    if config.limit > len(grouped) or not grouped:
+    if not grouped:
+        raise UserError(f"the split {config.split!r} has no items", "evaluate.generation.split")
+    if config.limit > len(grouped):
         raise UserError(
-            f"the split {config.split!r} has {len(grouped)} items, not {config.limit or 'any'}",
-            "evaluate.generation.limit",
+            f"the split {config.split!r} has {len(grouped)} items, not {config.limit}", "evaluate.generation.limit"
         )
     grouped = grouped[: config.limit or None]
     chosen = [row for item in grouped for row in item]
