@@ -29,13 +29,15 @@ class HuggingFaceFolder:
         ).eval()
 
     def build(self, folder: Path) -> Any:
-        from transformers import AutoConfig
+        from transformers import AutoConfig, GenerationConfig
         from transformers.initialization import no_init_weights
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with no_init_weights():
             model = self.auto_class.from_config(config).eval()
         model.tie_weights()
+        if (folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         return model
 
     def tokenizer(self, folder: Path) -> Any:

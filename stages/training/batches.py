@@ -29,7 +29,13 @@ def order(num_rows: int, needed: int, seed: int) -> Tensor:
 
 
 def micro_batches(rows: Rows, chosen_B: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:
-    """(row numbers, batch) of at most `size` rows each; rows of like size together, so that padding costs little."""
-    order_B = rows.sizes[chosen_B].argsort(descending=True, stable=True)
-    for part_B in torch.split(chosen_B[order_B], size):
-        yield part_B, rows.take(part_B)
+    """(row numbers, batch) of at most `size` rows each, the largest of them at most twice the smallest: padding costs
+    less than computing, and what a step adds up to does not depend on how it is cut."""
+    sizes_B, order_B = rows.sizes[chosen_B].sort(descending=True, stable=True)
+    ordered_B = chosen_B[order_B]
+    start = 0
+    for end in range(1, len(ordered_B) + 1):
+        if end == len(ordered_B) or end - start == size or 2 * sizes_B[end] < sizes_B[start]:
+            part_B = ordered_B[start:end]
+            yield part_B, rows.take(part_B)
+            start = end
