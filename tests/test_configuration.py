@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from pipeline.contracts import UserError
 from pipeline.graph import build
-from pipeline.schema import parse
+from pipeline.schema import READS, parse
 from stages.benchmarking.backends import BACKENDS
 from tests.composed import CONF, config
 
+DATA = [
+    *("asterisk_prompts", "common_voice_hi", "gsm8k", "gsm_symbolic", "libreoffice_en_de", "qa", "speech", "text"),
+    *("translation", "wikipedia_leads", "wmt14_en_de"),
+]
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
@@ -30,7 +35,7 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
         ("schedule", ["cubic", "ladder", "one_shot"]),
         ("distill", ["ce", "kd", "squarehead"]),
         ("quantize", ["none", "w8a8"]),
-        ("data", ["gsm8k", "gsm_symbolic", "qa", "text", "wikipedia_leads"]),
+        ("data", DATA),
         ("evaluate", ["bleu", "gsm", "perplexity", "wer"]),
         ("benchmark", ["engine", "none", "peers", "torch"]),
         ("tracking", ["local", "none"]),
@@ -40,7 +45,15 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
 def test_every_choice_of_every_group_composes(group: str, choices: list[str]) -> None:
     assert sorted(path.stem for path in (CONF / group).glob("*.yaml")) == choices
     for choice in choices:
-        build(config(f"{group}={choice}", "data.path=own.jsonl"))
+        build(config(f"{group}={choice}", "data.path=own.jsonl", *fitting(group, choice)))
+
+
+def fitting(group: str, choice: str) -> list[str]:
+    """What else to choose so that the model's family reads the data's format."""
+    if group == "data":
+        chosen = yaml.safe_load((CONF / "data" / f"{choice}.yaml").read_text())["format"]
+        return [f"model.family={next(family for family, formats in READS.items() if chosen in formats)}"]
+    return []
 
 
 def test_the_table_of_peers_has_every_backend() -> None:

@@ -99,15 +99,13 @@ def _parse(path: str, option: str) -> dict[str, str]:
 
 
 def _cached(name: str, pin: str) -> Deb | None:
-    """The one fetched last. apt writes `:` in the version as %3a into the file's name."""
-    files = sorted(packages.folder_of(pin or "*").parent.glob(f"{pin or '*'}/{name}_*.deb"), key=_fetched)
-    if not files:
+    """The one fetched last."""
+    files = (packages.cache_folder() / "packages").glob(f"{pin or '*'}/{name}_*.deb")
+    newest = max(files, key=lambda file: file.parent.stat().st_mtime_ns, default=None)
+    if not newest:
         return None
-    return Deb(name, unquote(files[-1].name.split("_")[1]), files[-1].parent.name)
-
-
-def _fetched(file: Path) -> int:
-    return file.stat().st_mtime_ns if file.exists() else 0
+    # apt writes the `:` of a version as %3a into the file's name
+    return Deb(name, unquote(newest.name.split("_")[1]), newest.parent.name)
 
 
 def _offered(name: str, pin: str, option: str) -> Deb:
