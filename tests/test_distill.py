@@ -12,6 +12,7 @@ from torch.nn import functional
 from pipeline.schema import Distill
 from stages import families
 from stages.families import Batch
+from stages.families.causal_lm import TensorRows
 from stages.training import distill, objective
 from stages.training.batches import micro_batches
 from stages.training.objective import Objective
@@ -96,9 +97,15 @@ def test_total_weighs_the_terms() -> None:
 def test_feature_tokens_leave_out_padding_and_the_first_of_each_packed_item() -> None:
     use_BT = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]])
     packed = {"use": use_BT, "position_ids": torch.tensor([[0, 1, 0, 1, 2, 0], [0, 1, 2, 0, 1, 2]])}
-    assert distill.feature_tokens(FAMILY, packed, 0).tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
-    assert distill.feature_tokens(FAMILY, packed, 1).tolist() == [1, 3, 4, 7, 8]
-    assert distill.feature_tokens(FAMILY, {"use": use_BT}, 1).tolist() == [1, 2, 3, 4, 7, 8]
+    model = tiny.build()
+    for batch, skip, expected in (
+        (packed, 0, [0, 1, 2, 3, 4, 6, 7, 8]),
+        (packed, 1, [1, 3, 4, 7, 8]),
+        ({"use": use_BT}, 1, [1, 2, 3, 4, 7, 8]),
+    ):
+        found = distill.feature_tokens(FAMILY, model, batch, skip)
+        assert [tokens_N.tolist() for tokens_N in found if tokens_N is not None] == [expected] * 2, "of both layers"
+        assert len(found) == 2
 
 
 def test_labels_are_shifted_and_ignored_ones_left_out() -> None:
@@ -111,8 +118,8 @@ def test_labels_are_shifted_and_ignored_ones_left_out() -> None:
 class Fixed:
     """A teacher whose states are known."""
 
-    def __init__(self, model: torch.nn.Module, rows: Batch) -> None:
-        self.model, self.rows = model, rows
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
         self.head = model.get_output_embeddings()
 
     @torch.no_grad()
@@ -135,12 +142,18 @@ def gradient(
     config: Distill, size: int, logits_at_once: int = 1 << 24, precision: str = "fp32"
 ) -> tuple[dict[str, float], list[Tensor]]:
     """Loss terms and gradients of a step over `uneven_rows` in micro-batches of `size` rows."""
-    student, teacher, rows = tiny.build(seed=0), tiny.build(seed=1), uneven_rows()
+    micro = list(micro_batches(TensorRows(uneven_rows(), FAMILY), torch.arange(4), size))
+    return gradient_of(config, micro, logits_at_once, precision)
+
+
+def gradient_of(
+    config: Distill, micro: list[tuple[Tensor, Batch]], logits_at_once: int = 1 << 24, precision: str = "fp32"
+) -> tuple[dict[str, float], list[Tensor]]:
+    student, teacher = tiny.build(seed=0), tiny.build(seed=1)
     before = objective.LOGITS_AT_ONCE
     objective.LOGITS_AT_ONCE = logits_at_once
     try:
-        target = Objective(FAMILY, config, precision, Fixed(teacher, rows))
-        micro = list(micro_batches(rows, torch.arange(4), size))
+        target = Objective(FAMILY, config, precision, Fixed(teacher))
         found = target.backward(student, FAMILY.head(student), micro)
     finally:
         objective.LOGITS_AT_ONCE = before
@@ -157,6 +170,22 @@ def test_accumulation_equals_the_full_batch(variant: dict[str, object]) -> None:
     assert set(whole) == {"loss", "ce", "kd", "squarehead"}
     for size in (1, 3):
         parts, part_gradients = gradient(config, size)
+        assert parts == pytest.approx(whole, rel=1e-5)
+        torch.testing.assert_close(part_gradients, whole_gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", [{}, {"normalize": "token"}, {"skip_first": 2}])
+def test_micro_batches_sorted_by_size_have_the_gradient_of_the_full_batch(variant: dict[str, object]) -> None:
+    """The full batch stands in its own order and keeps all of its padding."""
+    config, rows = weights(**MIX, **variant), uneven_rows()
+    chosen_B = torch.tensor([3, 0, 2, 1])
+    full = {name: tensor[chosen_B] for name, tensor in rows.items()}
+    whole, whole_gradients = gradient_of(config, [(chosen_B, full)])
+    for size, numbers, lengths in ((1, [[0], [2], [1], [3]], [16, 12, 9, 4]), (2, [[0, 2], [1, 3]], [16, 9])):
+        micro = list(micro_batches(TensorRows(rows, FAMILY), chosen_B, size))
+        assert [rows_B.tolist() for rows_B, _ in micro] == numbers, "the longest first"
+        assert [batch["input_ids"].shape[1] for _, batch in micro] == lengths, "no longer than needed"
+        parts, part_gradients = gradient_of(config, micro)
         assert parts == pytest.approx(whole, rel=1e-5)
         torch.testing.assert_close(part_gradients, whole_gradients, rtol=1e-4, atol=1e-6)
 
@@ -204,14 +233,12 @@ def test_the_step_is_the_loss_written_out() -> None:
 
 def test_padding_changes_nothing() -> None:
     config = weights(**MIX)
-    student, teacher, rows = tiny.build(seed=0), tiny.build(seed=1), uneven_rows()
+    rows = uneven_rows()
     results = []
     for filler in (1, 7):
         ids_NL = torch.where(rows["use"].bool(), rows["input_ids"], filler)
-        batch = rows | {"input_ids": ids_NL}
-        micro = list(micro_batches(batch, torch.arange(4), 4))
-        found = Objective(FAMILY, config, "fp32", Fixed(teacher, batch)).backward(student, FAMILY.head(student), micro)
-        results.append({name: float(term) for name, term in found.items()})
+        batch = TensorRows(rows | {"input_ids": ids_NL}, FAMILY)
+        results.append(gradient_of(config, list(micro_batches(batch, torch.arange(4), 4)))[0])
     assert results[0] == results[1]
 
 

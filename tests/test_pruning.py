@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, TextData, UserError
+from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
 from pipeline.schema import Calibrate, Prune, PruneSlice
 from stages import calibrate, checkpoints, families, masks, prune
+from stages.families import Batch
 from stages.pruning import sequential, sparsegpt
 from stages.pruning.selection import num_pruned, target
 from stages.pruning.sequential import prune_model
 from stages.pruning.walk import Walk, at_rest
+from stages.tokens import IGNORED
 from tests import tiny
 from tests.recording import RecordingLog
 
@@ -38,11 +40,11 @@ def calibrating(**changes: Any) -> Calibrate:
     return Calibrate.model_validate({"samples": 8, "length": 32, "split": "train", "seed": 0} | changes)
 
 
-def text_data(folder: Path) -> TextData:
+def text_data(folder: Path) -> Corpus:
     return described(tiny.save_texts(folder), "text")
 
 
-def qa_data(folder: Path) -> TextData:
+def qa_data(folder: Path) -> Corpus:
     folder.mkdir()
     rows = [
         {"prompt": " ".join(text.split()[: 3 + n % 9]), "completion": " stone", "answer": "x"}
@@ -52,16 +54,16 @@ def qa_data(folder: Path) -> TextData:
     return described(folder, "qa")
 
 
-def described(folder: Path, kind: str) -> TextData:
+def described(folder: Path, kind: str) -> Corpus:
     (folder / "meta.json").write_text(json.dumps({"facts": {"format": kind, "digest": "of the data"}, "metrics": {}}))
-    return TextData(folder, "data")
+    return Corpus(folder, "data")
 
 
 def dense(folder: Path, kind: str = "llama") -> Checkpoint:
     return Checkpoint(tiny.save_model(folder / kind, kind), kind)
 
 
-def calibrated(tmp_path: Path, model: Checkpoint, data: TextData, **changes: Any) -> tuple[Calibration, RecordingLog]:
+def calibrated(tmp_path: Path, model: Checkpoint, data: Corpus, **changes: Any) -> tuple[Calibration, RecordingLog]:
     log = RecordingLog(tmp_path / "resume of calibration")
     out = tmp_path / f"calibration {data.format} {changes}"
     out.mkdir()
@@ -82,13 +84,21 @@ def pruned(
     return Checkpoint(out, name), metrics, log
 
 
-def padded_tokens() -> tuple[Tensor, Tensor]:
-    """`ids_NL`, `mask_NL`: samples of many lengths, padded on the right."""
+def padded_samples() -> Batch:
+    """Samples of many lengths, padded on the right."""
     generator = torch.Generator().manual_seed(0)
     ids_NL = torch.randint(1, tiny.VOCABULARY, (7, 24), generator=generator)
     lengths_N1 = torch.tensor([24, 5, 17, 9, 24, 1, 12])[:, None]
     mask_NL = (torch.arange(24) < lengths_N1).long()
-    return ids_NL.masked_fill(mask_NL == 0, 0), mask_NL
+    labels_NL = ids_NL.masked_fill(mask_NL == 0, IGNORED)
+    ids_NL = ids_NL.masked_fill(mask_NL == 0, 0)
+    return {"input_ids": ids_NL, "labels": labels_NL, "use": mask_NL, "attention_mask": mask_NL}
+
+
+def whole_samples() -> Batch:
+    """Samples without padding."""
+    ids_NL = padded_samples()["input_ids"]
+    return {"input_ids": ids_NL, "labels": ids_NL, "use": torch.ones_like(ids_NL)}
 
 
 @contextmanager
@@ -117,14 +127,17 @@ def log(tmp_path: Path) -> RecordingLog:
 def test_text_samples_are_different_windows_without_padding(tmp_path: Path) -> None:
     model, data = dense(tmp_path), text_data(tmp_path / "texts")
     calibration, log = calibrated(tmp_path, model, data)
-    ids_NL, mask_NL = calibrate.load(calibration)
-    assert ids_NL.shape == mask_NL.shape == (8, 32)
-    assert mask_NL.all()
+    samples = calibrate.load(calibration)
+    ids_NL, use_NL = samples["input_ids"], samples["use"]
+    assert ids_NL.shape == use_NL.shape == (8, 32)
+    assert use_NL.all()
+    assert torch.equal(samples["labels"], ids_NL)
+    assert {tensor.dtype for tensor in samples.values()} == {torch.int64}
     assert len(ids_NL.unique(dim=0)) == 8
     found = log.found
     assert (found["samples"], found["length"], found["real_tokens"]) == (8, 32, 256)
     assert found["data_digest"] == "of the data"
-    assert found["tokens_digest"] == calibrate.digest(ids_NL, mask_NL)
+    assert found["samples_digest"] == calibrate.digest(samples)
 
 
 def test_the_seed_draws_the_samples(tmp_path: Path) -> None:
@@ -133,14 +146,17 @@ def test_the_seed_draws_the_samples(tmp_path: Path) -> None:
     for turn, seed in enumerate((0, 0, 1)):
         (tmp_path / str(turn)).mkdir()
         drawn.append(calibrated(tmp_path / str(turn), model, data, seed=seed)[1])
-    digests = [log.found["tokens_digest"] for log in drawn]
+    digests = [log.found["samples_digest"] for log in drawn]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_items_are_ended_by_eos_and_padded_on_the_right(tmp_path: Path) -> None:
     model, data = dense(tmp_path), qa_data(tmp_path / "questions")
     calibration, log = calibrated(tmp_path, model, data, length=40)
-    ids_NL, mask_NL = calibrate.load(calibration)
+    samples = calibrate.load(calibration)
+    ids_NL, mask_NL = samples["input_ids"], samples["attention_mask"]
+    assert torch.equal(samples["use"], mask_NL)
+    assert "position_ids" not in samples, "one item a sample"
     tokenizer = FAMILY.tokenizer(model.path)
     texts = {row["prompt"] + row["completion"] for row in map(json.loads, data.split("train").open())}
     for ids, mask in zip(ids_NL, mask_NL, strict=True):
@@ -181,32 +197,35 @@ def gemma() -> Any:
 @pytest.mark.parametrize("kind", ["llama", "opt", "mpt", "gemma"])
 def test_the_walk_ends_where_the_plain_forward_does(kind: str) -> None:
     model: Any = gemma() if kind == "gemma" else tiny.build(kind)
-    ids_NL, mask_NL = padded_tokens()
+    samples = padded_samples()
     last: list[Tensor] = []
 
     def keep(module: Any, args: Any, output: Any) -> None:
         last.append(output[0] if isinstance(output, tuple) else output)
 
-    walk = Walk(model, FAMILY, ids_NL, mask_NL, "fp32", 3)
+    walk = Walk(model, FAMILY, samples, "fp32", 3)
+    handle = walk.blocks[-1][1].register_forward_hook(keep)
     with at_rest(model):
         for _ in walk.blocks:
             walk.advance()
-    handle = walk.blocks[-1].register_forward_hook(keep)
+    # the last block of a walk runs in the last turn only
+    walked = list(last)
     with torch.no_grad():
-        for (ids_BT, mask_BT), state_BTD in zip(walk.batches, walk.states_BTD, strict=True):
-            model(input_ids=ids_BT, attention_mask=mask_BT)
-            real = mask_BT.bool()
+        for batch, state_BTD in zip(walk.batches, walked, strict=True):
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            real = batch["use"].bool()
             torch.testing.assert_close(state_BTD[real], last[-1][real])
     handle.remove()
-    assert sum(len(ids_BT) for ids_BT, _ in walk.batches) == len(ids_NL)
+    assert sum(len(batch["input_ids"]) for batch in walk.batches) == len(samples["input_ids"])
+    lengths = [int(batch["use"].sum(1).max()) for batch in walk.batches]
+    assert [batch["input_ids"].shape[1] for batch in walk.batches] == lengths == sorted(lengths, reverse=True)
 
 
 def test_a_walk_leaves_the_model_as_it_was(log: RecordingLog) -> None:
     model: Any = tiny.build("mpt").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ids_NL, mask_NL = padded_tokens()
     use_cache = model.config.use_cache
-    prune_model(model, FAMILY, (ids_NL, mask_NL), pruning(skip=[r".*blocks\.0\..*"]), 0.5, {}, log)
+    prune_model(model, FAMILY, padded_samples(), pruning(skip=[r".*blocks\.0\..*"]), 0.5, {}, log)
     assert model.training
     assert model.config.use_cache == use_cache
     assert not any("forward" in vars(module) for module in model.modules())
@@ -221,7 +240,7 @@ def test_a_walk_leaves_the_model_as_it_was(log: RecordingLog) -> None:
 def test_a_bf16_model_is_pruned_in_both_precisions(kind: str, log: RecordingLog) -> None:
     for precision in ("fp32", "bf16"):
         model: Any = tiny.build(kind).bfloat16()
-        found, reports = prune_model(model, FAMILY, padded_tokens(), pruning(precision=precision), 0.5, {}, log)
+        found, reports = prune_model(model, FAMILY, padded_samples(), pruning(precision=precision), 0.5, {}, log)
         masks.check(model, found)
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
         assert all(report.error is not None and 0 < report.error < 1 for report in reports)
@@ -230,7 +249,7 @@ def test_a_bf16_model_is_pruned_in_both_precisions(kind: str, log: RecordingLog)
 def test_bf16_calibration_comes_close_to_fp32(log: RecordingLog) -> None:
     errors = {}
     for precision in ("fp32", "bf16"):
-        _, reports = prune_model(tiny.build(), FAMILY, padded_tokens(), pruning(precision=precision), 0.5, {}, log)
+        _, reports = prune_model(tiny.build(), FAMILY, padded_samples(), pruning(precision=precision), 0.5, {}, log)
         errors[precision] = torch.tensor([report.error for report in reports])
     torch.testing.assert_close(errors["bf16"], errors["fp32"], rtol=0.1, atol=0)
     assert not torch.equal(errors["bf16"], errors["fp32"])
@@ -243,15 +262,16 @@ def test_linears_with_one_input_share_one_factor(monkeypatch: pytest.MonkeyPatch
     # q k v | o | gate up | down;  q k v | out | fc1 | fc2;  Wqkv | out | up | down
     for kind, linears in (("llama", 7), ("opt", 6), ("mpt", 4)):
         with spied(monkeypatch) as hessians:
-            _, reports = prune_model(tiny.build(kind), FAMILY, padded_tokens(), pruning(), 0.5, {}, log)
+            _, reports = prune_model(tiny.build(kind), FAMILY, padded_samples(), pruning(), 0.5, {}, log)
         assert len(hessians) == 2 * 4, kind
         assert len(reports) == 2 * linears, kind
 
 
 def test_padding_is_left_out_of_the_hessians(monkeypatch: pytest.MonkeyPatch, log: RecordingLog) -> None:
-    ids_NL, mask_NL = padded_tokens()
+    samples = padded_samples()
+    ids_NL, mask_NL = samples["input_ids"], samples["use"]
     with spied(monkeypatch) as padded:
-        prune_model(tiny.build(), FAMILY, (ids_NL, mask_NL), pruning(), 0.5, {}, log)
+        prune_model(tiny.build(), FAMILY, samples, pruning(), 0.5, {}, log)
     inputs: list[Tensor] = []
     model: Any = tiny.build()
     hook = lambda module, args: inputs.append(args[0].flatten(0, 1))  # noqa: E731
@@ -270,7 +290,7 @@ def test_micro_batches_do_not_change_the_hessians(monkeypatch: pytest.MonkeyPatc
     for size in (1, 7):
         with spied(monkeypatch) as hessians:
             # a sparsity so small that the second block's inputs hardly depend on how ties fall in the first
-            prune_model(tiny.build(), FAMILY, padded_tokens(), pruning(micro_batch_size=size), 0.1, {}, log)
+            prune_model(tiny.build(), FAMILY, padded_samples(), pruning(micro_batch_size=size), 0.1, {}, log)
         found.append(hessians)
     for one, seven in zip(*found, strict=True):
         torch.testing.assert_close(one, seven, atol=1e-7, rtol=1e-3)
@@ -280,7 +300,7 @@ def test_micro_batches_do_not_change_the_hessians(monkeypatch: pytest.MonkeyPatc
 def test_a_block_is_calibrated_on_the_pruned_one_before(
     kind: str, monkeypatch: pytest.MonkeyPatch, log: RecordingLog
 ) -> None:
-    ids_NL = padded_tokens()[0]
+    samples = whole_samples()
     model: Any = tiny.build(kind)
 
     def second_block_hessian() -> Tensor:
@@ -289,28 +309,28 @@ def test_a_block_is_calibrated_on_the_pruned_one_before(
         hook = lambda module, args: inputs.append(args[0].flatten(0, -2))  # noqa: E731
         handle = model.get_submodule(first).register_forward_pre_hook(hook)
         with torch.no_grad():
-            model(input_ids=ids_NL)
+            model(input_ids=samples["input_ids"])
         handle.remove()
         return 2 / len(inputs[0]) * inputs[0].T @ inputs[0]
 
     dense_II = second_block_hessian()
     with spied(monkeypatch) as hessians:
-        prune_model(model, FAMILY, (ids_NL, torch.ones_like(ids_NL)), pruning(), 0.7, {}, log)
+        prune_model(model, FAMILY, samples, pruning(), 0.7, {}, log)
     torch.testing.assert_close(hessians[4], second_block_hessian(), atol=1e-7, rtol=1e-4)
     assert (hessians[4] - dense_II).norm() > 0.01 * dense_II.norm()
 
 
 def test_reported_errors_are_those_of_the_outputs(log: RecordingLog) -> None:
-    ids_NL = padded_tokens()[0]
+    samples = whole_samples()
     model: Any = tiny.build()
     name = "model.layers.0.self_attn.q_proj"
     before_OI = model.get_submodule(name).weight.detach().clone()
     inputs: list[Tensor] = []
     handle = model.get_submodule(name).register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     with torch.no_grad():
-        model(input_ids=ids_NL)
+        model(input_ids=samples["input_ids"])
     handle.remove()
-    _, reports = prune_model(model, FAMILY, (ids_NL, torch.ones_like(ids_NL)), pruning(), 0.6, {}, log)
+    _, reports = prune_model(model, FAMILY, samples, pruning(), 0.6, {}, log)
     X = inputs[0]
     lost = (X @ (model.get_submodule(name).weight.detach() - before_OI).T).square().sum()
     assert reports[0].name == name
@@ -427,16 +447,16 @@ def test_bad_options_are_named(
     changes: dict[str, Any], sparsity: float, option: str, says: str, log: RecordingLog
 ) -> None:
     with pytest.raises(UserError, match=says) as raised:
-        prune_model(tiny.build(), FAMILY, padded_tokens(), pruning(**changes), sparsity, {}, log)
+        prune_model(tiny.build(), FAMILY, padded_samples(), pruning(**changes), sparsity, {}, log)
     assert raised.value.option == option
 
 
 def test_activations_that_are_not_finite_are_named(log: RecordingLog) -> None:
     for method in ("wanda", "sparsegpt"):
         model: Any = tiny.build()
-        model.model.embed_tokens.weight.data[padded_tokens()[0][0, 0]] = torch.nan
+        model.model.embed_tokens.weight.data[padded_samples()["input_ids"][0, 0]] = torch.nan
         with pytest.raises(UserError, match=r"layers\.0\.self_attn\.q_proj.*not finite"):
-            prune_model(model, FAMILY, padded_tokens(), pruning(method=method), 0.5, {}, log)
+            prune_model(model, FAMILY, padded_samples(), pruning(method=method), 0.5, {}, log)
 
 
 def test_damping_that_had_to_grow_is_told(tmp_path: Path) -> None:

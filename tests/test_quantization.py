@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Calibration, Checkpoint, UserError
 from pipeline.schema import Quantize
-from stages import checkpoints, families, masks, quantize
+from stages import calibrate, checkpoints, families, masks, quantize
 from stages.quantization import quantized, sensitivity, smoothquant
 from stages.quantization.quantized import Int8Linear
+from stages.tokens import IGNORED
 from tests import tiny
 from tests.recording import RecordingLog
 
@@ -57,8 +58,10 @@ def calibration(folder: Path, samples: int = 6, length: int = 32, padded: bool =
     ids_NL = torch.randint(1, tiny.VOCABULARY, (samples, length), generator=torch.Generator().manual_seed(0))
     mask_NL = torch.ones_like(ids_NL)
     if padded:
-        mask_NL[:, length // 2 :] = 0
-    save_file({"input_ids_NL": ids_NL.int(), "attention_mask_NL": mask_NL.byte()}, folder / "tokens.safetensors")
+        mask_NL[1:, length // 2 :] = 0
+    batch = {"input_ids": ids_NL, "labels": ids_NL.masked_fill(mask_NL == 0, IGNORED), "use": mask_NL}
+    batch |= {"attention_mask": mask_NL.clone()} if padded else {}
+    save_file({name: tensor.int() for name, tensor in batch.items()}, folder / calibrate.FILE)
     return Calibration(folder, "calibration")
 
 
@@ -171,7 +174,7 @@ def test_smoothing_keeps_the_function_before_rounding(kind: str, tmp_path: Path)
     family = families.get("causal_lm")
     model = checkpoints.load(sparse_checkpoint(tmp_path / "model", kind)).float()
     reference = logits(model)
-    batches = quantize.batches(calibration(tmp_path / "calibration"), 4)
+    batches = quantize.batches(family, calibration(tmp_path / "calibration"), 4)
     targets = list(family.prunable(model))
     before = {name: linear.weight.detach().clone() for name, linear in family.prunable(model).items()}
     smoothing = smoothquant.smooth_(model, family, targets, batches, 0.5, RecordingLog(tmp_path / "resume"))
@@ -206,7 +209,7 @@ def test_a_norm_with_other_readers_is_not_folded(tmp_path: Path) -> None:
     ).eval()  # fmt: skip
     reference = logits(model)
     family, log = families.get("causal_lm"), RecordingLog(tmp_path)
-    batches = quantize.batches(calibration(tmp_path / "calibration"), 4)
+    batches = quantize.batches(family, calibration(tmp_path / "calibration"), 4)
     smoothing = smoothquant.smooth_(model, family, list(family.prunable(model)), batches, 0.5, log)
     assert smoothing.folded == {}
     assert len(smoothing.stored) == 12
@@ -229,12 +232,11 @@ def test_smoothing_helps_where_activations_have_outliers() -> None:
 def test_padding_does_not_widen_activation_ranges(tmp_path: Path) -> None:
     family = families.get("causal_lm")
     found = []
-    for length in (8, 16):
+    padded = calibration(tmp_path / "calibration", length=16, padded=True)
+    for size in (1, 4):
         model = tiny.build("llama")
-        cut = calibration(tmp_path / str(length), length=16, padded=length == 16)
-        batches = quantize.batches(cut, 4)
-        if length == 8:
-            batches = [{name: tensor[:, :8] for name, tensor in batch.items()} for batch in batches]
+        batches = quantize.batches(family, padded, 4, size)
+        assert all(batch["use"].all() for batch in batches) == (size == 1), "alone, a sample has no padding"
         targets = [name for name in family.prunable(model) if name.endswith("down_proj")]
         found.append(smoothquant.smooth_(model, family, targets, batches, 0.5, RecordingLog(tmp_path)).stored)
     for name in found[0]:
@@ -295,7 +297,7 @@ def test_sensitivity_equals_whole_forward_passes_and_leaves_the_model(tmp_path: 
     family = families.get("causal_lm")
     model = checkpoints.load(sparse_checkpoint(tmp_path / "model"))
     reference = logits(model)
-    batch = quantize.batches(calibration(tmp_path / "calibration"), 4)[0]
+    batch = quantize.batches(family, calibration(tmp_path / "calibration"), 4)[0]
     name = "model.layers.1.self_attn.o_proj"
     rises = sensitivity.loss_increases(model, family, [name], {}, batch, RecordingLog(tmp_path))
     assert torch.equal(logits(model), reference)

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, TextData, UserError
+from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
 from pipeline.schema import CubicSlice, DenseSlice, Distill, FinetuneSlice, Prune, Training
-from stages import checkpoints, dense, families, finetune, masks
+from stages import calibrate, checkpoints, dense, families, finetune, masks
+from stages.families.causal_lm import TensorRows
 from stages.schedule import cubic
 from stages.tokens import training_rows
 from stages.training import batches, objective, resume
@@ -43,17 +44,17 @@ def slice_(distill: Distill = ALL, cubic_slice: CubicSlice | None = None, **chan
     return FinetuneSlice(training=training(**changes), distill=distill, cubic=cubic_slice)
 
 
-def text_data(folder: Path) -> TextData:
+def text_data(folder: Path) -> Corpus:
     tiny.save_texts(folder)
     return described(folder, "text")
 
 
-def described(folder: Path, kind: str) -> TextData:
+def described(folder: Path, kind: str) -> Corpus:
     (folder / "meta.json").write_text(json.dumps({"facts": {"format": kind, "digest": "d"}, "metrics": {}}))
-    return TextData(folder, "data")
+    return Corpus(folder, "data")
 
 
-def qa_data(folder: Path) -> TextData:
+def qa_data(folder: Path) -> Corpus:
     folder.mkdir(parents=True)
     items = [tiny.sentences(1, seed)[0].split() for seed in range(24)]
     rows = [
@@ -108,14 +109,16 @@ def assert_same_weights(a: Checkpoint, b: Checkpoint) -> None:
 # ---- masks and the optimizer ----
 
 
-@pytest.mark.parametrize("kind", ["llama", "opt", "mpt"])
-def test_pruned_weights_stay_zero_over_training_save_and_reload(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "optimizer"), [("llama", "adamw"), ("opt", "adamw"), ("mpt", "adamw"), ("llama", "adafactor")]
+)
+def test_pruned_weights_stay_zero_over_training_save_and_reload(kind: str, optimizer: str, tmp_path: Path) -> None:
     inputs = {
         "model": sparse(tmp_path / "sparse", kind),
         "teacher": Checkpoint(tiny.save_model(tmp_path / "dense", kind, seed=1), "dense"),
         "data": text_data(tmp_path / "texts"),
     }
-    metrics, out, _ = run(slice_(steps=12), inputs, tmp_path)
+    metrics, out, _ = run(slice_(steps=12, optimizer=optimizer), inputs, tmp_path)
     before, after = masks.of(inputs["model"]), masks.of(out)
     assert masks.digest(before) == masks.digest(after)
     assert metrics["sparsity"] == pytest.approx(masks.sparsity(before))
@@ -139,8 +142,9 @@ def backward(model: Any) -> None:
     model(input_ids=ids_BT, labels=ids_BT).loss.backward()
 
 
-def test_zeros_survive_momentum_and_weight_decay() -> None:
-    model, optimizer, pruned = masked_optimizer(0.5, weight_decay=0.5)
+@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+def test_zeros_survive_momentum_and_weight_decay(kind: str) -> None:
+    model, optimizer, pruned = masked_optimizer(0.5, weight_decay=0.5, optimizer=kind)
     for _ in range(20):
         backward(model)
         optimizer.step(0.05)
@@ -156,13 +160,31 @@ def test_moments_of_newly_pruned_weights_are_zeroed() -> None:
     optimizer.set_masks(grown)
     masks.check(model, grown)
     for name, keep_OI in grown.items():
-        state = optimizer.adamw.state[model.get_submodule(name).weight]
+        state = optimizer.inner.state[model.get_submodule(name).weight]
         for moment in ("exp_avg", "exp_avg_sq"):
             assert not state[moment][~keep_OI].any()
             assert state[moment][keep_OI].count_nonzero() > 0
     backward(model)
     optimizer.step(1e-2)
     masks.check(model, grown)
+
+
+def test_masks_may_grow_under_adafactor() -> None:
+    """It has no momentum that could move a pruned weight, and its factored variances no entry of a single one."""
+    model, optimizer, _ = masked_optimizer(1.0, optimizer="adafactor")
+    for _ in range(3):
+        backward(model)
+        optimizer.step(1e-2)
+    grown = {name: torch.rand(linear.weight.shape) < 0.5 for name, linear in FAMILY.prunable(model).items()}
+    optimizer.set_masks(grown)
+    before = {name: model.get_submodule(name).weight.detach().clone() for name in grown}
+    backward(model)
+    optimizer.step(1e-2)
+    masks.check(model, grown)
+    for name, keep_OI in grown.items():
+        weight_OI = model.get_submodule(name).weight
+        assert set(optimizer.inner.state[weight_OI]) == {"step", "row_var", "col_var"}
+        assert (weight_OI != before[name])[keep_OI].float().mean() > 0.9
 
 
 def test_gradients_are_masked_before_they_are_clipped() -> None:
@@ -176,9 +198,10 @@ def test_gradients_are_masked_before_they_are_clipped() -> None:
     assert optimizer.step(1e-3).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_weight_decay_leaves_norms_alone() -> None:
-    model, optimizer, _ = masked_optimizer(1.0, weight_decay=0.5)
-    decays = {id(p): group["weight_decay"] for group in optimizer.adamw.param_groups for p in group["params"]}
+@pytest.mark.parametrize("kind", ["adamw", "adafactor"])
+def test_weight_decay_leaves_norms_alone(kind: str) -> None:
+    model, optimizer, _ = masked_optimizer(1.0, weight_decay=0.5, optimizer=kind)
+    decays = {id(p): group["weight_decay"] for group in optimizer.inner.param_groups for p in group["params"]}
     for parameter in model.parameters():
         assert decays[id(parameter)] == (0.5 if parameter.dim() >= 2 else 0.0)
 
@@ -235,7 +258,8 @@ def test_packed_rows_have_the_loss_of_their_items(tmp_path: Path) -> None:
         learned = ids_BT.shape[1] - 1
         total += model(input_ids=ids_BT, labels=ids_BT).loss.item() * learned
         count += learned
-    found = objective.validation_loss(model, head, FAMILY, packed, 2, "fp32")
+    rows = TensorRows(packed, FAMILY)
+    found = objective.validation_loss(model, head, FAMILY, rows, len(rows), 2, "fp32")
     assert found == pytest.approx(total / count, rel=1e-5)
 
 
@@ -262,7 +286,7 @@ def test_no_teacher_is_read_without_distillation(inputs: dict[str, Artifact], tm
 
 def test_a_changed_teacher_is_noticed(inputs: dict[str, Artifact]) -> None:
     assert isinstance(inputs["teacher"], Checkpoint)
-    teacher = Teacher(inputs["teacher"], FAMILY, training())
+    teacher = Teacher(inputs["teacher"], FAMILY, training(), all_layers=True)
     assert not teacher.model.training
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     teacher.check_untouched()
@@ -277,23 +301,46 @@ def test_cached_states_are_those_of_the_live_teacher(
 ) -> None:
     teacher = inputs["teacher"]
     assert isinstance(teacher, Checkpoint)
-    assert isinstance(inputs["data"], TextData)
+    assert isinstance(inputs["data"], Corpus)
     config = training(teacher_cache_gb=1, precision=precision)
-    live = Teacher(teacher, FAMILY, config)
-    tokenizer = FAMILY.tokenizer(teacher.path)
-    rows = training_rows(inputs["data"], "train", tokenizer, 32, live.model, "")
+    live = Teacher(teacher, FAMILY, config, all_layers=True)
+    rows = FAMILY.rows(live.model, teacher.path, inputs["data"], "train", 32, "")
     log = RecordingLog(tmp_path / "resume")
-    cached = CachedTeacher(live, rows, torch.tensor([5, 2, 9, 2]), config, True, log, "finetune")
+    cached = CachedTeacher(live, rows, torch.tensor([5, 2, 9, 2]), config, log, "finetune")
     asked = torch.tensor([9, 2])
-    for found, expected in zip(
-        cached.states(asked, batches.take(rows, asked)), live.states(asked, batches.take(rows, asked)), strict=True
-    ):
+    batch = rows.take(asked)
+    for found, expected in zip(cached.states(asked, batch), live.states(asked, batch), strict=True):
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), expected.float(), rtol=2**-7, atol=1e-3)
     again = RecordingLog(tmp_path / "resume")
-    CachedTeacher(live, rows, torch.tensor([5, 2, 9, 2]), config, True, again, "finetune")
+    CachedTeacher(live, rows, torch.tensor([5, 2, 9, 2]), config, again, "finetune")
     assert log.bars
     assert not again.bars, "a complete cache was made again"
+
+
+@pytest.mark.parametrize("all_layers", [True, False])
+def test_states_of_padded_rows_are_cached_without_the_padding(
+    all_layers: bool, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    teacher, data = inputs["teacher"], qa_data(tmp_path / "qa")
+    assert isinstance(teacher, Checkpoint)
+    config = training(teacher_cache_gb=1)
+    live = Teacher(teacher, FAMILY, config, all_layers)
+    rows = FAMILY.rows(live.model, teacher.path, data, "train", 48, "", packed=False)
+    log = RecordingLog(tmp_path / "resume")
+    cached = CachedTeacher(live, rows, torch.arange(12), config, log, "finetune")
+    layers = 2 if all_layers else 1
+    stored = int(rows.sizes[:12].sum()) * layers * 32 * 2
+    assert (log.resume / "teacher_states.bf16").stat().st_size == stored
+    asked = torch.tensor([7, 0, 11])
+    batch = rows.take(asked)
+    use_BT = batch["use"].bool()
+    assert not use_BT.all()
+    found = cached.states(asked, batch)
+    assert len(found) == layers
+    for h_BTD, expected_BTD in zip(found, live.states(asked, batch), strict=True):
+        torch.testing.assert_close(h_BTD[use_BT].float(), expected_BTD[use_BT], rtol=2**-7, atol=1e-3)
+        assert not h_BTD[~use_BT].any()
 
 
 def test_training_from_the_cache_equals_the_live_teacher(inputs: dict[str, Artifact], tmp_path: Path) -> None:
@@ -345,8 +392,8 @@ def timeless(points: list[tuple[int, dict[str, float]]]) -> list[tuple[int, dict
     return [(step, {**values, "tokens_per_second": 0}) for step, values in points]
 
 
-@pytest.mark.parametrize("kind", ["llama", "opt"])
-def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "optimizer"), [("llama", "adamw"), ("opt", "adamw"), ("llama", "adafactor")])
+def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, optimizer: str, tmp_path: Path) -> None:
     inputs = {
         "model": sparse(tmp_path / "sparse", kind),
         "teacher": Checkpoint(tiny.save_model(tmp_path / "dense", kind, seed=1), "dense"),
@@ -355,7 +402,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, tmp_path: Path) ->
     if kind == "opt":
         config = json.loads((inputs["model"].path / "config.json").read_text()) | {"dropout": 0.2}
         (inputs["model"].path / "config.json").write_text(json.dumps(config))
-    asked = slice_(steps=9, checkpoint_every=2, eval_every=3)
+    asked = slice_(steps=9, checkpoint_every=2, eval_every=3, optimizer=optimizer)
     whole, whole_out, whole_log = run(asked, inputs, tmp_path, "whole")
     dying, out = DyingLog(tmp_path / "resume", last=5), tmp_path / "out"
     out.mkdir()
@@ -414,9 +461,7 @@ def prune_config(method: str) -> Prune:
 def calibration(folder: Path) -> Calibration:
     folder.mkdir()
     ids_NL = torch.randint(0, tiny.VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(0)).int()
-    save_file(
-        {"input_ids_NL": ids_NL, "attention_mask_NL": torch.ones_like(ids_NL).byte()}, folder / "tokens.safetensors"
-    )
+    save_file({"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}, folder / calibrate.FILE)
     return Calibration(folder, "calibration")
 
 
@@ -459,12 +504,13 @@ def test_pruning_inside_training_is_no_divergence(inputs: dict[str, Artifact], t
     assert metrics["sparsity"] == 0.75
 
 
-def test_a_cubic_run_resumes_with_its_masks(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_cubic_run_resumes_with_its_masks(optimizer: str, inputs: dict[str, Artifact], tmp_path: Path) -> None:
     schedule = CubicSlice(
         prune=prune_config("magnitude"), initial=0.0, final=0.75, begin_step=0, end_step=6, update_every=2
     )
     inputs = inputs | {"model": inputs["teacher"]}
-    config = slice_(cubic_slice=schedule, steps=8, checkpoint_every=2)
+    config = slice_(cubic_slice=schedule, steps=8, checkpoint_every=2, optimizer=optimizer)
     _, whole, _ = run(config, inputs, tmp_path, "whole")
     dying, out = DyingLog(tmp_path / "resume", last=5), tmp_path / "out"
     out.mkdir()
