@@ -12,8 +12,8 @@ from torch import Tensor
 
 SILENCE_SECONDS = 1.0
 """After a clip: the model hears that it is over."""
-_SEARCH_SECONDS = 5.0
-"""Long audio is cut within so many seconds of the end of a window,"""
+_SEARCHED = 1 / 6
+"""Long audio is cut within the last part of a window (5 of 30 s),"""
 _QUIET_SECONDS = 0.2
 """in the middle of the quietest stretch of this length."""
 _STEP_SECONDS = 0.02
@@ -48,7 +48,7 @@ def pieces(audio_N: np.ndarray, window: int, rate: int) -> list[np.ndarray]:
     """Audio cut into parts of at most `window` samples, where it is quiet."""
     found = []
     while len(audio_N) > window:
-        start = window - round(_SEARCH_SECONDS * rate)
+        start = window - round(_SEARCHED * window)
         at = start + _quietest(audio_N[start:window], rate)
         found.append(audio_N[:at])
         audio_N = audio_N[at:]

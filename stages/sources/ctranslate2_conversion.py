@@ -115,6 +115,8 @@ def convert(variables: Variables, option: str) -> dict[str, Tensor]:
         stack, _, rest = name.partition("/")
         if tensor.is_floating_point():
             weights |= _renamed(stack, rest.split("/"), tensor, option)
+        elif tensor.dim():
+            raise UserError(f"{WEIGHTS}: {name} is in {tensor.dtype}; expected floating point", option)
         elif rest in _SETTINGS and int(tensor) != _SETTINGS[rest]:
             raise UserError(f"{WEIGHTS}: expected {name} = {_SETTINGS[rest]}, found {int(tensor)}", option)
     for name, same in variables.aliases.items():
