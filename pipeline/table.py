@@ -103,7 +103,12 @@ LABELS = {
 
 
 def is_quality(metric: str) -> bool:
-    return not metric.endswith(("_stderr", "_recovery", "_seconds", "_per_second", "_tokens", "_windows"))
+    """Whether a metric of an evaluation is one to compare models by; others say how it came about."""
+    return not metric.endswith(("_stderr", "_recovery")) and not any(part in metric for part in _PARTS)
+
+
+_PARTS = ("_substitutions", "_deletions", "_insertions")
+"""Of word errors."""
 
 
 def summary(outcomes: Outcomes) -> dict[str, Any]:

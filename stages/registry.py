@@ -37,7 +37,7 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("prune", "1", "stages.prune", Checkpoint),
         StageSpec("finetune", "2", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("quantize", "1", "stages.quantize", Checkpoint),
-        StageSpec("evaluate", "1", "stages.evaluate", Metrics),
+        StageSpec("evaluate", "2", "stages.evaluate", Metrics),
         StageSpec("benchmark", "3", "stages.benchmark", Benchmark),
     )
 }
