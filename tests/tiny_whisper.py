@@ -91,6 +91,7 @@ def sound(seconds: float, seed: int) -> np.ndarray:
 
 def save_corpus(folder: Path, seconds: dict[str, list[float]], **speech: object) -> Corpus:
     """Clips of these lengths for each split, as the data stage writes them."""
+    folder.mkdir(parents=True)
     for split, lengths in seconds.items():
         (folder / "audio" / split).mkdir(parents=True)
         lines = []

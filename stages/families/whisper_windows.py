@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-
-from torch import Tensor
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-
-class WindowEncoder(WhisperEncoder):  # type: ignore[misc]
-    """Takes any even number of frames up to the whole window, and uses the positions of those. A whole window is
-    computed as ever. Features come in the dtype of the weights."""
-
-    def forward(self, input_features: Tensor, attention_mask: Any = None, **kwargs: Any) -> Any:
-        input_features = input_features.to(self.conv1.weight.dtype)
-        positions, odd = divmod(input_features.shape[-1], self.conv1.stride[0] * self.conv2.stride[0])
-        if odd or not 0 < positions <= self.embed_positions.weight.shape[0]:
-            raise ValueError(f"{input_features.shape[-1]} frames do not fit the positions of the encoder")
-        with self._only(positions):
-            return super().forward(input_features, attention_mask, **kwargs)
-
-    @contextmanager
-    def _only(self, positions: int) -> Iterator[None]:
-        """transformers' forward takes all positions that it believes to exist."""
-        whole = self.config.max_source_positions
-        self.config.max_source_positions = self.embed_positions.num_embeddings = positions
-        try:
-            yield
-        finally:
-            self.config.max_source_positions = self.embed_positions.num_embeddings = whole
 
 
 def any_window(model: Any) -> Any:
-    """The model, with an encoder that takes windows of any length. What is saved of it does not change."""
-    model.model.encoder.__class__ = WindowEncoder
+    """The model, whose encoder now takes any even number of frames up to the whole window and uses the first positions
+    for them; features in any dtype. A whole window is computed as ever, and what is saved does not change."""
+    encoder = model.model.encoder
+    encoder.register_forward_pre_hook(_enter, with_kwargs=True)
+    encoder.register_forward_hook(_leave, always_call=True)
     return model
+
+
+def _enter(encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Raises ValueError for a number of frames that the encoder has no positions for."""
+    features_BMF = args[0] if args else kwargs["input_features"]
+    frames = features_BMF.shape[-1]
+    positions, rest = divmod(frames, encoder.conv1.stride[0] * encoder.conv2.stride[0])
+    if rest or not 0 < positions <= len(encoder.embed_positions.weight):
+        raise ValueError(f"{frames} frames do not fit the encoder's {len(encoder.embed_positions.weight)} positions")
+    _believe(encoder, positions)
+    return (), {**kwargs, "input_features": features_BMF.to(encoder.conv1.weight.dtype)}
+
+
+def _leave(encoder: Any, args: Any, output: Any) -> None:
+    _believe(encoder, len(encoder.embed_positions.weight))
+
+
+def _believe(encoder: Any, positions: int) -> None:
+    """transformers' forward demands and takes as many positions as these two numbers say."""
+    encoder.config.max_source_positions = encoder.embed_positions.num_embeddings = positions
