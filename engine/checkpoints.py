@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
 from engine import skeleton
+from engine.architectures import auto_class, reads_speech
 from engine.errors import EngineError
 from engine.weights import Quantized
 
@@ -46,11 +47,21 @@ def read_tokenizer(folder: Path | str) -> Any:
         raise EngineError(f"{folder}: the tokenizer cannot be read: {error}") from None
 
 
+def read_feature_extractor(folder: Path | str) -> Any:
+    """What turns audio into the features that a speech model reads; None for models that read text."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if reads_speech(config) else None
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"{folder}: the feature extractor cannot be read: {error}") from None
+
+
 def _read_floating(folder: Path) -> Any:
     if not (folder / "config.json").exists():
         raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, found = auto_class(config).from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,

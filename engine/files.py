@@ -26,7 +26,7 @@ from engine.weights import DTYPES, PackedWeight
 Tensors = dict[str, Tensor]
 
 
-def save(model: Any, out: Path | str, tokenizer: Any = None) -> None:
+def save(model: Any, out: Path | str, tokenizer: Any = None, feature_extractor: Any = None) -> None:
     """Writes `out` whole or not at all. Raises EngineError if it holds anything already, if it cannot be written, or if
     nothing in the model is an engine linear."""
     out = Path(out)
@@ -37,7 +37,7 @@ def save(model: Any, out: Path | str, tokenizer: Any = None) -> None:
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:12]}.partial"
     try:
         partial.mkdir(parents=True)
-        _write(model, linears, tokenizer, partial)
+        _write(model, linears, [tokenizer, feature_extractor], partial)
         partial.rename(out)
         record.fsync(out.parent)
     except (SafetensorError, OSError) as error:
@@ -83,12 +83,13 @@ def engine_linears(model: nn.Module) -> dict[str, EngineLinear]:
 # ---- writing ----
 
 
-def _write(model: Any, linears: dict[str, EngineLinear], tokenizer: Any, folder: Path) -> None:
+def _write(model: Any, linears: dict[str, EngineLinear], readers: list[Any], folder: Path) -> None:
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    for reader in readers:
+        if reader is not None:
+            reader.save_pretrained(folder)
     tensors = _rest(model, linears)
     for name, linear in linears.items():
         linear.packed.check(name)

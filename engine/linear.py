@@ -22,6 +22,7 @@ SHARING: tuple[tuple[str, ...], ...] = (
 """Names of siblings that read the same input."""
 CROSS_ATTENTION = ("encoder_attn", "EncDecAttention")
 """Modules whose keys and values read the encoder's states, and whose queries do not."""
+KEYS_AND_VALUES = ("k_proj", "v_proj", "k", "v")
 
 
 class EngineLinear(nn.Module):
@@ -34,6 +35,8 @@ class EngineLinear(nn.Module):
     """fp32, O."""
     input_scale: Tensor | None
     """fp32, I: inputs are divided by it first."""
+    weight: None = None
+    """There is none but the packed one. T5 asks, to bring its input into the dtype of a tensor here."""
 
     def __init__(self, packed: PackedWeight, bias: Tensor | None = None, input_scale: Tensor | None = None) -> None:
         super().__init__()

@@ -10,22 +10,23 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
+from engine.architectures import auto_class
 from engine.errors import EngineError
 
 
 def build(folder: Path) -> Any:
     """The model of config.json in eval mode: fp32 parameters on the meta device, tied; buffers computed.
 
-    Raises EngineError where the config is no decoder-only language model that transformers knows.
+    Raises EngineError where the config is of no language or speech model that transformers knows.
     """
     if not (folder / "config.json").exists():
         raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.tie_weights()
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -37,13 +38,15 @@ def build(folder: Path) -> Any:
 def assign(model: nn.Module, tensors: dict[str, Tensor], apart: Iterable[str] = ()) -> None:
     """Gives every parameter and buffer outside the modules `apart` its tensor, tied parameters one tensor.
 
-    Raises EngineError unless `tensors` are exactly those the model has, a tied one under its first name.
+    A tied parameter stands under its first name; what stands under another of its names too is its own there, as with
+    heads of T5 v1.1, which transformers' configuration calls tied and its checkpoints do not tie. Raises EngineError
+    unless `tensors` are exactly those the model has.
     """
     inside = tuple(f"{name}." for name in apart)
     expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(inside)}
     aliases = {names[0]: names for names in tied(model)}
     second = {name for names in aliases.values() for name in names[1:]}
-    if odd := sorted((expected.keys() - second) ^ tensors.keys()):
+    if odd := sorted((expected.keys() - second - tensors.keys()) | (tensors.keys() - expected.keys())):
         what = "missing" if odd[0] in expected else "unexpected"
         raise EngineError(f"{len(odd)} tensors are missing or too many in the checkpoint, first: {odd[0]} is {what}")
     parameters = dict(model.named_parameters())
@@ -56,7 +59,7 @@ def assign(model: nn.Module, tensors: dict[str, Tensor], apart: Iterable[str] = 
                 f"{wanted.dtype} {list(wanted.shape)}"
             )
         value = nn.Parameter(tensor, requires_grad=False) if name in parameters else tensor
-        state |= dict.fromkeys(aliases.get(name, [name]), value)
+        state |= {name: value} | {other: value for other in aliases.get(name, ()) if other not in tensors}
     # strict would miss the modules apart; that names agree is checked above
     model.load_state_dict(state, strict=False, assign=True)
 

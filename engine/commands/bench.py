@@ -1,4 +1,5 @@
 """Measure an engine folder at batch 1: a prompt of random tokens, then greedy decoding with the key-value cache.
+The prompt of an encoder-decoder is what its encoder reads.
 
 Printed are medians over rounds and their range. Steps are decoded by transformers, as `generate` does, and where the
 architecture allows by the engine's own decoding step. "MB read" is what one decoded token reads of the weights. Then
@@ -76,14 +77,27 @@ class Measured:
 
 
 def _measure(model: Any, args: argparse.Namespace) -> Measured:
+    import torch
+
     from engine import decoder, measure
+    from engine.architectures import reads_speech
     from engine.benchmarks import bandwidth, machine
     from engine.breakdown import breakdown
+    from engine.errors import EngineError
 
+    if reads_speech(model.config):
+        raise EngineError(
+            f"{args.folder} holds a speech model, which reads audio and no prompt of tokens; measure it with the "
+            "benchmark of the pipeline"
+        )
     length = args.prompt_tokens + args.new_tokens
     measure.check_length(model, length)
     ids_1T = measure.random_prompt(model, args.prompt_tokens)
-    steppers: dict[str, measure.Stepper] = {"transformers": measure.TransformersStepper(model)}
+    through_transformers: measure.Stepper = measure.TransformersStepper(model)
+    if model.config.is_encoder_decoder:
+        through_transformers = measure.EncoderDecoderStepper(model, measure.text(ids_1T))
+        ids_1T = torch.tensor([[model.generation_config.decoder_start_token_id]])
+    steppers = {"transformers": through_transformers}
     native = None
     if not (reason := decoder.unsupported(model)):
         steppers["engine"] = native = decoder.Decoder(model, length)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     with console.status("importing"):
         from transformers.utils import logging
 
-        from engine.checkpoints import read_checkpoint, read_tokenizer
+        from engine.checkpoints import read_checkpoint, read_feature_extractor, read_tokenizer
         from engine.conversion import convert
         from engine.files import check_out, save
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     check_out(args.out)
     with console.status(f"reading {args.checkpoint}"):
         model, quantized = read_checkpoint(args.checkpoint)
-        tokenizer = read_tokenizer(args.checkpoint)
+        tokenizer, extractor = read_tokenizer(args.checkpoint), read_feature_extractor(args.checkpoint)
     with console.status("packing"):
         model = convert(
             model,
@@ -49,5 +49,5 @@ def run(args: argparse.Namespace) -> None:
             names=list(quantized) or None,
         )
     with console.status(f"writing {args.out}"):
-        save(model, args.out, tokenizer)
+        save(model, args.out, tokenizer, extractor)
     info.show(args.out)

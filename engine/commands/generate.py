@@ -1,4 +1,4 @@
-"""Continue a prompt, greedily, and stream the text to the terminal."""
+"""Continue a prompt, or answer it as text-to-text models do, greedily, and stream the text to the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="OUT", help="what `export` has written")
-    parser.add_argument("--prompt", required=True, help="as it is, without a chat template")
+    parser.add_argument("--prompt", required=True, help="as it is, without a chat template or prefix")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: as many as torch takes")
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from transformers import TextStreamer
 
+    from engine.architectures import reads_speech
     from engine.checkpoints import read_tokenizer
     from engine.errors import EngineError
     from engine.files import load
@@ -31,7 +32,12 @@ def run(args: argparse.Namespace) -> None:
     if not (length := inputs["input_ids"].shape[1]):
         raise EngineError("--prompt has no tokens; give it some text")
     model = load(args.folder, threads=args.threads)
-    check_length(model, length + args.max_new_tokens)
+    if reads_speech(model.config):
+        raise EngineError(
+            f"{args.folder} holds a speech model, which reads audio and no --prompt; from Python: "
+            "engine.load(folder).generate(input_features=...)"
+        )
+    check_length(model, args.max_new_tokens + (0 if model.config.is_encoder_decoder else length))
     model.generate(
         **inputs,
         max_new_tokens=args.max_new_tokens,
