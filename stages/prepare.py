@@ -50,6 +50,8 @@ def write(family: EncoderDecoder, corpus: Corpus, split: str, folder: Path, out:
                 lambda: family.examples(corpus, split, folder, log),
                 features=family.columns(),
                 cache_dir=scratch,
+                # 30 seconds of speech are a megabyte of features
+                writer_batch_size=100,
                 # what it would be called in a cache, which this has none of
                 fingerprint=f"{corpus.digest}-{split}",
             )
