@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pipeline.contracts import UserError
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
-from pipeline.schema import Config, Data, EvaluateSlice, Model
+from pipeline.schema import Config, Data, EvaluateSlice, ModelSlice
 from pipeline.store import Entry, Store
 from stages.registry import STAGES, StageSpec
 from stages.sources.identity import digest, identity, local
@@ -113,7 +113,7 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores) -> Planned:
 
 def _described(node: Node) -> dict[str, Any]:
     described = node.config.model_dump(mode="json")
-    if isinstance(node.config, Model | Data):
+    if isinstance(node.config, ModelSlice | Data):
         # outside data enter by digest or revision, never by path
         found = identity(described.pop("path"), described.pop("revision"), f"{node.stage}.path")
         described["identity"] = found

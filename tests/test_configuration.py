@@ -19,7 +19,10 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 def test_every_experiment_is_known_to_these_tests() -> None:
-    assert EXPERIMENTS == ["gradual", "gsm8k", "gsm_symbolic", "quickstart", "two_of_four"]
+    assert EXPERIMENTS == [
+        *("gradual", "gsm8k", "gsm_symbolic", "quickstart", "t5_libreoffice", "t5_wmt14", "two_of_four"),
+        *("whisper_asterisk", "whisper_common_voice_hi"),
+    ]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -33,26 +36,30 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
     [
         ("prune", ["magnitude", "sparsegpt", "wanda"]),
         ("schedule", ["cubic", "ladder", "one_shot"]),
-        ("distill", ["ce", "kd", "squarehead"]),
+        ("distill", ["ce", "kd", "squarehead", "squarehead_whisper"]),
         ("quantize", ["none", "w8a8"]),
         ("data", DATA),
         ("evaluate", ["bleu", "gsm", "perplexity", "wer"]),
         ("benchmark", ["engine", "none", "peers", "torch"]),
         ("tracking", ["local", "none"]),
-        ("model", ["smollm2_135m"]),
+        ("model", ["smollm2_135m", "t5", "t5_from_scratch", "whisper", "whisper_tiny_en"]),
     ],
 )
 def test_every_choice_of_every_group_composes(group: str, choices: list[str]) -> None:
     assert sorted(path.stem for path in (CONF / group).glob("*.yaml")) == choices
     for choice in choices:
-        build(config(f"{group}={choice}", "data.path=own.jsonl", *fitting(group, choice)))
+        build(config(f"{group}={choice}", *fitting(group, choice)))
 
 
 def fitting(group: str, choice: str) -> list[str]:
-    """What else to choose so that the model's family reads the data's format."""
+    """What else to choose so that the model's family reads the data's format, and what a choice leaves open."""
+    chosen = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
     if group == "data":
-        chosen = yaml.safe_load((CONF / "data" / f"{choice}.yaml").read_text())["format"]
-        return [f"model.family={next(family for family, formats in READS.items() if chosen in formats)}"]
+        family = next(family for family, formats in READS.items() if chosen["format"] in formats)
+        return [f"model.family={family}", "data.path=own.jsonl"]
+    if group == "model":
+        data = {"causal_lm": "text", "t5": "translation", "whisper": "speech"}[chosen["family"]]
+        return [f"data={data}", "data.path=own.jsonl", *(["model.path=own"] if chosen["path"] == "???" else [])]
     return []
 
 
