@@ -19,10 +19,10 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 def test_every_experiment_is_known_to_these_tests() -> None:
-    assert EXPERIMENTS == [
+    assert [
         *("gradual", "gsm8k", "gsm_symbolic", "quickstart", "t5_libreoffice", "t5_wmt14", "two_of_four"),
         *("whisper_asterisk", "whisper_common_voice_hi"),
-    ]
+    ] == EXPERIMENTS
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
