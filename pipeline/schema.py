@@ -349,7 +349,13 @@ class Benchmark(Strict):
     backends: list[str]
     """Names of `stages.benchmarking.backends`; each runs on the dense and on the sparse model."""
     prompt_tokens: int = Field(ge=1)
+    """Of decoder-only models; encoder-decoders read whole examples."""
+    samples: int = Field(ge=1)
+    """Of encoder-decoders: test examples, drawn evenly over their sizes and run one by one."""
+    beams: int = Field(ge=0)
+    """Of encoder-decoders: beam search beside greedy decoding; 0 and 1: none."""
     new_tokens: int = Field(ge=1)
+    """Decoded of each sample, whatever they are: the end of a text stops nothing."""
     rounds: int = Field(ge=1)
     """Interleaved rounds: every backend once in each, so that drifts of the machine hit all alike."""
     warmup: int = Field(ge=0)
@@ -485,6 +491,8 @@ class EvaluateSlice(Strict):
 class BenchmarkSlice(Strict):
     backends: list[str]
     prompt_tokens: int
+    samples: int
+    beams: int
     new_tokens: int
     rounds: int
     warmup: int

@@ -137,10 +137,11 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
     machine, protocol = found["machine"], found["protocol"]
     title = (
         f"speed: batch 1, {machine['threads']} threads of {machine['cpu']}, medians of {protocol['rounds']} "
-        f"interleaved rounds (and their range), prompt of {protocol['prompt_tokens']} tokens"
+        f"interleaved rounds (and their range), {protocol['workload']}"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in COLUMNS:
+    more = [key for key in ONLY_SOME if any(key in row for row in found["rows"])]
+    for column in (*COLUMNS, *(ONLY_SOME[key] for key in more)):
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=column in COLUMNS[:8])
     for row in found["rows"]:
         if row["status"] != "ok":
@@ -157,6 +158,7 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
             _times(row["decode_speedup"]["best_dense"]),
             "–" if row["gigabytes_per_second"] is None else f"{row['gigabytes_per_second']:.1f}",
             "–" if row["weight_bytes"] is None else f"{row['weight_bytes'] / 1e6:.0f}",
+            *(f"{row[key]:.3g}" for key in more),
         )
     console.print(table)
     best = next((row["decode_best_dense"] for row in found["rows"] if row["status"] == "ok"), None)
@@ -172,6 +174,8 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
 COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "own", "best", "GB/s", "MB read")
 """×, own, best: times as fast as torch_fp32 dense, the same backend dense, the fastest dense row; MB read: weights for
 each decoded token."""
+ONLY_SOME = {"real_time_factor": "real-time factor", "beam_tokens_per_second": "beam tokens/s"}
+"""Of encoder-decoders. The factor: seconds of transcribing over those of the audio."""
 
 
 def _with_range(row: dict[str, Any], key: str) -> str:

@@ -14,7 +14,8 @@ from pipeline import cpu
 from pipeline.contracts import Artifact, Benchmark, Checkpoint, UserError
 from pipeline.schema import BenchmarkSlice, Quantize
 from stages import benchmark, checkpoints, families, masks, quantize
-from stages.benchmarking import backends, torch_backends
+from stages.benchmarking import backends, rounds, torch_backends
+from stages.benchmarking.workloads import Sample
 from tests import tiny
 from tests.recording import RecordingLog
 from tests.test_evaluation import text_data
@@ -26,8 +27,11 @@ INT8 = ["squarehead_w8a8", "engine_int8", "engine_int8_head"]
 
 def config(**changes: object) -> BenchmarkSlice:
     return BenchmarkSlice.model_validate(
-        {"backends": ALL, "prompt_tokens": 8, "new_tokens": 3, "rounds": 2, "warmup": 1, "threads": 1, **changes}
-    )
+        {
+            "backends": ALL, "prompt_tokens": 8, "samples": 3, "beams": 0, "new_tokens": 3, "rounds": 2, "warmup": 1,
+            "threads": 1, **changes,
+        }
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def test_every_row_states_what_was_measured(inputs: dict[str, Artifact], tmp_pat
         if backend != "torch_csr":
             same = rows[backend, "dense"]
             assert row["prefill_speedup"]["same_backend_dense"] == pytest.approx(same["prefill_ms"] / row["prefill_ms"])
-        assert len(row["generated"]) == 4
+        assert [len(ids) for ids in row["generated"]] == [4]
         assert row["disk_bytes"] > 0
         assert summary[f"{backend}.{model}.decode_tokens_per_second"] == rate
     assert rows["torch_fp32", "sparse"]["same_tokens"] == rows["torch_csr", "sparse"]["same_tokens"] == 1.0
@@ -121,17 +125,17 @@ def test_threads_are_those_asked_for_and_given_back(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, seen = torch.get_num_threads(), []
-    generate = benchmark.generate
+    measure = rounds.measure
 
     def spied(*args: object) -> object:
         seen.append(torch.get_num_threads())
-        return generate(*args)  # type: ignore[arg-type]
+        return measure(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(benchmark, "generate", spied)
+    monkeypatch.setattr(rounds, "measure", spied)
     benchmarked(tmp_path, inputs, config(backends=["torch_fp32"], threads=before + 1))
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
-    monkeypatch.setattr(benchmark, "generate", lambda *args: 1 / 0)
+    monkeypatch.setattr(rounds, "measure", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         benchmarked(tmp_path / "again", inputs, config(backends=["torch_fp32"], threads=before + 1))
     assert torch.get_num_threads() == before
@@ -140,7 +144,7 @@ def test_threads_are_those_asked_for_and_given_back(
 def test_decoding_with_the_cache_equals_whole_forward_passes(inputs: dict[str, Artifact]) -> None:
     model = checkpoints.load(inputs["dense"])
     ids_1T = torch.arange(1, 9)[None]
-    _, _, chosen = benchmark.generate(torch_backends.TorchRunner(model), ids_1T, 5)
+    _, chosen = rounds.greedy(torch_backends.TorchRunner(model), Sample(ids_1T), 5)
     ids = ids_1T[0].tolist()
     for token in chosen:
         with torch.inference_mode():
@@ -184,6 +188,7 @@ def test_other_architectures_run(kind: str, inputs: dict[str, Artifact], tmp_pat
     [
         ({"backends": ["torch_fp32", "abacus"]}, "benchmark.backends"),
         ({"prompt_tokens": tiny.CONTEXT}, "benchmark.prompt_tokens"),
+        ({"beams": 4}, "benchmark.beams"),
     ],
 )
 def test_impossible_benchmarks_are_refused(

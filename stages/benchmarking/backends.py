@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import Protocol, runtime_checkable
 
 from pipeline.contracts import Checkpoint, UserError
+from stages.benchmarking.workloads import Sample
 
 
 class Runner(Protocol):
     """A model ready to generate, batch 1, greedy, with its key-value cache."""
 
     weight_bytes: int | None
-    """Read from memory for each decoded token: all weights, scales and indices, but not the cache. None: not known."""
+    """Read from memory for each decoded token: all weights, scales and indices, but not the cache, and nothing of an
+    encoder. None: not known."""
     note: str | None
     """What a reader of its row must know."""
     process: int | None
     """Id of the process that computes; None: this one."""
 
-    def prefill(self, ids_1T: Tensor) -> int:
-        """Runs a prompt from an empty cache and returns the next token."""
+    def prefill(self, sample: Sample) -> int:
+        """Runs a sample's encoder, if there is one, and its prompt from an empty cache; returns the next token."""
 
     def decode(self, token: int) -> int:
         """Runs one more token and returns the next."""
+
+
+@runtime_checkable
+class Searcher(Protocol):
+    """A runner that also searches with several beams: those of encoder-decoders."""
+
+    def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
+        """Encodes the sample and writes so many tokens, whatever they are."""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from engine import decoder, kernels
 from engine.decoder import Decoder
 from engine.weights import DType
 from pipeline.contracts import Checkpoint
 from stages import engine_models, families
 from stages.benchmarking.backends import Runner, Unavailable
-from stages.benchmarking.torch_backends import TorchRunner
+from stages.benchmarking.torch_backends import torch_runner
+from stages.benchmarking.workloads import Sample
 
 
 class EngineRunner:
@@ -25,8 +24,8 @@ class EngineRunner:
         self._decoder = Decoder(model, context)
         self.weight_bytes: int | None = self._decoder.weight_bytes
 
-    def prefill(self, ids_1T: Tensor) -> int:
-        return int(self._decoder.prefill(ids_1T).argmax())
+    def prefill(self, sample: Sample) -> int:
+        return int(self._decoder.prefill(sample.ids_1T).argmax())
 
     def decode(self, token: int) -> int:
         return int(self._decoder.step(token).argmax())
@@ -47,7 +46,7 @@ class _Engine:
             return Unavailable(reason)
         model = engine_models.load(checkpoint, self.dtype, "benchmark.backends", self.head)
         if reason := decoder.unsupported(model):
-            return TorchRunner(model, note=f"decodes through transformers: {reason}")
+            return torch_runner(model, checkpoint, note=f"decodes through transformers: {reason}")
         context = min(families.of(checkpoint.path).context(model), MAX_CONTEXT)
         return EngineRunner(model, context)
 

@@ -13,8 +13,10 @@ from engine.peers.contracts import Unavailable as PeerUnavailable
 from engine.peers.decoder import Decoder
 from engine.peers.environments import python_of
 from pipeline.contracts import Checkpoint
-from stages import checkpoints
+from stages import checkpoints, families
 from stages.benchmarking.backends import Runner, Unavailable
+from stages.benchmarking.workloads import Sample
+from stages.families.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
     from engine.peers.onnx_graph import Style
@@ -29,8 +31,8 @@ class PeerRunner:
         self.note: str | None = model.note
         self.process: int | None = model.pid
 
-    def prefill(self, ids_1T: Tensor) -> int:
-        return self._model.prefill(ids_1T[0].tolist())
+    def prefill(self, sample: Sample) -> int:
+        return self._model.prefill(sample.ids_1T[0].tolist())
 
     def decode(self, token: int) -> int:
         return self._model.decode(token)
@@ -45,6 +47,9 @@ class _Peer:
     quantized = False
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        family = families.of(checkpoint.path)
+        if isinstance(family, EncoderDecoder):
+            return Unavailable(f"{self.runtime} is given decoder-only models here, no encoder-decoder ({family.name})")
         python = python_of(self.runtime)
         if isinstance(python, PeerUnavailable):
             return Unavailable(python.reason)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.linear import EngineLinear
-from engine.measure import TransformersStepper
+from engine.measure import EncoderDecoderStepper, TransformersStepper, decoding_modules
 from pipeline import cpu
 from pipeline.contracts import Checkpoint
 from stages import checkpoints, families
 from stages.benchmarking.backends import Runner, Unavailable
+from stages.benchmarking.workloads import Sample
+from stages.families.encoder_decoder import Decoding, EncoderDecoder
 
 
 class TorchRunner:
@@ -26,11 +28,45 @@ class TorchRunner:
         self.note = note
         self.weight_bytes: int | None = weight_bytes(model)
 
-    def prefill(self, ids_1T: Tensor) -> int:
-        return int(self._stepper.prefill(ids_1T).argmax())
+    def prefill(self, sample: Sample) -> int:
+        return int(self._stepper.prefill(sample.ids_1T).argmax())
 
     def decode(self, token: int) -> int:
         return int(self._stepper.step(token).argmax())
+
+
+class EncoderDecoderRunner:
+    """A Hugging Face encoder-decoder, whatever its linears are."""
+
+    process: int | None = None
+
+    def __init__(self, model: Any, family: EncoderDecoder, note: str | None = None) -> None:
+        self._model = model
+        self._family = family
+        self._stepper: EncoderDecoderStepper | None = None
+        self.note = note
+        self.weight_bytes: int | None = weight_bytes(model)
+
+    def prefill(self, sample: Sample) -> int:
+        self._stepper = EncoderDecoderStepper(self._model, sample.encoder)
+        return int(self._stepper.prefill(sample.ids_1T).argmax())
+
+    def decode(self, token: int) -> int:
+        assert self._stepper is not None, "decode comes after prefill"
+        return int(self._stepper.step(token).argmax())
+
+    def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
+        # the end of a text would leave models with different work
+        self._model.generation_config.min_new_tokens = new_tokens
+        [ids] = self._family.generate(
+            self._model, dict(sample.encoder), Decoding(sample.ids_1T[0].tolist(), beams, 1.0, new_tokens)
+        )
+        assert len(ids) == new_tokens, (len(ids), new_tokens)
+
+
+def torch_runner(model: Any, checkpoint: Checkpoint, note: str | None = None) -> Runner:
+    family = families.of(checkpoint.path)
+    return EncoderDecoderRunner(model, family, note) if isinstance(family, EncoderDecoder) else TorchRunner(model, note)
 
 
 class TorchFp32:
@@ -38,7 +74,7 @@ class TorchFp32:
     quantized = False
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return TorchRunner(checkpoints.load(checkpoint, torch.float32))
+        return torch_runner(checkpoints.load(checkpoint, torch.float32), checkpoint)
 
 
 class TorchBf16:
@@ -48,7 +84,7 @@ class TorchBf16:
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
         if not cpu.has_bf16():
             return Unavailable("this CPU has no bf16 instructions")
-        return TorchRunner(checkpoints.load(checkpoint, torch.bfloat16))
+        return torch_runner(checkpoints.load(checkpoint, torch.bfloat16), checkpoint)
 
 
 class TorchInt8:
@@ -65,7 +101,8 @@ class TorchInt8:
             # deprecated in favour of torchao, and still what torch alone offers
             warnings.simplefilter("ignore")
             model = checkpoints.load(checkpoint, torch.float32)
-            return TorchRunner(quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True))
+            quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
+        return torch_runner(model, checkpoint)
 
 
 class TorchCsr:
@@ -83,7 +120,7 @@ class TorchCsr:
             warnings.simplefilter("ignore")
             for name, linear in families.of(checkpoint.path).prunable(model).items():
                 model.set_submodule(name, CsrLinear(linear))
-        return TorchRunner(model)
+        return torch_runner(model, checkpoint)
 
 
 class SquareheadW8A8:
@@ -93,7 +130,7 @@ class SquareheadW8A8:
     quantized = True
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return TorchRunner(checkpoints.load(checkpoint, torch.float32))
+        return torch_runner(checkpoints.load(checkpoint, torch.float32), checkpoint)
 
 
 class CsrLinear(nn.Module):
@@ -123,9 +160,10 @@ class CsrLinear(nn.Module):
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes that a forward pass of one token reads: everything but the rows of embedding tables it does not look up."""
+    """Bytes that decoding one token reads: everything but the rows of embedding tables it does not look up; of an
+    encoder-decoder what its decoder reads by then."""
     seen: dict[int, Tensor] = {}  # kept alive: unpacked weights are new tensors, whose ids would come again
-    for module in model.modules():
+    for module in decoding_modules(model):
         if isinstance(module, nn.Embedding):
             continue
         for tensor in _tensors(module):
