@@ -1,9 +1,10 @@
-"""Small random T5 and Whisper models for the tests of the engine and the benchmark."""
+"""Small random T5 and Whisper models, and examples for them to read."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor
 from transformers import (
@@ -17,6 +18,8 @@ from transformers import (
 )
 
 from stages import families, masks
+from stages.families.encoder_decoder import EncoderDecoder, Example, ExampleRows
+from stages.families.whisper import SpeechRows
 from stages.families.whisper_windows import any_window
 from tests import tiny
 
@@ -90,3 +93,31 @@ def read(kind: str, rows: int = 2) -> dict[str, Tensor]:
 
 def prompt(kind: str) -> list[int]:
     return [START, NO_TIMESTAMPS] if kind == "whisper" else [0]
+
+
+SOURCES, TARGETS = (7, 3, 5, 2), (4, 6, 2, 5)
+"""Of the examples: tokens of T5's sources, or a tenth of Whisper's frames; labels, the last of them eos."""
+
+
+def rows(kind: str, model: Any, window: str = "clip") -> ExampleRows:
+    """Four examples of uneven lengths; `window`: of Whisper's clips."""
+    adapter = families.get(family(kind))
+    assert isinstance(adapter, EncoderDecoder)
+    features = adapter.columns()
+    held = datasets.Dataset.from_list([_example(kind, i) for i in range(len(SOURCES))], features=features)  # type: ignore[attr-defined]
+    if kind == "whisper":
+        return SpeechRows(adapter, held, TARGET_POSITIONS, model.config, window)
+    return ExampleRows(adapter, held, TARGET_POSITIONS, model.config)
+
+
+def _example(kind: str, i: int) -> Example:
+    draw = torch.Generator().manual_seed(i)
+    source, target = SOURCES[i], TARGETS[i]
+    ids = torch.randint(10, 100, (source + target - 2,), generator=draw).tolist()
+    eos = EOS if kind == "whisper" else 1
+    example = {"labels": [*ids[: target - 1], eos], "size": source + target, "reference": "words", "id": f"id-{i}"}
+    if kind != "whisper":
+        return example | {"input_ids": [*ids[target - 1 :], eos]}
+    frames = 10 * source
+    heard = {"frames": frames, "size": frames + target, "piece": 0, "seconds": frames / 100}
+    return example | heard | {"input_features": torch.randn(MELS * frames, generator=draw).tolist()}
