@@ -45,7 +45,7 @@ class Scratch(Strict):
 
     label: str
     """How it is called everywhere; says that it is no pretrained model."""
-    vocabulary: int = Field(ge=64)
+    vocabulary: int = Field(ge=8)
     """Pieces of its SentencePiece tokenizer."""
     settings: dict[str, int | float | str | bool]
     """Of the family's configuration class, sizes first of all."""

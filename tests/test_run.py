@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from pipeline.plan import Stores
 from pipeline.run import Outcome
 from pipeline.store import Store
-from tests import tiny
+from tests import tiny, tiny_pairs, tiny_whisper
 from tests.composed import CONF, config
 from tests.running import PROJECT, Place, hear_interrupts
 
@@ -41,7 +41,19 @@ OWN_DATA = {
 }
 
 
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+TRANSLATES_OR_HEARS = {
+    "t5_libreoffice": [
+        *(f"model.scratch.settings.{key}={value}" for key, value in tiny_pairs.T5_SIZES.items()),
+        f"model.scratch.vocabulary={tiny_pairs.VOCABULARY}",
+    ],
+    "t5_wmt14": ["data.subset=''"],
+    "whisper_asterisk": [],
+    "whisper_common_voice_hi": ["data.subset=''"],
+}
+
+
+@pytest.mark.parametrize("experiment", sorted(set(EXPERIMENTS) - set(TRANSLATES_OR_HEARS)))
 def test_every_experiment_runs(place: Place, experiment: str) -> None:
     """As its file says, on a tiny model and tiny data of the same format."""
     asks = experiment.startswith("gsm")
@@ -59,6 +71,38 @@ def test_every_experiment_runs(place: Place, experiment: str) -> None:
     outcomes = place.run_config(*line)
     assert {outcome.status for outcome in outcomes.values()} == {"done"}, statuses(outcomes)
     assert outcomes["evaluate"].metrics["perplexity"] > 1
+    assert set(statuses(place.run_config(*line)).values()) == {"hit"}
+
+
+@pytest.mark.parametrize("experiment", TRANSLATES_OR_HEARS)
+def test_every_experiment_of_encoder_decoders_runs(place: Place, experiment: str) -> None:
+    """From tokenizer and features to int8 and speed, as its file says, on a tiny model and tiny data."""
+    hears = experiment.startswith("whisper")
+    model = place.folder / "model"
+    if hears:
+        tiny_whisper.save(model, multilingual=experiment == "whisper_common_voice_hi")
+    elif experiment == "t5_wmt14":
+        tiny_pairs.save_t5(model)
+    data = (tiny_pairs.save_clips if hears else tiny_pairs.save_pairs)(place.folder / "data")
+    kept = ("model.path", "evaluate.perplexity", "benchmark.prompt_tokens")
+    line = [
+        f"experiment={experiment}",
+        *(option for option in place.small if not option.startswith(kept)),
+        *([f"model.path={model}"] if experiment != "t5_libreoffice" else []),
+        f"data.path={data}",
+        "data.splits={}",
+        "evaluate.generation.limit=4",
+        "evaluate.generation.max_new_tokens=6",
+        *(["evaluate.generation.normalizer=basic"] if hears else []),
+        "benchmark.samples=2",
+        "sparsity=0.67",
+        *TRANSLATES_OR_HEARS[experiment],
+    ]
+    outcomes = place.run_config(*line)
+    assert {outcome.status for outcome in outcomes.values()} == {"done"}, statuses(outcomes)
+    judged = outcomes["evaluate_q"].metrics
+    assert judged["wer"] > 0 if hears else 0 <= judged["bleu"] < 100
+    assert outcomes["evaluate"].metrics.keys() >= ({"wer", "cer"} if hears else {"bleu", "chrf"})
     assert set(statuses(place.run_config(*line)).values()) == {"hit"}
 
 
