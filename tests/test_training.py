@@ -523,10 +523,14 @@ def test_a_cubic_run_resumes_with_its_masks(optimizer: str, inputs: dict[str, Ar
 # ---- what training achieves, and what it refuses ----
 
 
-def test_dense_training_learns_the_toy_text(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 1e-2), ("adafactor", 0.3)])
+def test_dense_training_learns_the_toy_text(
+    optimizer: str, lr: float, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
     out, log = tmp_path / "out", RecordingLog(tmp_path / "resume")
     out.mkdir()
-    config = DenseSlice(training=training(steps=40, batch_size=8, micro_batch_size=8, eval_every=20), distill=TASK)
+    steps = {"steps": 40, "batch_size": 8, "micro_batch_size": 8, "eval_every": 20}
+    config = DenseSlice(training=training(**steps, optimizer=optimizer, lr=lr), distill=TASK)
     metrics = dense.run(config, {"model": inputs["teacher"], "data": inputs["data"]}, out, log)
     validation = [(step, values["validation_loss"]) for step, values in log.points if "validation_loss" in values]
     assert [step for step, _ in validation] == [20, 40]
