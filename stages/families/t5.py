@@ -112,8 +112,9 @@ class T5(EncoderDecoder):
             encoder_attention_mask=mask_BS,
             use_cache=False,
         ).last_hidden_state
-        # models with a tied head scale what it reads
-        return h_BTD * model.config.d_model**-0.5 if model.config.scale_decoder_outputs else h_BTD
+        # T5 with a tied head scales what it reads; mT5 does not, and has no such setting
+        scaled = model.config.model_type == "t5" and model.config.scale_decoder_outputs
+        return h_BTD * model.config.d_model**-0.5 if scaled else h_BTD
 
     @torch.inference_mode()
     def generate(self, model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:

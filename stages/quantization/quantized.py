@@ -115,10 +115,12 @@ def save(model: Any, pruned: Masks, record: Mapping[str, Any], out: Path) -> Non
     model.config.save_pretrained(out)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(out)
-    names = _own_tensors(model)
+    second = _second_names(model)
     dtype = model.config.dtype or torch.float32
     tensors = {
-        name: _cast(name, tensor, dtype).contiguous() for name, tensor in model.state_dict().items() if name in names
+        name: _cast(name, tensor, dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name not in second
     }
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     if pruned:
@@ -151,15 +153,18 @@ def load(checkpoint: Checkpoint, family: Family, dtype: torch.dtype | None) -> A
         if (linear.out_features, linear.in_features) != q_OI.shape:
             raise _refused(checkpoint, f"{name} is {tuple(q_OI.shape)}, the architecture has another shape")
         model.set_submodule(name, Int8Linear(q_OI, scale_O, linear.bias, tensors.get(f"{name}.input_scale")))
-    expected = _own_tensors(model)
+    second = _second_names(model)
+    # a head of its own, as that of T5 v1.1, is tied in the configuration alone
+    expected = set(model.state_dict()) - (second.keys() - tensors.keys())
     if expected != set(tensors):
         odd = sorted(expected ^ set(tensors))
         raise _refused(checkpoint, f"{len(odd)} tensors are missing or too many, first {odd[0]}")
     if dtype is not None:
         tensors = {name: _cast(name, tensor, dtype) for name, tensor in tensors.items()}
-    # tied weights stand in the file once; strict=False lets their second name be, expected has checked the rest
-    model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
+    # tied weights stand in the file once
+    tied = {name: nn.Parameter(tensors[name], requires_grad=False) for name in second.values()}
+    tied |= {name: tied[first] for name, first in second.items() if name not in tensors}
+    model.load_state_dict(tensors | tied, assign=True)
     model.requires_grad_(False)
     masks.check(model, masks.of(checkpoint))
     return model.eval()
@@ -183,11 +188,11 @@ def _int_mm_is_exact() -> bool:
     return torch.equal(torch._int_mm(q_TI, q_OI.t()), expected_TO)
 
 
-def _own_tensors(model: nn.Module) -> set[str]:
-    """Names in the state dict, tied parameters by their first name only."""
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    tied -= {name for name, _ in model.named_parameters()}
-    return set(model.state_dict()) - tied
+def _second_names(model: nn.Module) -> dict[str, str]:
+    """Of tied parameters: each further name -> the first one."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {name: first[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)}
+    return {name: its_first for name, its_first in names.items() if name != its_first}
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
