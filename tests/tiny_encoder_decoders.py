@@ -104,7 +104,7 @@ def rows(kind: str, model: Any, window: str = "clip") -> ExampleRows:
     adapter = families.get(family(kind))
     assert isinstance(adapter, EncoderDecoder)
     features = adapter.columns()
-    held = datasets.Dataset.from_list([_example(kind, i) for i in range(len(SOURCES))], features=features)  # type: ignore[attr-defined]
+    held = datasets.Dataset.from_list([_example(kind, i) for i in range(len(SOURCES))], features=features)
     if kind == "whisper":
         return SpeechRows(adapter, held, TARGET_POSITIONS, model.config, window)
     return ExampleRows(adapter, held, TARGET_POSITIONS, model.config)
