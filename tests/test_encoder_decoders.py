@@ -6,6 +6,7 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from stages.pruning.sequential import Collector, Group
 from stages.pruning.walk import Walk, at_rest
 from stages.quantization import quantized, sensitivity
 from stages.quantization.quantized import Int8Linear
+from stages.training.teacher import CachedTeacher
 from tests import tiny, tiny_whisper
 from tests import tiny_encoder_decoders as tiny_models
 from tests.composed import config
@@ -236,9 +238,10 @@ def translations(folder: Path) -> Corpus:
 
 def start(kind: str, folder: Path) -> tuple[Checkpoint, Corpus]:
     if kind == "whisper":
-        # clips of one length: a window ends with the longest of a batch
-        clips = {"train": [0.5] * 12, "validation": [0.4, 0.6], "test": [0.7, 0.3]}
-        return tiny_whisper.save(folder / "model"), tiny_whisper.save_corpus(folder / "corpus", clips)
+        # whole windows: those of clips end with the longest of a batch, and their states cannot be kept
+        clips = {"train": [0.3, 0.5, 0.9] * 4, "validation": [0.4, 0.6], "test": [0.7, 0.3]}
+        corpus = tiny_whisper.save_corpus(folder / "corpus", clips, window="full")
+        return tiny_whisper.save(folder / "model"), corpus
     corpus = translations(folder / "corpus")
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.1}
     gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if kind == "t5_gated" else {}
@@ -347,6 +350,15 @@ def test_fine_tuning_moves_the_kept_weights_alone(loss: str, task: Task, half: C
         assert step == other
         for key in live.keys() - {"tokens_per_second", "lr", "grad_norm"}:
             assert stored[key] == pytest.approx(live[key], rel=1e-2), (step, key)
+
+
+def test_states_that_depend_on_the_batch_are_not_kept(tmp_path: Path) -> None:
+    model = tiny_models.build("whisper")
+    rows = tiny_models.rows("whisper", model, window="clip")
+    live: Any = SimpleNamespace(head=model.proj_out)
+    asked = training(teacher_cache_gb=1)
+    with pytest.raises(UserError, match=r"finetune.teacher_cache_gb: .* data.speech.window=full"):
+        CachedTeacher(live, rows, torch.arange(2), asked, RecordingLog(tmp_path), "finetune")
 
 
 def test_a_sparse_model_is_pruned_further_quantized_and_writes_texts(task: Task, half: Checkpoint) -> None:

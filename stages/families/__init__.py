@@ -35,6 +35,10 @@ class Rows(Protocol):
     def sizes(self) -> Tensor:
         """`size_N`: what a row costs, to bring rows of like cost together."""
 
+    @property
+    def independent(self) -> bool:
+        """Whether the states of a row are the same whatever rows stand beside it."""
+
     def take(self, chosen_B: Tensor) -> Batch:
         """These rows, padded no longer than the longest of them needs."""
 

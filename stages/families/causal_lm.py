@@ -104,6 +104,8 @@ class TensorRows:
     batch: Batch
     family: CausalLM
 
+    independent = True
+
     def __len__(self) -> int:
         return len(self.batch["input_ids"])
 

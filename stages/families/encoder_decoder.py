@@ -139,6 +139,10 @@ class ExampleRows:
     config: Any
     """The model's."""
 
+    @property
+    def independent(self) -> bool:
+        return True
+
     def __len__(self) -> int:
         return len(self.examples)
 

@@ -205,6 +205,11 @@ class SpeechRows(ExampleRows):
     window: str
     """What the encoder is given: `clip` or `full`."""
 
+    @property
+    def independent(self) -> bool:
+        """The encoder hears the silence that a longer neighbour brings."""
+        return self.window == "full"
+
     def full_window(self) -> SpeechRows:
         """The same clips in whole windows, as Whisper was trained."""
         return replace(self, window="full")
@@ -227,7 +232,7 @@ def _speech(corpus: Corpus) -> dict[str, Any]:
 
 def _read(path: Path, rate: int) -> tuple[np.ndarray, int]:
     """`audio_N` float32. The data stage made it mono, in the rate that all Whispers have."""
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     audio_N, found = soundfile.read(path, dtype="float32")
     if found != rate:

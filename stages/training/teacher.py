@@ -61,7 +61,14 @@ class CachedTeacher:
     padding."""
 
     def __init__(self, live: Teacher, rows: Rows, visited: Tensor, config: Training, log: Log, option: str) -> None:
-        """Raises UserError (option `option`.teacher_cache_gb) before any work when the states exceed the budget."""
+        """Raises UserError (option `option`.teacher_cache_gb) before any work when the states exceed the budget, or are
+        not the same in every batch."""
+        if not rows.independent:
+            raise UserError(
+                "in windows as long as the clips, states depend on what else is in a batch and cannot be kept; "
+                "expected 0, or data.speech.window=full",
+                f"{option}.teacher_cache_gb",
+            )
         self.live = live
         self.head = live.head
         self.numbers = torch.unique(visited)
