@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline import references
 from pipeline.contracts import UserError
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -156,6 +157,8 @@ class Training(Strict):
     """Sequences of an optimizer step."""
     micro_batch_size: int = Field(ge=1)
     """Sequences of one forward pass; gradients accumulate up to batch_size."""
+    group_by_length: bool = False
+    """Sequences of like length in the same step: less padding, up to twice the speed where lengths differ much."""
     lr: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     decay: Literal["linear", "cosine", "constant"]
@@ -398,6 +401,15 @@ class Config(Strict):
     """Run only this node and what it needs; empty: all."""
     force: list[str]
     """Nodes to run again, with all that depends on them, even if their results are stored."""
+    reference: str
+    """Table of published figures (conf/references.yaml) that reports put beside these results; empty: none."""
+
+    @field_validator("reference")
+    @classmethod
+    def _published(cls, value: str) -> str:
+        if value:
+            references.of_table(value)
+        return value
 
     @model_validator(mode="after")
     def _family_reads(self) -> Config:

@@ -88,7 +88,8 @@ def hessians(kind: str, model: Any, linears: dict[str, nn.Linear], batches: list
     """By plain forwards: of T5 on each row alone and without padding. Whisper hears the padding of a batch, too; its
     real tokens are chosen by their numbers here."""
     seen: dict[str, list[Tensor]] = {name: [] for name in linears}
-    rows = [tiny_models.rows(kind, model).take(torch.tensor([i])) for i in range(4)] if kind != "whisper" else batches
+    each = [tiny_models.rows(kind, model).take(torch.tensor([i])) for i in range(4)]
+    rows = [family(kind).trim(row) for row in each] if kind != "whisper" else batches
 
     def keep(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:

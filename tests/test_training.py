@@ -245,6 +245,20 @@ def test_every_epoch_is_a_shuffle_of_all_rows_and_begins_alike_whatever_its_leng
     assert not torch.equal(batches.order(10, 10, seed=6), epochs[0])
 
 
+def test_grouping_by_length_moves_rows_between_neighbouring_steps_only() -> None:
+    sizes_R = torch.arange(100) % 10
+    order_N = batches.order(100, 3 * batches.STEPS_GROUPED * 4, seed=5)
+    grouped_N = batches.grouped(order_N, sizes_R, 4, seed=5)
+    assert torch.equal(grouped_N, batches.grouped(order_N, sizes_R, 4, seed=5))
+    assert not torch.equal(grouped_N, batches.grouped(order_N, sizes_R, 4, seed=6))
+    span = batches.STEPS_GROUPED * 4
+    for some_N, instead_N in zip(order_N.split(span), grouped_N.split(span), strict=True):
+        assert sorted(some_N.tolist()) == sorted(instead_N.tolist())
+        steps_SB = sizes_R[instead_N].view(-1, 4)
+        assert (steps_SB.max(1).values - steps_SB.min(1).values).max() <= 1
+        assert not torch.equal(steps_SB[:, 0].sort().values, steps_SB[:, 0])
+
+
 def test_packed_rows_have_the_loss_of_their_items(tmp_path: Path) -> None:
     """What a token sees and is taught does not depend on its neighbours in the row."""
     data, folder = qa_data(tmp_path / "qa"), tiny.save_model(tmp_path / "m")

@@ -16,6 +16,9 @@ from stages.families import Batch, linears_in
 from stages.families.hugging_face import HuggingFaceFolder
 from stages.tokens import IGNORED
 
+LENGTHS = 8
+"""Batches are padded to multiples of it: the fewer shapes there are, the fewer kernels torch makes (a fifth of a step)."""
+
 Example = dict[str, Any]
 """One row of `Examples`: `labels` (token ids, the prompt's but the first, then the text's and eos), `size` (what it
 costs, to bring like rows together), `reference` (the text), `id`, and what the encoder reads."""
@@ -164,8 +167,9 @@ def load(data: Examples, split: str) -> Any:
 
 
 def padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
-    """`ids_BT`, padded on the right."""
-    length = max(len(sequence) for sequence in sequences)
+    """`ids_BT`, padded on the right to a multiple of `LENGTHS`."""
+    longest = max(len(sequence) for sequence in sequences)
+    length = -(-longest // LENGTHS) * LENGTHS
     return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
 
 

@@ -13,6 +13,8 @@ class HuggingFaceFolder:
     """Of transformers; set by the family."""
     mapping: str
     """Of `transformers.models.auto.modeling_auto`: the architectures of the automatic class."""
+    attention: str | None = None
+    """transformers' implementation of it; None: its own choice."""
 
     @property
     def architectures(self) -> set[str]:
@@ -25,7 +27,11 @@ class HuggingFaceFolder:
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         return self.auto_class.from_pretrained(
-            folder, dtype=dtype or "auto", local_files_only=True, use_safetensors=True
+            folder,
+            dtype=dtype or "auto",
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation=self.attention,
         ).eval()
 
     def build(self, folder: Path) -> Any:
@@ -34,7 +40,7 @@ class HuggingFaceFolder:
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with no_init_weights():
-            model = self.auto_class.from_config(config).eval()
+            model = self.auto_class.from_config(config, attn_implementation=self.attention).eval()
         model.tie_weights()
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

@@ -31,6 +31,8 @@ class T5(EncoderDecoder):
     encoder_blocks = "encoder.block"
     decoder_blocks = "decoder.block"
     cross_attention = ("EncDecAttention.k", "EncDecAttention.v")
+    attention = "eager"
+    """With a position bias, torch's fused attention takes its slow path: eager trains 1.4 to 2 times as fast on a CPU."""
 
     @property
     def auto_class(self) -> Any:

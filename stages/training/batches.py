@@ -1,4 +1,4 @@
-"""Which rows a training step sees: seeded epochs, steps of a number of epochs, micro-batches."""
+"""Which rows a training step sees: seeded epochs, steps of like lengths, micro-batches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from stages.families import Batch, Rows
 EPOCHS = 1_000_003
 """Distance of two seeds' random streams: the epochs (and steps) of one seed are not those of the next."""
 
+STEPS_GROUPED = 20
+"""Steps among which `grouped` moves rows."""
+
 
 def count_steps(config: Training, num_rows: int) -> int:
     """Optimizer steps: as configured, or those that see every row at least `epochs` times."""
@@ -26,6 +29,19 @@ def order(num_rows: int, needed: int, seed: int) -> Tensor:
     generators = (torch.Generator().manual_seed(seed * EPOCHS + epoch) for epoch in range(epochs))
     shuffled = [torch.randperm(num_rows, generator=generator) for generator in generators]
     return torch.cat(shuffled)[:needed] if shuffled else torch.empty(0, dtype=torch.long)
+
+
+def grouped(order_N: Tensor, sizes_R: Tensor, batch_size: int, seed: int) -> Tensor:
+    """`order_N` with rows of like sizes in the same step: every `STEPS_GROUPED` steps share out their rows anew.
+
+    The rows of those steps stay the same, and the steps stay in random order.
+    """
+    groups = []
+    for group, rows_N in enumerate(order_N.split(STEPS_GROUPED * batch_size)):
+        steps = rows_N[sizes_R[rows_N].sort(stable=True).indices].split(batch_size)
+        generator = torch.Generator().manual_seed(seed * EPOCHS + group)
+        groups += [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
+    return torch.cat(groups) if groups else order_N
 
 
 def micro_batches(rows: Rows, chosen_B: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:

@@ -46,8 +46,11 @@ class Plan:
 
     def order(self) -> Tensor:
         """Row numbers of all steps, batch_size each."""
-        needed = self.steps * self.training.batch_size
-        return batches.order(len(self.rows), needed, self.training.seed)
+        config = self.training
+        order_N = batches.order(len(self.rows), self.steps * config.batch_size, config.seed)
+        if not config.group_by_length:
+            return order_N
+        return batches.grouped(order_N, self.rows.sizes, config.batch_size, config.seed)
 
 
 def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log: Log) -> tuple[Masks, dict[str, float]]:
