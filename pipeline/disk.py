@@ -48,9 +48,11 @@ def sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> 
 
 
 def delete(path: Path) -> None:
-    """Deletes a folder with all it holds, if it is there."""
-    if path.exists():
+    """Deletes a file, or a folder with all it holds, if it is there."""
+    if path.is_dir():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, place: Path, aside: Path) -> None:

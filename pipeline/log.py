@@ -12,8 +12,19 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
+
+from pipeline.progress import ProgressFile
 
 CURVES = "metrics.jsonl"
 
@@ -23,7 +34,7 @@ class StageLog:
 
     def __init__(
         self, node: str, out: Path, resume: Path, console: Console, bars: bool,
-        send: Callable[[Mapping[str, float], int, float], None],
+        send: Callable[[Mapping[str, float], int, float], None], progress: Path,
     ) -> None:  # fmt: skip
         self.resume = resume
         self.found: dict[str, Any] = {}
@@ -32,6 +43,7 @@ class StageLog:
         self._console = console
         self._bars = bars
         self._send = send
+        self._progress = ProgressFile(progress)
         self._file: TextIO | None = None
 
     def __enter__(self) -> StageLog:
@@ -81,8 +93,9 @@ class StageLog:
             transient=True,
             disable=not self._bars,
         )
+        self._progress.begin(what, total, unit)
         with progress:
-            yield _Bar(progress, progress.add_task(what, total=total, shown=""))
+            yield _Bar(progress, progress.add_task(what, total=total, shown=""), self._progress, what, unit)
 
     def _write(self, point: dict[str, Any]) -> None:
         if self._file is None:
@@ -103,9 +116,12 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 class _Bar:
-    def __init__(self, progress: Progress, task: Any) -> None:
+    def __init__(self, progress: Progress, task: TaskID, file: ProgressFile, what: str, unit: str) -> None:
         self._progress = progress
         self._task = task
+        self._file = file
+        self._what = what
+        self._unit = unit
 
     def advance(self, steps: int = 1, **shown: float) -> None:
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
@@ -113,6 +129,8 @@ class _Bar:
             self._progress.update(self._task, advance=steps, shown=text)
         else:
             self._progress.update(self._task, advance=steps)
+        task = self._progress.tasks[0]
+        self._file.tell(self._what, int(task.completed), int(task.total or 0), self._unit, shown)
 
 
 class _Rate(ProgressColumn):

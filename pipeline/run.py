@@ -110,7 +110,7 @@ def _execute(
         role: entries[source].artifact(STAGES[entries[source].stage].makes) for role, source in item.node.inputs.items()
     }
     started = time.monotonic()
-    with StageLog(item.node.name, slot.out, slot.resume, console, bars, send) as log:
+    with StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress) as log:
         metrics = run(_with_commit(item), inputs, slot.out, log)
     return slot.publish(
         {

@@ -10,7 +10,6 @@ import getpass
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import psutil
-
 from pipeline.job import Job
+from pipeline.process import is_dead, this_process
 from pipeline.store import Entry
 from pipeline.tracking_server import Connection
 from pipeline.tracking_values import (
@@ -63,7 +61,7 @@ class View:
             # MLflow's table opens a parent by itself if its children are of this type; else it is all one sees.
             **({"mlflow.parentRunId": parent, "mlflow.runType": "evaluation"} if parent else {}),
             "kind": kind,
-            "process": _this_process(),
+            "process": this_process(),
             "mlflow.source.name": "squarehead",
             "mlflow.source.type": "LOCAL",
             "mlflow.user": _user(),
@@ -106,7 +104,7 @@ class View:
         """Sets KILLED what a process of this machine left RUNNING when it was killed."""
         sweeps = set()
         for run in self.search("RUNNING", **tags):
-            if _is_dead(run.data.tags.get("process", "")):
+            if is_dead(run.data.tags.get("process", "")):
                 self.close(run.info.run_id, "KILLED")
                 sweeps.add(run.data.tags.get("sweep", ""))
         for sweep in sweeps - {""}:
@@ -283,19 +281,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return str(os.getuid())
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
-
-
-def _is_dead(process: str) -> bool:
-    """Whether a process of this machine is gone. Its start tells it from a later one with the same id."""
-    host, _, identity = process.partition(" ")
-    if host != socket.gethostname():
-        return False
-    pid, _, started = identity.partition(" ")
-    try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" != started
-    except psutil.NoSuchProcess:
-        return True
