@@ -74,15 +74,15 @@ def test_encoder_layers_compare_real_positions_and_decoder_layers_those_with_a_l
     assert [row[length - 1] for row, length in zip(batch["labels"].tolist(), (6, 4), strict=True)] == [1, 1]
     *encoder, one, two, head = family("t5").compared(model, batch)
     for mask_BS in encoder:
-        assert mask_BS.tolist() == [[True] * 3 + [False] * 4, [True] * 7]
+        assert mask_BS.tolist() == [[True] * 3 + [False] * 5, [True] * 7 + [False]]
     for mask_BT in (one, two):
-        assert mask_BT.tolist() == [[True] * 6, [True] * 4 + [False] * 2]
+        assert mask_BT.tolist() == [[True] * 6 + [False] * 2, [True] * 4 + [False] * 4]
         assert torch.equal(mask_BT, batch["labels"] != -100)
     assert (len(encoder), head) == (2, None)
     skipping = feature_tokens(family("t5"), model, batch, skip_first=1)
     assert [tokens_N.tolist() for tokens_N in skipping[:4:3] if tokens_N is not None] == [
-        [1, 2, *range(8, 14)],
-        [1, 2, 3, 4, 5, 7, 8, 9],
+        [1, 2, *range(9, 15)],
+        [1, 2, 3, 4, 5, 9, 10, 11],
     ]
 
 
@@ -98,7 +98,7 @@ def test_clips_compare_their_own_positions_and_full_windows_all() -> None:
         masks = family("whisper").compared(model, batch)
         assert [mask is None for mask in masks] == [False] * 4 + [True]
         assert [mask_BS.tolist() for mask_BS in masks[:2]] == [expected_BS] * 2
-        assert [mask_BT.tolist() for mask_BT in masks[2:4]] == [[[True] * 6, [True] * 4 + [False] * 2]] * 2
+        assert [mask_BT.tolist() for mask_BT in masks[2:4]] == [[[True] * 6 + [False] * 2, [True] * 4 + [False] * 4]] * 2
 
 
 def test_a_token_of_whisper_is_padding_by_its_place_and_not_by_its_id() -> None:
@@ -107,9 +107,10 @@ def test_a_token_of_whisper_is_padding_by_its_place_and_not_by_its_id() -> None:
     rows = tiny_models.rows("whisper", model)
     examples = [{**rows.examples[0], "labels": [6, 0, 9, 0]}, {**rows.examples[1], "labels": [6, 0]}]
     batch = rows.family.collate(examples, 32, model.config)
-    assert batch["decoder_input_ids"].tolist() == [[5, 6, 0, 9], [5, 6, 0, 0]]
-    assert batch["labels"].tolist() == [[6, 0, 9, 0], [6, 0, -100, -100]]
-    assert family("whisper").compared(model, batch)[2].tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch["decoder_input_ids"].tolist() == [[5, 6, 0, 9, *[0] * 4], [5, 6, *[0] * 6]]
+    assert batch["labels"].tolist() == [[6, 0, 9, 0, *[-100] * 4], [6, 0, *[-100] * 6]]
+    compared_BT = family("whisper").compared(model, batch)[2]
+    assert compared_BT.tolist() == [[True] * 4 + [False] * 4, [True] * 2 + [False] * 6]
 
 
 def test_squarehead_is_the_sum_over_all_layers_of_the_ratio_over_the_real_tokens(taught: tuple[str, Teacher]) -> None:

@@ -181,4 +181,6 @@ def test_quantized_checkpoints_are_exported(quantized: tuple[str, Checkpoint], t
     kind, checkpoint = quantized
     assert main(["export", str(checkpoint.path), str(tmp_path / "out"), "--dtype", "int8"]) == 0
     expected = engine_models.load(checkpoint, "int8", "benchmark.backends")
-    assert torch.equal(logits(kind, engine.load(tmp_path / "out")), logits(kind, expected))
+    torch.testing.assert_close(
+        logits(kind, engine.load(tmp_path / "out")), logits(kind, expected), rtol=1e-5, atol=1e-5
+    )  # T5's attention is another implementation here
