@@ -73,9 +73,7 @@ def random_t5(config: Scratch, vocabulary: int) -> Any:
     if odd := sorted(config.settings.keys() - known.keys()):
         raise UserError(f"T5's configuration has no {odd[0]!r}", "model.scratch.settings")
     if not config.settings.get("tie_word_embeddings", True):
-        raise UserError(
-            "transformers ties the embeddings of every new T5", "model.scratch.settings.tie_word_embeddings"
-        )
+        raise UserError("transformers ties the embeddings of every new T5", "model.scratch.settings")
     settings = T5Config(
         **config.settings, vocab_size=vocabulary, pad_token_id=PAD, eos_token_id=EOS, decoder_start_token_id=PAD
     )

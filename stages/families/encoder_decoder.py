@@ -17,7 +17,7 @@ from stages.families.hugging_face import HuggingFaceFolder
 from stages.tokens import IGNORED
 
 LENGTHS = 8
-"""Batches are padded to multiples of it: the fewer shapes there are, the fewer kernels torch makes (a fifth of a step)."""
+"""Batches are padded to multiples of it: with fewer shapes, torch makes fewer kernels (a fifth of a step)."""
 
 Example = dict[str, Any]
 """One row of `Examples`: `labels` (token ids, the prompt's but the first, then the text's and eos), `size` (what it

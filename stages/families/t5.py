@@ -32,7 +32,7 @@ class T5(EncoderDecoder):
     decoder_blocks = "decoder.block"
     cross_attention = ("EncDecAttention.k", "EncDecAttention.v")
     attention = "eager"
-    """With a position bias, torch's fused attention takes its slow path: eager trains 1.4 to 2 times as fast on a CPU."""
+    """torch's fused attention takes a slow path where there is a position bias: eager trains 1.4 to 2 times as fast."""
 
     @property
     def auto_class(self) -> Any:

@@ -37,8 +37,8 @@ def grouped(order_N: Tensor, sizes_R: Tensor, batch_size: int, seed: int) -> Ten
     The rows of those steps stay the same, and the steps stay in random order.
     """
     groups = []
-    for group, rows_N in enumerate(order_N.split(STEPS_GROUPED * batch_size)):
-        steps = rows_N[sizes_R[rows_N].sort(stable=True).indices].split(batch_size)
+    for group, rows_N in enumerate(torch.split(order_N, STEPS_GROUPED * batch_size)):
+        steps = torch.split(rows_N[sizes_R[rows_N].sort(stable=True).indices], batch_size)
         generator = torch.Generator().manual_seed(seed * EPOCHS + group)
         groups += [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
     return torch.cat(groups) if groups else order_N
