@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 def test_every_experiment_is_known_to_these_tests() -> None:
     assert [
         *("gradual", "gsm8k", "gsm_symbolic", "quickstart", "t5_libreoffice", "t5_wmt14", "two_of_four"),
-        *("whisper_asterisk", "whisper_common_voice_hi"),
+        *("whisper_asterisk", "whisper_common_voice_hi", "wikipedia_leads"),
     ] == EXPERIMENTS
 
 
@@ -85,6 +85,7 @@ def test_the_table_of_peers_has_every_backend() -> None:
         ("+schedule.levels=[0.2]", "schedule", "kind=ladder"),
         ("+finetune.learning_rate=1", "finetune.learning_rate", "unknown option"),
         ("prune.method=oracle", "prune.method", "oracle"),
+        ("reference=t6", "reference", "no published table 't6'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_option(override: str, option: str, says: str) -> None:
