@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.benchmarks.bandwidth import ReadBandwidth
-from engine.decoder import Profile
+from engine.step import Profile
 
 OUTSIDE = "outside"
 """Of the compiled step: Python, its call, and choosing the token."""

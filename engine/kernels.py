@@ -91,10 +91,10 @@ class Matrix:
         return y_TO
 
 
-def decode(decoder: int, token: int, position: int, logits_V: Tensor, threads: int, seconds: Any) -> None:
-    """One step of engine/decoder.py's structure at address `decoder`, with the best instruction set."""
+def decode(decoder: int, token: int, position: int, logits_V: Tensor | None, threads: int, seconds: Any) -> None:
+    """One step of engine/step.py's structure at address `decoder`, with the best instruction set."""
     level = ISAS.index(available_isas()[-1])
-    failed = _library().squarehead_decode(decoder, token, position, logits_V.data_ptr(), threads, level, seconds)
+    failed = _library().squarehead_decode(decoder, token, position, _address(logits_V), threads, level, seconds)
     assert not failed
 
 

@@ -18,11 +18,11 @@ from engine.benchmarks import layers, machine, roofline, stack
 from engine.benchmarks.bandwidth import ReadBandwidth
 from engine.benchmarks.layers import Case, Contender
 from engine.conversion import convert
-from engine.decoder import PHASES
 from engine.errors import EngineError
 from engine.peers import layers as peer_layers
 from engine.peers.contracts import Unavailable
 from tests.test_engine_kernels import pytestmark  # noqa: F401
+from tests.test_engine_models import PHASES
 
 SHAPE = stack.Shape(width=48, mlp_width=80, heads=6, kv_heads=2, vocabulary=130)
 STACK = ["--width", "48", "--mlp-width", "80", "--heads", "6", "--kv-heads", "2", "--vocabulary", "130",

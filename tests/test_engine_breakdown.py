@@ -11,10 +11,12 @@ import engine
 from engine.__main__ import main
 from engine.benchmarks.bandwidth import ReadBandwidth
 from engine.breakdown import OUTSIDE, breakdown
-from engine.decoder import PHASES, Decoder, Profile
+from engine.decoder import Decoder
 from engine.measure import bytes_per_token
+from engine.step import Profile
 from tests import tiny
 from tests.test_engine_kernels import pytestmark  # noqa: F401
+from tests.test_engine_models import PHASES
 
 
 def test_a_breakdown_divides_the_step_into_its_phases_and_what_is_outside() -> None:
@@ -34,9 +36,9 @@ def test_the_products_of_a_step_read_all_weights_but_norms() -> None:
     model = engine.convert(tiny.build(), dtype="fp32")
     decoder = Decoder(model, context=8)
     read = decoder.profile().weight_bytes
-    assert read.keys() == {"qkv", "out", "gate_up", "down", "head"}
+    assert read.keys() == {"qkv", "out", "up", "down", "head"}
     assert read["head"] == 4 * tiny.VOCABULARY * 32
-    assert read["gate_up"] == 2 * read["down"] == 2 * 2 * 4 * 64 * 32
+    assert read["up"] == 2 * read["down"] == 2 * 2 * 4 * 64 * 32
     assert decoder.weight_bytes == sum(read.values())
     norms = sum(norm.nbytes for name, norm in model.named_parameters() if "norm" in name)
     assert 0 <= bytes_per_token(model) - decoder.weight_bytes - norms <= 64  # and the rotary frequencies

@@ -93,14 +93,20 @@ def _measure(model: Any, args: argparse.Namespace) -> Measured:
     length = args.prompt_tokens + args.new_tokens
     measure.check_length(model, length)
     ids_1T = measure.random_prompt(model, args.prompt_tokens)
-    through_transformers: measure.Stepper = measure.TransformersStepper(model)
+    steppers: dict[str, measure.Stepper] = {}
+    native: decoder.Decoder | decoder.EncoderDecoder | None = None
+    reason = decoder.unsupported(model)
     if model.config.is_encoder_decoder:
-        through_transformers = measure.EncoderDecoderStepper(model, measure.text(ids_1T))
+        source = measure.text(ids_1T)
+        steppers["transformers"] = measure.EncoderDecoderStepper(model, source)
+        if not reason:
+            steppers["engine"] = native = decoder.EncoderDecoder(model, length)
+            native.read(source)
         ids_1T = torch.tensor([[model.generation_config.decoder_start_token_id]])
-    steppers = {"transformers": through_transformers}
-    native = None
-    if not (reason := decoder.unsupported(model)):
-        steppers["engine"] = native = decoder.Decoder(model, length)
+    else:
+        steppers["transformers"] = measure.TransformersStepper(model)
+        if not reason:
+            steppers["engine"] = native = decoder.Decoder(model, length)
     prefill_ms = {name: measure.Spread() for name in steppers}
     step_us = {name: measure.Spread() for name in steppers}
     with Progress(console=Console(stderr=True), transient=True) as progress:

@@ -133,7 +133,7 @@ SQUAREHEAD_API int squarehead_linear(const void* weight, const float* x, int64_t
   return 0;
 }
 
-// One decoding step; 0: done, 1: no such instruction set. `seconds` has kPhases sums.
+// One decoding step; 0: done, 1: no such instruction set. `logits` may be null, `seconds` has kPhases sums.
 SQUAREHEAD_API int squarehead_decode(const Decoder* decoder, int64_t token, int64_t position, float* logits,
                                      int threads, int level, double* seconds) {
   const Isa* isa = isa_at(level);

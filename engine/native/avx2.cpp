@@ -235,12 +235,20 @@ float dot(const float* a, const float* b, int64_t n) {
   return out;
 }
 
-void add_scaled(const float* x, float scale, float* y, int64_t n) {
-  const __m256 s = _mm256_set1_ps(scale);
+void scores(const float* query, const float* keys, int64_t count, int64_t size, float scale, float* out) {
+  for (int64_t s = 0; s < count; s++) out[s] = dot(query, keys + s * size, size) * scale;
+}
+
+void mix(const float* weights, const float* values, int64_t count, int64_t size, float* y) {
   int64_t k = 0;
-  for (; k + 8 <= n; k += 8)
-    _mm256_storeu_ps(y + k, _mm256_fmadd_ps(_mm256_loadu_ps(x + k), s, _mm256_loadu_ps(y + k)));
-  for (; k < n; k++) y[k] += scale * x[k];
+  for (; k + 8 <= size; k += 8) {
+    __m256 sum = _mm256_loadu_ps(y + k);
+    for (int64_t s = 0; s < count; s++)
+      sum = _mm256_fmadd_ps(_mm256_set1_ps(weights[s]), _mm256_loadu_ps(values + s * size + k), sum);
+    _mm256_storeu_ps(y + k, sum);
+  }
+  for (; k < size; k++)
+    for (int64_t s = 0; s < count; s++) y[k] += weights[s] * values[s * size + k];
 }
 
 }  // namespace
@@ -255,7 +263,8 @@ const Isa* avx2_isa() {
     isa.quantize = quantize;
     isa.few = few;
     isa.dot = dot;
-    isa.add_scaled = add_scaled;
+    isa.scores = scores;
+    isa.mix = mix;
     return &isa;
   }();
   return found;

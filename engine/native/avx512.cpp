@@ -222,9 +222,9 @@ void many(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first,
     (dense ? expanded<Type::int8, true> : expanded<Type::int8, false>)(w, x, y, ldy, first, last);
 }
 
-constexpr Isa kIsa = {
-    "avx512",     avx512_quantize, avx512_to_bf16, few, true, many, avx512_transpose, avx512_many_fp32,
-    avx512_gated, avx512_dot,      avx512_softmax, avx512_add_scaled};
+constexpr Isa kIsa = {"avx512",          avx512_quantize, avx512_to_bf16, few,           true,
+                      many,              avx512_transpose, avx512_many_fp32, avx512_activate, avx512_dot,
+                      avx512_softmax,    avx512_scores,   avx512_mix};
 
 }  // namespace
 

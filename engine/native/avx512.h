@@ -18,10 +18,11 @@ void avx512_transpose(const float* x, int64_t ldx, int64_t tokens, int64_t input
                       int64_t last);
 void avx512_many_fp32(const Weight& w, const float* transposed, int64_t tokens, float* y, int64_t ldy, int64_t first,
                       int64_t last);
-void avx512_gated(const float* gate, const float* up, float* y, int64_t n);
+void avx512_activate(Activation activation, const float* x, const float* up, float* y, int64_t n);
 float avx512_dot(const float* a, const float* b, int64_t n);
 void avx512_softmax(float* x, int64_t n);
-void avx512_add_scaled(const float* x, float scale, float* y, int64_t n);
+void avx512_scores(const float* query, const float* keys, int64_t count, int64_t size, float scale, float* scores);
+void avx512_mix(const float* weights, const float* values, int64_t count, int64_t size, float* y);
 
 namespace {
 

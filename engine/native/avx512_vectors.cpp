@@ -59,15 +59,55 @@ __m512 exponential(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-}  // namespace
+__m512 sigmoid(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  return _mm512_div_ps(one, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+}
 
-void avx512_gated(const float* gate, const float* up, float* y, int64_t n) {
+__m512 silu(__m512 x) { return _mm512_mul_ps(x, sigmoid(x)); }
+
+// In this order of operands NaN stays NaN.
+__m512 relu(__m512 x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }
+
+// x times the normal distribution up to x. Its upper tail is erfc, by 7.1.26 of Abramowitz and Stegun, whose error is
+// at most 1.5e-7; taken from x or from nothing, so that small results lose no digits.
+__m512 gelu(__m512 x) {
+  const __m512 z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
+  const __m512 one = _mm512_set1_ps(1.0f);
+  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
+  constexpr float kLower[] = {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
+  __m512 p = _mm512_set1_ps(1.061405429f);
+  for (float c : kLower) p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c));
+  const __m512 power = exponential(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(z, z)));
+  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(_mm512_mul_ps(p, t), power), _mm512_mul_ps(x, _mm512_set1_ps(0.5f)));
+  return _mm512_mask_sub_ps(tail, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLT_UQ), x, tail);
+}
+
+// x / 2 * (1 + tanh(z)) is x * sigmoid(2 z).
+__m512 gelu_tanh(__m512 x) {
+  const __m512 square = _mm512_mul_ps(x, x), two = _mm512_set1_ps(1.59576912f);
+  const __m512 z = _mm512_mul_ps(x, _mm512_fmadd_ps(square, _mm512_mul_ps(two, _mm512_set1_ps(0.044715f)), two));
+  return _mm512_mul_ps(x, sigmoid(z));
+}
+
+template <typename Function>
+void apply(Function function, const float* x, const float* up, float* y, int64_t n) {
   for (int64_t k = 0; k < n; k += 16) {
     const __mmask16 lanes = first_lanes(n - k);
-    const __m512 g = _mm512_maskz_loadu_ps(lanes, gate + k), u = _mm512_maskz_loadu_ps(lanes, up + k);
-    const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 sigmoid = _mm512_div_ps(one, _mm512_add_ps(one, exponential(_mm512_sub_ps(_mm512_setzero_ps(), g))));
-    _mm512_mask_storeu_ps(y + k, lanes, _mm512_mul_ps(_mm512_mul_ps(g, sigmoid), u));
+    __m512 out = function(_mm512_maskz_loadu_ps(lanes, x + k));
+    if (up) out = _mm512_mul_ps(out, _mm512_maskz_loadu_ps(lanes, up + k));
+    _mm512_mask_storeu_ps(y + k, lanes, out);
+  }
+}
+
+}  // namespace
+
+void avx512_activate(Activation activation, const float* x, const float* up, float* y, int64_t n) {
+  switch (activation) {
+    case Activation::silu: return apply(silu, x, up, y, n);
+    case Activation::relu: return apply(relu, x, up, y, n);
+    case Activation::gelu: return apply(gelu, x, up, y, n);
+    case Activation::gelu_tanh: return apply(gelu_tanh, x, up, y, n);
   }
 }
 
@@ -104,13 +144,33 @@ void avx512_softmax(float* x, int64_t n) {
   }
 }
 
-void avx512_add_scaled(const float* x, float scale, float* y, int64_t n) {
-  const __m512 s = _mm512_set1_ps(scale);
-  for (int64_t k = 0; k < n; k += 16) {
-    const __mmask16 lanes = first_lanes(n - k);
-    const __m512 sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, x + k), s, _mm512_maskz_loadu_ps(lanes, y + k));
-    _mm512_mask_storeu_ps(y + k, lanes, sum);
+void avx512_scores(const float* query, const float* keys, int64_t count, int64_t size, float scale, float* scores) {
+  for (int64_t s = 0; s < count; s++) scores[s] = avx512_dot(query, keys + s * size, size) * scale;
+}
+
+namespace {
+
+// V registers of y at once; the last one has the lanes of `tail`.
+template <int V>
+void mix_lanes(const float* weights, const float* values, int64_t count, int64_t size, __mmask16 tail, float* y) {
+  __m512 sums[V];
+  for (int i = 0; i < V; i++) sums[i] = _mm512_maskz_loadu_ps(i < V - 1 ? 0xffff : tail, y + 16 * i);
+  for (int64_t s = 0; s < count; s++) {
+    const __m512 weight = _mm512_set1_ps(weights[s]);
+    for (int i = 0; i < V; i++) {
+      const __m512 value = _mm512_maskz_loadu_ps(i < V - 1 ? 0xffff : tail, values + s * size + 16 * i);
+      sums[i] = _mm512_fmadd_ps(weight, value, sums[i]);
+    }
   }
+  for (int i = 0; i < V; i++) _mm512_mask_storeu_ps(y + 16 * i, i < V - 1 ? 0xffff : tail, sums[i]);
+}
+
+}  // namespace
+
+void avx512_mix(const float* weights, const float* values, int64_t count, int64_t size, float* y) {
+  int64_t k = 0;
+  for (; k + 64 <= size; k += 64) mix_lanes<4>(weights, values + k, count, size, 0xffff, y + k);
+  for (; k < size; k += 16) mix_lanes<1>(weights, values + k, count, size, first_lanes(size - k), y + k);
 }
 
 }  // namespace squarehead

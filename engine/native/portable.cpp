@@ -103,8 +103,16 @@ void few(const Weight& w, const Input& x, float* y, int64_t ldy, int64_t first, 
   (w.type == Type::fp32 ? rows : panels)(w, x, y, ldy, first, last);
 }
 
-void gated(const float* gate, const float* up, float* y, int64_t n) {
-  for (int64_t k = 0; k < n; k++) y[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
+float silu(float x) { return x / (1.0f + std::exp(-x)); }
+float relu(float x) { return x < 0 ? 0 : x; }
+float gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678f)); }
+// x / 2 * (1 + tanh(z)) is x * sigmoid(2 z)
+float gelu_tanh(float x) { return x / (1.0f + std::exp(-1.59576912f * (x + 0.044715f * x * x * x))); }
+
+void activate(Activation activation, const float* x, const float* up, float* y, int64_t n) {
+  float (*const all[])(float) = {silu, relu, gelu, gelu_tanh};
+  float (*const function)(float) = all[int(activation)];
+  for (int64_t k = 0; k < n; k++) y[k] = up ? function(x[k]) * up[k] : function(x[k]);
 }
 
 float dot(const float* a, const float* b, int64_t n) {
@@ -120,13 +128,18 @@ void softmax(float* x, int64_t n) {
   for (int64_t k = 0; k < n; k++) x[k] /= sum;
 }
 
-void add_scaled(const float* x, float scale, float* y, int64_t n) {
-  for (int64_t k = 0; k < n; k++) y[k] += scale * x[k];
+void scores(const float* query, const float* keys, int64_t count, int64_t size, float scale, float* out) {
+  for (int64_t s = 0; s < count; s++) out[s] = dot(query, keys + s * size, size) * scale;
+}
+
+void mix(const float* weights, const float* values, int64_t count, int64_t size, float* y) {
+  for (int64_t s = 0; s < count; s++)
+    for (int64_t k = 0; k < size; k++) y[k] += weights[s] * values[s * size + k];
 }
 
 }  // namespace
 
-const Isa portable_isa = {"portable", quantize, to_bf16, few, true,    nullptr,
-                          nullptr,    nullptr,  gated,   dot, softmax, add_scaled};
+const Isa portable_isa = {"portable", quantize, to_bf16, few,     true,   nullptr, nullptr,
+                          nullptr,    activate, dot,     softmax, scores, mix};
 
 }  // namespace squarehead

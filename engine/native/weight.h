@@ -6,6 +6,7 @@
 namespace squarehead {
 
 enum class Type : int { fp32 = 0, bf16 = 1, int8 = 2 };
+enum class Activation : int { silu = 0, relu = 1, gelu = 2, gelu_tanh = 3 };
 
 constexpr int64_t kPanel = 16;   // output rows of a panel: the 32-bit lanes of one AVX-512 register
 constexpr int64_t kPad = 64;     // inputs are padded to this many columns: one mask word of a row
@@ -61,11 +62,14 @@ struct Isa {
                     int64_t last);
   void (*many_fp32)(const Weight& w, const float* transposed, int64_t tokens, float* y, int64_t ldy, int64_t first,
                     int64_t last);
-  // y = silu(gate) * up
-  void (*gated)(const float* gate, const float* up, float* y, int64_t n);
+  // y = activation(x), times `up` unless it is null
+  void (*activate)(Activation activation, const float* x, const float* up, float* y, int64_t n);
   float (*dot)(const float* a, const float* b, int64_t n);
   void (*softmax)(float* x, int64_t n);
-  void (*add_scaled)(const float* x, float scale, float* y, int64_t n);
+  // scores[s] = scale * query · keys[s], of `count` vectors of `size`
+  void (*scores)(const float* query, const float* keys, int64_t count, int64_t size, float scale, float* scores);
+  // y += sum of weights[s] * values[s]
+  void (*mix)(const float* weights, const float* values, int64_t count, int64_t size, float* y);
 };
 
 extern const Isa portable_isa;

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from engine import decoder, kernels
-from engine.decoder import Decoder
+from engine.decoder import Decoder, EncoderDecoder
 from engine.weights import DType
 from pipeline.contracts import Checkpoint
 from stages import engine_models, families
 from stages.benchmarking.backends import Runner, Unavailable
-from stages.benchmarking.torch_backends import torch_runner
+from stages.benchmarking.torch_backends import EncoderDecoderRunner, torch_runner
 from stages.benchmarking.workloads import Sample
+from stages.families import encoder_decoder
 
 
 class EngineRunner:
@@ -25,6 +26,22 @@ class EngineRunner:
         self.weight_bytes: int | None = self._decoder.weight_bytes
 
     def prefill(self, sample: Sample) -> int:
+        return int(self._decoder.prefill(sample.ids_1T).argmax())
+
+    def decode(self, token: int) -> int:
+        return int(self._decoder.step(token).argmax())
+
+
+class EngineEncoderDecoderRunner(EncoderDecoderRunner):
+    """Encoders through the transformers model, and searches with beams; tokens through the engine's own step."""
+
+    def __init__(self, model: Any, family: encoder_decoder.EncoderDecoder, context: int) -> None:
+        super().__init__(model, family, note="searches with beams through transformers")
+        self._decoder = EncoderDecoder(model, context)
+        self.weight_bytes = self._decoder.weight_bytes
+
+    def prefill(self, sample: Sample) -> int:
+        self._decoder.read(sample.encoder)
         return int(self._decoder.prefill(sample.ids_1T).argmax())
 
     def decode(self, token: int) -> int:
@@ -47,7 +64,10 @@ class _Engine:
         model = engine_models.load(checkpoint, self.dtype, "benchmark.backends", self.head)
         if reason := decoder.unsupported(model):
             return torch_runner(model, checkpoint, note=f"decodes through transformers: {reason}")
-        context = min(families.of(checkpoint.path).context(model), MAX_CONTEXT)
+        family = families.of(checkpoint.path)
+        context = min(family.context(model), MAX_CONTEXT)
+        if isinstance(family, encoder_decoder.EncoderDecoder):
+            return EngineEncoderDecoderRunner(model, family, context)
         return EngineRunner(model, context)
 
 
