@@ -40,7 +40,7 @@ plan: env ## Say what `make run` would run, and why
 sweep: env ## Run a sweep: SWEEP="sparsity=0.5,0.7 distill=ce,squarehead"
 	$(QUIET) $(BIN)/python -m pipeline -m experiment=quickstart $(SWEEP) $(ARGS)
 
-report: env ## Print the tables of the newest run or sweep
+report: env ## Report the newest run or sweep: tables here, report.html and more beside it
 	@$(BIN)/python -m pipeline.report $(ARGS)
 
 dashboard: env ## Serve MLflow on 127.0.0.1 with the experiment open

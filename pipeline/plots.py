@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,13 +82,14 @@ def quality_speed(nodes: Mapping[str, Mapping[str, Any]], store: Store, folder: 
     return folder / NAME
 
 
-def collect(nodes: Mapping[str, Mapping[str, Any]], store: Store) -> QualitySpeed | None:
-    """What there is to draw."""
+def collect(nodes: Mapping[str, Mapping[str, Any]], store: Store, metric: str = "") -> QualitySpeed | None:
+    """What there is to draw; by `metric`, or else by perplexity or what was measured first."""
     judged = {name: _metrics(nodes, name, store) for name in JUDGES.values()}
     benchmark = _find(nodes, "benchmark", store, Benchmark)
     if benchmark is None or not judged["dense_eval"]:
         return None
-    metric = "perplexity" if "perplexity" in judged["dense_eval"] else next(iter(judged["dense_eval"]))
+    if metric not in judged["dense_eval"]:
+        metric = "perplexity" if "perplexity" in judged["dense_eval"] else next(iter(judged["dense_eval"]))
     points = [
         point
         for row in benchmark.rows()
@@ -152,17 +153,19 @@ def draw(found: QualitySpeed) -> Figure:
     axes = figure.add_subplot()
     shapes = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(p.backend for p in found.points))}
     for point in found.points:
-        _mark(axes, point, shapes[point.backend])
+        mark(axes, point, shapes[point.backend], COLORS[point.model])
+    scale(axes, found.points)
     _frame(axes, found)
     figure.legend(handles=_legend(found), loc="outside lower center", ncols=3, frameon=False, fontsize=FONT)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed in pixels: from here on nothing may move
-    _write(axes, found.points)
+    names = [point.backend.replace("_", " ") for point in found.points]
+    write_names(axes, found.points, names, [COLORS[point.model] for point in found.points], found.points)
     return figure
 
 
-def _mark(axes: Axes, point: Point, shape: str) -> None:
-    color = COLORS[point.model]
+def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", size: float = 7) -> None:
+    """A point and its bars; `fill`: of what was not measured."""
     bars = axes.errorbar(
         point.speedup,
         point.quality,
@@ -170,8 +173,8 @@ def _mark(axes: Axes, point: Point, shape: str) -> None:
         yerr=point.stderr,
         fmt=shape,
         color=color,
-        markersize=7,
-        markerfacecolor=color if point.measured else "white",
+        markersize=size,
+        markerfacecolor=color if point.measured else fill,
         elinewidth=0.8,
         zorder=3,
         label=f"{point.backend} {point.model}",
@@ -180,10 +183,11 @@ def _mark(axes: Axes, point: Point, shape: str) -> None:
         bar.set_alpha(0.35)
 
 
-def _frame(axes: Axes, found: QualitySpeed) -> None:
+def scale(axes: Axes, points: Sequence[Point]) -> None:
+    """The axis of speed-ups, logarithmic where they are far apart."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    low, high = min(p.slowest for p in found.points), max(p.fastest for p in found.points)
+    low, high = min(p.slowest for p in points), max(p.fastest for p in points)
     if high > WIDE * low:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.25, high * 1.25)
@@ -193,11 +197,14 @@ def _frame(axes: Axes, found: QualitySpeed) -> None:
         axes.margins(x=0.15)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}×"))
     axes.margins(y=0.3)
+    axes.set_xlabel("decode speed over torch fp32 of the dense model")
+
+
+def _frame(axes: Axes, found: QualitySpeed) -> None:
     axes.axvline(1, color="0.75", linewidth=0.8, zorder=1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     better = "higher" if found.higher_is_better else "lower"
-    axes.set_xlabel("decode speed over torch fp32 of the dense model")
     axes.set_ylabel(f"{found.metric.replace('_', ' ')}, ± standard error ({better} is better)")
     axes.set_title(f"Quality and speed: {found.machine}", fontsize=10, loc="left")
 
@@ -216,18 +223,20 @@ def _legend(found: QualitySpeed) -> list[Any]:
     return handles
 
 
-def _write(axes: Axes, points: list[Point]) -> None:
-    """Each backend's name near its marker, clear of markers, bars and other names."""
+def write_names(
+    axes: Axes, points: Sequence[Point], names: Sequence[str], colors: Sequence[str], around: Sequence[Point]
+) -> None:
+    """Each point's name near its marker, clear of other names, and of the markers and bars of all points `around`."""
 
     def pixels(x: float, y: float) -> tuple[float, float]:
         at = axes.transData.transform((x, y))
         return float(at[0]), float(at[1])
 
     axes.autoscale(False)  # lines to the names are no data
-    labels = [axes.text(0, 0, p.backend.replace("_", " "), fontsize=FONT, color=COLORS[p.model]) for p in points]
+    labels = [axes.text(0, 0, name, fontsize=FONT, color=color) for name, color in zip(names, colors, strict=True)]
     extents = [label.get_window_extent() for label in labels]
     obstacles = []
-    for point in points:
+    for point in around:
         error = point.stderr or 0.0
         x, y = pixels(point.speedup, point.quality)
         obstacles.append(Box(x - 6, y - 6, x + 6, y + 6))

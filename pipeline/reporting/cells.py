@@ -1,0 +1,98 @@
+"""What tables are made of: cells with their text, their figure, and the results that it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+PERCENT = ("exact_match", "acc", "accuracy")
+"""Parts of names of metrics that are fractions, told in percent."""
+NAMES = {
+    "wer": "WER",
+    "cer": "CER",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "squarehead_qa_exact_match_strict_match": "accuracy",
+    "squarehead_qa_exact_match_flexible_extract": "accuracy, any number",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    value: float | None = None
+    error: float | None = None
+    fingerprints: tuple[str, ...] = ()
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str
+    label: str
+    number: bool = True
+    """Aligned to the right."""
+    weight: int = 1
+    """In narrow terminals the lightest columns go first."""
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    title: str
+    columns: list[Column]
+    rows: list[dict[str, Cell]]
+    notes: list[str] = field(default_factory=list)
+
+
+EMPTY = Cell("")
+OPTION = "option."
+"""Begins the keys of columns of options, which know a sparsity and a model too."""
+
+
+def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str, Cell]], *notes: str) -> Table:
+    """With those of the columns that hold something, and of options those that tell rows apart."""
+    told: dict[str, set[str]] = {}
+    for row in rows:
+        for key, cell in row.items():
+            told.setdefault(key, set()).add(cell.text)
+    shown = [column for column in columns if len(told.get(column.key, set()) - {""}) > column.key.startswith(OPTION)]
+    return Table(name, title, shown, rows, list(notes))
+
+
+def options(dials: Mapping[str, str]) -> dict[str, Cell]:
+    """Cells of options that differ."""
+    return {OPTION + key: Cell(value) for key, value in dials.items()}
+
+
+def option_columns(keys: Iterable[str]) -> list[Column]:
+    return [Column(OPTION + key, key, number=False, weight=9) for key in keys]
+
+
+def name_of(metric: str) -> str:
+    """For readers: WER; accuracy, %."""
+    base, full, _ = metric.partition("_full_window")
+    name = NAMES.get(base, base.replace("_", " ")) + (", full window" if full else "")
+    return f"{name}, %" if any(part in metric for part in PERCENT) else name
+
+
+def plain(metric: str, value: float) -> float:
+    """In the unit it is told in: fractions in percent."""
+    return 100 * value if any(part in metric for part in PERCENT) else value
+
+
+def number(metric: str, value: float) -> str:
+    """About four digits."""
+    value = plain(metric, value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def with_error(metric: str, value: float, error: float | None) -> str:
+    """Value ± error, both to the same digit."""
+    text = number(metric, value)
+    digits = len(text.partition(".")[2])
+    return text if error is None else f"{text} ± {plain(metric, error):.{digits}f}"
+
+
+def percent(value: float) -> str:
+    return f"{value:.1f} %"

@@ -1,0 +1,157 @@
+"""What differs between the jobs of a report, and what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.fingerprint import flatten
+from pipeline.reporting.folders import JobRecord
+
+MECHANICS = ("runs", "dry_run", "until", "force", "cache", "tracking", "hydra", "threads", "reference")
+"""Options that say how a job runs, not what it finds out."""
+FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "distill")
+"""Columns that come first, in this order."""
+NONE = "–"
+
+
+def is_mechanics(key: str) -> bool:
+    return key.partition(".")[0].partition("/")[0] in MECHANICS
+
+
+def is_seed(key: str) -> bool:
+    return key.rpartition(".")[2] == "seed"
+
+
+def settings(jobs: Sequence[JobRecord]) -> list[dict[str, str]]:
+    """For each job {option: value}, of the options in which jobs differ."""
+    given = [_given(job) for job in jobs]
+    leaves = [{key: value for key, value in flatten(job.config).items() if not is_mechanics(key)} for job in jobs]
+    asked = sorted(dict.fromkeys(key for options in given for key in options), key=_place)
+    columns: dict[str, list[str]] = {}
+    for key in asked:
+        values = [_value(key, job, options, found) for job, options, found in zip(jobs, given, leaves, strict=True)]
+        if len(set(values)) > 1:
+            columns[key] = values
+    for key in dict.fromkeys(key for found in leaves for key in found):
+        values = [text(found[key]) if key in found else NONE for found in leaves]
+        if not is_mechanics(key) and not _is_told(values, columns, leaves):
+            columns[key] = values
+    return [{key: values[at] for key, values in columns.items()} for at in range(len(jobs))]
+
+
+def _is_told(values: list[str], columns: Mapping[str, list[str]], leaves: list[dict[str, Any]]) -> bool:
+    """Whether the columns tell apart all jobs (with a configuration) whose values differ."""
+    there = [at for at, found in enumerate(leaves) if found]
+    told = {tuple(column[at] for column in columns.values()) for at in there}
+    return len({(values[at], *(column[at] for column in columns.values())) for at in there}) == len(told)
+
+
+def _given(job: JobRecord) -> dict[str, str]:
+    lines = job.overrides or [f"{key}={value}" for key, value in job.dials.items()]
+    options = dict(line.lstrip("+~").partition("=")[::2] for line in lines)
+    return {key: value for key, value in options.items() if not is_mechanics(key)}
+
+
+def _value(key: str, job: JobRecord, given: Mapping[str, str], leaves: Mapping[str, Any]) -> str:
+    if key in given:
+        return given[key]
+    if key in job.choices:
+        return job.choices[key]
+    return text(leaves[key]) if key in leaves else NONE
+
+
+def _place(key: str) -> tuple[int, int]:
+    if is_seed(key):
+        return len(FIRST) + 1, 0
+    return (FIRST.index(key) if key in FIRST else len(FIRST)), 0
+
+
+def text(value: Any) -> str:
+    """A setting as one would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(text(item) for item in value) + "]"
+    return NONE if value is None else str(value)
+
+
+def loss(config: Mapping[str, Any]) -> str:
+    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both; empty where nothing tells."""
+    weights = config.get("distill", {})
+    parts = [name for name in ("squarehead", "kd") if weights.get(name)]
+    return "+".join(parts) or ("ce" if weights.get("ce") else "")
+
+
+def common(jobs: Sequence[JobRecord]) -> dict[str, str]:
+    """What all jobs share, in a few words each; what differs is left out."""
+    told = [_described(job) for job in jobs if job.config]
+    if not told:
+        return {}
+    return {key: value for key, value in told[0].items() if value and all(other.get(key) == value for other in told)}
+
+
+def common_settings(jobs: Sequence[JobRecord]) -> dict[str, str]:
+    """Every option that all jobs have alike, dotted."""
+    told = [{key: text(value) for key, value in flatten(job.config).items()} for job in jobs if job.config]
+    if not told:
+        return {}
+    return {key: value for key, value in told[0].items() if all(other.get(key) == value for other in told)}
+
+
+def _described(job: JobRecord) -> dict[str, str]:
+    at = job.config
+    model, data, prune = at.get("model", {}), at.get("data", {}), at.get("prune", {})
+    calibrate, quantize = at.get("calibrate", {}), at.get("quantize", {})
+    dense = at.get("dense", {})
+    return {
+        "experiment": job.choices.get("experiment", ""),
+        "model": " ".join(filter(None, [source(model), model.get("revision", "")])),
+        "family": model.get("family", ""),
+        "data": " ".join(filter(None, [source(data), data.get("subset", "")])),
+        "dense fine-tuning": "none" if dense.get("skip") else _budget(dense.get("training", {})),
+        "sparsity": text(at["sparsity"]) if "sparsity" in at else "",
+        "pruning": " ".join(filter(None, [prune.get("method", ""), prune.get("pattern", "")])),
+        "calibration": _counts(calibrate, samples="samples", length="tokens"),
+        "schedule": " ".join(
+            filter(None, [at.get("schedule", {}).get("kind", ""), _levels(at.get("schedule", {}))])
+        ),
+        "loss": loss(at),
+        "fine-tuning": _budget(at.get("finetune", {})),
+        "int8": "none" if quantize.get("scheme") == "none" else _int8(quantize),
+        "seed": text(at["seed"]) if "seed" in at else "",
+        "threads": text(at["threads"]) if "threads" in at else "",
+    }  # fmt: skip
+
+
+def source(section: Mapping[str, Any]) -> str:
+    """A path without the digest of its package."""
+    described = section.get("scratch") or {}
+    return str(described.get("label") or section.get("path", "")).partition("#")[0]
+
+
+def _budget(training: Mapping[str, Any]) -> str:
+    if not training:
+        return ""
+    length = f"{training.get('steps')} steps" if training.get("steps") else f"{text(training.get('epochs'))} epochs"
+    if length in ("0 epochs", "None steps"):
+        return "none"
+    return (
+        f"{length} of {training.get('batch_size')} × {training.get('sequence_length')} tokens at most, "
+        f"{training.get('optimizer', 'adamw')}, lr {text(training.get('lr'))} {training.get('decay')}, "
+        f"{training.get('precision')}"
+    )
+
+
+def _levels(schedule: Mapping[str, Any]) -> str:
+    return text(schedule["levels"]) if schedule.get("levels") else ""
+
+
+def _int8(quantize: Mapping[str, Any]) -> str:
+    return f"{quantize.get('scheme')}, smooth {text(quantize.get('smooth'))}" if quantize else ""
+
+
+def _counts(section: Mapping[str, Any], **names: str) -> str:
+    return " × ".join(f"{text(section[key])} {name}" for key, name in names.items() if key in section)

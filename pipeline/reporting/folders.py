@@ -1,0 +1,226 @@
+"""The jobs of a run or sweep as they lie on disk: what was asked of each, what was planned, how far it came.
+
+A folder of a job, from its beginning to its end, holds: `.hydra/` (its command), job.json and plan.json, summary.json.
+A sweep's folder holds one for each job, and `sweep.json`, which lists them before the first begins.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+
+from pipeline.contracts import UserError
+from pipeline.job import RECORD
+
+SWEEP = "sweep.json"
+SUMMARY = "summary.json"
+PLAN = "plan.json"
+State = Literal["done", "failed", "unfinished", "not planned", "missing"]
+"""unfinished: running, killed or interrupted. not planned: it ended before it had a plan. missing: it never began."""
+PROGRAM = "python -m pipeline"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a job: what was planned, and what became of it."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    inputs: dict[str, str] | None = None
+    """Role -> fingerprint; None where no plan tells."""
+    status: str = ""
+    """As in the summary; empty where there is none (yet)."""
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What a job left in its folder."""
+
+    folder: Path
+    name: str
+    sweep: str
+    state: State
+    told: str
+    """Why it is not done, in one line."""
+    dials: dict[str, str]
+    config: dict[str, Any]
+    overrides: list[str]
+    """Of its command line, without Hydra's own."""
+    choices: dict[str, str]
+    """Group -> option, as composed."""
+    environment: dict[str, Any]
+    nodes: dict[str, Node]
+
+    @property
+    def command(self) -> str:
+        """The line that runs this job alone."""
+        return shlex.join([*PROGRAM.split(), *self.overrides])
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run or a sweep."""
+
+    path: Path
+    jobs: list[JobRecord]
+    command: str
+    """The line that made it, and makes it again."""
+    started: str
+    """ISO 8601; empty where nothing tells."""
+
+
+def newest(runs: Path) -> Path:
+    """The newest folder of a run or sweep that has come to something. Raises UserError if there is none."""
+    folders = [*runs.glob("jobs/*"), *runs.glob("sweeps/*")]
+    told = [folder for folder in folders if any(any(folder.rglob(name)) for name in (SUMMARY, SWEEP))]
+    if not told:
+        raise UserError(f"no run has finished under {runs.resolve()}; `make run` makes one", "runs")
+    return max(told, key=lambda folder: folder.name)
+
+
+def read(path: Path) -> Folder:
+    """Raises UserError for a folder that is none of a run or sweep."""
+    if not path.is_dir():
+        raise UserError(f"no folder {path}; expected the folder of a run or sweep", "FOLDER")
+    listed = _json(path / SWEEP)
+    places = [path] if _is_job(path) else sorted(filter(_is_job, path.iterdir()), key=_number)
+    asked = {str(job["num"]): job for job in listed.get("jobs", [])}
+    jobs = [_job(place, asked.get(place.name, {})) for place in places]
+    jobs += [_never_began(path, job) for num, job in asked.items() if not any(place.name == num for place in places)]
+    if not jobs:
+        raise UserError(f"no job in {path}; expected the folder of a run or sweep, or nothing for the newest", "FOLDER")
+    jobs.sort(key=lambda job: _number(job.folder))
+    command = shlex.join(listed["command"]) if listed.get("command") else _command(path, jobs[0])
+    return Folder(path, jobs, command, listed.get("started", "") or _started(path))
+
+
+def runs_of(path: Path, otherwise: Path) -> Path:
+    """The folder of results that a run or sweep belongs to: the nearest above it with a store."""
+    return next((above for above in path.resolve().parents if (above / "store").is_dir()), otherwise)
+
+
+def _is_job(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in (RECORD, PLAN, SUMMARY, ".hydra"))
+
+
+def _number(place: Path) -> tuple[int, str]:
+    return len(place.name), place.name
+
+
+def _job(folder: Path, asked: Mapping[str, Any]) -> JobRecord:
+    record = _json(folder / RECORD)
+    overrides = [str(line) for line in _yaml(folder / ".hydra" / "overrides.yaml") or asked.get("overrides", [])]
+    dials = record.get("dials") or dict(line.partition("=")[::2] for line in overrides)
+    nodes = _nodes(_json(folder / PLAN).get("nodes", asked.get("nodes", {})), _json(folder / SUMMARY))
+    state, told = _state(folder, nodes)
+    return JobRecord(
+        folder=folder,
+        name=record.get("name") or asked.get("name") or " ".join(overrides) or "defaults",
+        sweep=record.get("sweep", ""),
+        state=state,
+        told=told,
+        dials=dials,
+        config=record.get("config", {}),
+        overrides=overrides,
+        choices=_choices(folder),
+        environment=record.get("environment", {}),
+        nodes=nodes,
+    )
+
+
+def _never_began(sweep: Path, asked: Mapping[str, Any]) -> JobRecord:
+    overrides = [str(line) for line in asked.get("overrides", [])]
+    dials = dict(line.partition("=")[::2] for line in overrides)
+    nodes = _nodes(asked.get("nodes", {}), {})
+    folder = sweep / str(asked["num"])
+    return JobRecord(
+        folder, asked.get("name", ""), sweep.name, "missing", "never began", dials, {}, overrides, {}, {}, nodes
+    )
+
+
+def _nodes(planned: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]]) -> dict[str, Node]:
+    """Those of the plan, in its order, with what the summary says of them."""
+    found = {}
+    for name in [*planned, *(name for name in summary if name not in planned)]:
+        plan, became = planned.get(name, {}), summary.get(name, {})
+        sources = plan.get("inputs")
+        inputs = None
+        if sources is not None and all(source in planned for source in sources.values()):
+            inputs = {role: str(planned[source]["fingerprint"]) for role, source in sources.items()}
+        found[name] = Node(
+            name=name,
+            stage=str((became or plan)["stage"]),
+            fingerprint=str((became or plan)["fingerprint"]),
+            inputs=inputs,
+            status="unneeded" if plan.get("status") == "unneeded" and not became else became.get("status", ""),
+            seconds=became.get("seconds", 0.0),
+            metrics=became.get("metrics", {}),
+            error=became.get("error", ""),
+        )
+    return found
+
+
+def _state(folder: Path, nodes: Mapping[str, Node]) -> tuple[State, str]:
+    if broken := [name for name in (RECORD, PLAN, SUMMARY) if (folder / name).exists() and not _json(folder / name)]:
+        return "unfinished", f"{broken[0]} cannot be read"
+    if not nodes:
+        return "not planned", "ended before it was planned: its configuration was refused, or it was interrupted"
+    if failed := [node for node in nodes.values() if node.status == "failed"]:
+        return "failed", f"{failed[0].name}: {failed[0].error}"
+    if not (folder / SUMMARY).exists():
+        return "unfinished", ""
+    if left := [node.name for node in nodes.values() if node.status in ("", "not run")]:
+        return "unfinished", f"interrupted at {left[0]}"
+    return "done", ""
+
+
+def _choices(folder: Path) -> dict[str, str]:
+    composed = _yaml(folder / ".hydra" / "hydra.yaml")
+    found = composed.get("hydra", {}).get("runtime", {}).get("choices", {}) if isinstance(composed, dict) else {}
+    return {key: str(value) for key, value in found.items() if "/" not in key and value is not None}
+
+
+def _command(path: Path, first: JobRecord) -> str:
+    """From Hydra's record of the sweep, or the job's own."""
+    recorded = _yaml(path / "multirun.yaml")
+    if not recorded:
+        return first.command
+    given = recorded["hydra"]["overrides"]
+    hydras = [line for line in given["hydra"] if not line.startswith("hydra.mode=")]
+    return shlex.join([*PROGRAM.split(), "-m", *hydras, *given["task"]])
+
+
+def _started(path: Path) -> str:
+    """Folders are named by the time: 20261122-090107-532035."""
+    day, _, rest = path.name.partition("-")
+    time = rest.partition("-")[0]
+    if len(day) == 8 and len(time) == 6 and (day + time).isdigit():
+        return f"{day[:4]}-{day[4:6]}-{day[6:]}T{time[:2]}:{time[2:4]}:{time[4:]}"
+    return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Empty if it is missing or unreadable."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _yaml(path: Path) -> Any:
+    """Empty if it is missing or unreadable; interpolations stay as they are."""
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -1,0 +1,62 @@
+"""report.html: one file that needs nothing else, for the screen, light or dark, and for paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.reporting import choices, dag, glance, quality_figures, tables, training_figures
+from pipeline.reporting.cells import EMPTY, name_of
+from pipeline.reporting.study import Study, state
+
+SHORT = 8
+"""Digits of a fingerprint that the page shows."""
+
+
+def html(study: Study) -> str:
+    environment = Environment(
+        loader=PackageLoader("pipeline.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    told = {table.name: table for table in tables.everything(study)}
+    states = [state(job, study.results) for job in study.jobs]
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        tables=told,
+        plots=_plots(study),
+        findings=glance.findings(study),
+        common=choices.common(study.jobs),
+        settings=choices.common_settings(study.jobs),
+        states=_counted(states),
+        metric=name_of(study.metric) if study.metric else "",
+        empty=EMPTY,
+        short=lambda prints: ", ".join(fingerprint[:SHORT] for fingerprint in prints),
+    )
+
+
+def _plots(study: Study) -> Mapping[str, Any]:
+    others = [name for name in study.metrics if name != study.metric]
+    drawn = {
+        "quality": quality_figures.quality_over_sparsity(study, study.metric) if study.metric else None,
+        "others": [svg for name in others if (svg := quality_figures.quality_over_sparsity(study, name))],
+        "recovery": quality_figures.recovery_over_sparsity(study),
+        "pareto": quality_figures.pareto(study),
+        "training": training_figures.training(study),
+        "layers": training_figures.layers(study),
+        "times": training_figures.times(study),
+        "dag": dag.draw(study.groups, len(study.jobs)) if study.groups else None,
+    }
+    return {name: [Markup(svg) for svg in found] if isinstance(found, list) else Markup(found) if found else None
+            for name, found in drawn.items()}  # fmt: skip
+
+
+def _counted(states: list[str]) -> dict[str, int]:
+    """By the first word: done 11, failed 1."""
+    counted: dict[str, int] = {}
+    for told in states:
+        word = told.partition(":")[0]
+        counted[word] = counted.get(word, 0) + 1
+    return counted

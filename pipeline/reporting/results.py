@@ -1,0 +1,132 @@
+"""Stored results of jobs, read once each. What a job says it has and the store has not is remembered as lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts import UserError
+from pipeline.log import CURVES
+from pipeline.reporting.folders import JobRecord, Node, runs_of
+from pipeline.store import SHORT, Entry, Store
+
+WEIGHTS = ("model", "masks")
+"""Beginnings of the names of files that are a checkpoint's weights."""
+CACHED = ("model", "data")
+"""Stages whose results are in the user's cache: copies of sources, that may be cleared and are fetched again."""
+NONE_DONE = ("", "failed", "not run", "unneeded")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result, or, where the store has lost it (`folder` is None), what the job's summary kept of it."""
+
+    stage: str
+    fingerprint: str
+    inputs: dict[str, str]
+    metrics: dict[str, float]
+    seconds: float
+    folder: Path | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the result; None if it has none of that name."""
+        path = self.folder / name if self.folder else None
+        return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of what the stage logged under that name."""
+        path = self.folder / CURVES if self.folder else None
+        if path is None or not path.exists():
+            return []
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [(row["step"], row["metrics"][metric]) for row in rows if metric in row["metrics"]]
+
+    @property
+    def weight_files_bytes(self) -> int | None:
+        """Of a checkpoint on disk: weights and masks, without tokenizers. None where it is no checkpoint or is lost."""
+        files = self.meta.get("files", {})
+        sizes = [facts["bytes"] for name, facts in files.items()
+                 if name.startswith(WEIGHTS) and name.endswith(".safetensors")]  # fmt: skip
+        return sum(sizes) or None
+
+
+class Results:
+    """Of all jobs of a report. Reads stores, never writes them."""
+
+    def __init__(self, jobs: Iterable[JobRecord], runs: Path | None, otherwise: Path) -> None:
+        """`runs`: the folder that holds the store; None: the nearest above each job."""
+        self.stores: list[Store] = []
+        self._found: dict[tuple[str, str], Result] = {}
+        self.lost: dict[tuple[str, str], str] = {}
+        """(stage, fingerprint) -> what is wrong with a result that some job had."""
+        for job in jobs:
+            self._add(Store((runs or runs_of(job.folder, otherwise)) / "store"))
+            if cache := job.config.get("cache", {}).get("folder"):
+                self._add(Store(Path(cache) / "store"))
+        self.working = {name for store in self.stores for name in _working(store)}
+        """`<stage>-<first digits of the fingerprint>` of what processes are making now."""
+
+    def of(self, node: Node) -> Result | None:
+        """None where there is none (yet)."""
+        key = node.stage, node.fingerprint
+        if key not in self._found and (found := self._read(node)):
+            self._found[key] = found
+        return self._found.get(key)
+
+    def by_fingerprint(self, fingerprint: str) -> Result | None:
+        """One that was read before."""
+        return next((found for (_, print_), found in self._found.items() if print_ == fingerprint), None)
+
+    def all(self) -> list[Result]:
+        return list(self._found.values())
+
+    def is_working(self, node: Node) -> bool:
+        return f"{node.stage}-{node.fingerprint[:SHORT]}" in self.working
+
+    def ancestors(self, fingerprint: str) -> list[Result]:
+        """A result and all that it was made of, as far as it was read."""
+        seen: dict[str, Result] = {}
+        waiting = [fingerprint]
+        while waiting:
+            found = self.by_fingerprint(waiting.pop())
+            if found and found.fingerprint not in seen:
+                seen[found.fingerprint] = found
+                waiting += found.inputs.values()
+        return list(seen.values())
+
+    def _add(self, store: Store) -> None:
+        if all(known.root.resolve() != store.root.resolve() for known in self.stores):
+            self.stores.append(store)
+
+    def _read(self, node: Node) -> Result | None:
+        damage = ""
+        for store in self.stores:
+            try:
+                entry = store.find(node.stage, node.fingerprint)
+                damage = damage or store.damage(node.stage, node.fingerprint)
+            except UserError as error:  # another result has its folder
+                damage = str(error)
+                continue
+            if entry:
+                return _result(entry)
+        if node.status in NONE_DONE and not damage:
+            return None
+        if node.stage not in CACHED:
+            self.lost[node.stage, node.fingerprint] = damage or "not in the store any more"
+        return Result(node.stage, node.fingerprint, node.inputs or {}, node.metrics, node.seconds)
+
+
+def _result(entry: Entry) -> Result:
+    meta = entry.meta
+    return Result(
+        entry.stage, entry.fingerprint, meta["inputs"], meta["metrics"], meta["seconds"], entry.path, meta
+    )  # fmt: skip
+
+
+def _working(store: Store) -> set[str]:
+    there = {path.name for path in store.root.glob(".scratch/*")}
+    return there - {path.name for path in store.scratch()} if there else set()

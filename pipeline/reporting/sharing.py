@@ -1,0 +1,112 @@
+"""The DAG of all jobs at once: which stages ran once for how many jobs, and what that saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.reporting.folders import JobRecord, Node
+from pipeline.reporting.results import Results
+
+LADDER = "prune, fine-tune"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of all jobs that have the same part in the DAG."""
+
+    name: str
+    layer: int
+    """Its place from the sources on, 0 first."""
+    inputs: tuple[str, ...]
+    """Names of groups; without those that another input has come by already."""
+    results: int
+    """Distinct ones that were asked for."""
+    there: int
+    """Of those, how many are stored (or were, when a job ended)."""
+    jobs: int
+    """That asked for one."""
+    uses: int
+    """How often they did: a ladder asks for one at each rung."""
+    made: int
+    """How many were made by these jobs; the others were there from earlier."""
+    seconds: float
+    """Of making each once."""
+    saved: float
+    """Seconds that making them again for each job would have cost."""
+    fingerprints: tuple[str, ...]
+
+
+def collect(jobs: Sequence[JobRecord], results: Results) -> list[Group]:
+    """In an order in which they can run."""
+    ladders = any(sum(node.stage == "finetune" for node in job.nodes.values()) > 1 for job in jobs)
+    members: dict[str, list[Node]] = {}
+    edges: dict[str, dict[str, None]] = {}
+    askers: dict[str, set[int]] = {}
+    for at, job in enumerate(jobs):
+        wanted = {name: node for name, node in job.nodes.items() if node.status != "unneeded"}
+        named = {node.fingerprint: _group(node, ladders) for node in wanted.values()}
+        for node in wanted.values():
+            group = named[node.fingerprint]
+            members.setdefault(group, []).append(node)
+            askers.setdefault(group, set()).add(at)
+            found = results.of(node)
+            sources = (node.inputs if node.inputs is not None else found.inputs if found else {}).values()
+            edges.setdefault(group, {}).update({named[s]: None for s in sources if s in named and named[s] != group})
+    groups = [_summed(name, nodes, len(askers[name]), edges, results) for name, nodes in members.items()]
+    return sorted(groups, key=lambda group: group.layer)
+
+
+def _group(node: Node, ladders: bool) -> str:
+    """Rungs of a ladder take turns, so pruning and fine-tuning are one part there."""
+    if node.name.startswith("one_shot"):
+        return "one-shot" if node.stage == "prune" else "evaluate one-shot"
+    if node.stage in ("prune", "finetune"):
+        return LADDER if ladders else {"prune": "prune", "finetune": "fine-tune"}[node.stage]
+    names = {
+        "dense_eval": "evaluate dense",
+        "dense_eval_q": "evaluate dense int8",
+        "evaluate_q": "evaluate int8",
+        "quantize_dense": "quantize dense",
+        "model": "model",
+    }
+    if node.stage == "evaluate" and node.name not in names and node.name != "evaluate":
+        return "evaluate rungs"
+    return names.get(node.name, node.stage)
+
+
+def _summed(
+    name: str, nodes: Sequence[Node], jobs: int, edges: Mapping[str, Mapping[str, None]], results: Results
+) -> Group:
+    uses: dict[str, int] = {}
+    for node in nodes:
+        uses[node.fingerprint] = uses.get(node.fingerprint, 0) + 1
+    stored = {node.fingerprint: found for node in nodes if (found := results.of(node))}
+    return Group(
+        name=name,
+        layer=_layer(name, edges),
+        inputs=tuple(source for source in edges.get(name, ()) if not _is_implied(source, name, edges)),
+        results=len(uses),
+        there=len(stored),
+        jobs=jobs,
+        uses=len(nodes),
+        made=len({node.fingerprint for node in nodes if node.status == "done"}),
+        seconds=sum(found.seconds for found in stored.values()),
+        saved=sum(found.seconds * (uses[print_] - 1) for print_, found in stored.items()),
+        fingerprints=tuple(uses),
+    )
+
+
+def _is_implied(source: str, name: str, edges: Mapping[str, Mapping[str, None]]) -> bool:
+    """Whether an input of a part is one of another input of it, at whatever distance."""
+    waiting = [other for other in edges[name] if other != source]
+    while waiting:
+        above = edges.get(waiting.pop(), {})
+        if source in above:
+            return True
+        waiting += above
+    return False
+
+
+def _layer(name: str, edges: Mapping[str, Mapping[str, None]]) -> int:
+    return 1 + max((_layer(source, edges) for source in edges.get(name, ())), default=-1)

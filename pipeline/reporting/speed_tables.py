@@ -1,0 +1,91 @@
+"""Tables of speed: what gains it, and every backend as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
+from pipeline.reporting.speeds import STEPS
+from pipeline.reporting.study import Study
+
+STEP_LABELS = {
+    "runtime": "our runtime",
+    "int8": "× int8",
+    "zeros": "× zeros",
+    "int8 head": "× int8 head",
+}
+FIGURES = {
+    "prefill_ms": "prefill ms",
+    "weight_bytes": "MB a token",
+    "real_time_factor": "real-time factor",
+    "beam_tokens_per_second": "beam tokens/s",
+}
+"""Of a benchmark's row, beside its decoding -> what they are called."""
+
+
+def shares(study: Study) -> Table:
+    rows = []
+    for share in study.shares:
+        cells = options(share.dials)
+        for step, factor in share.steps.items():
+            if factor is not None:
+                cells[step] = Cell(f"{factor:.2f}", factor, None, (share.benchmark,))
+        cells["total"] = Cell(f"{share.total:.2f} {share.total_backend}", share.total, None, (share.benchmark,))
+        rows.append(cells)
+    columns = [
+        *option_columns(study.columns),
+        *(Column(step, STEP_LABELS[step], weight=8) for step, _, _ in STEPS),
+        Column("total", "in all", weight=10),
+    ]
+    note = (
+        "Factors of decoding speed, from torch fp32 of the dense model on, each of two rows that were measured in the "
+        "same rounds: what our runtime gains in fp32 without zeros, what int8 gains on the dense model, what zeros "
+        "gain at int8, and what an int8 head adds."
+    )
+    return table("shares", "What gains the speed", columns, rows, note)
+
+
+def backends(study: Study) -> Table:
+    rows = []
+    for row in study.speeds:
+        cells = options(row.dials) | {"backend": Cell(row.backend), "told": Cell(row.told)}
+        for side, found in (("dense", row.dense), ("sparse", row.sparse)):
+            cells |= dict(_measured(side, found, row.benchmark)) if found else {f"{side}_rate": Cell("n/a")}
+        rows.append(cells)
+    columns = [
+        *option_columns(study.columns),
+        Column("backend", "backend", number=False, weight=10),
+        Column("dense_rate", "dense, tokens/s", weight=5),
+        Column("dense_over", "×", weight=8),
+        Column("sparse_rate", "sparse, tokens/s", weight=6),
+        Column("sparse_over", "×", weight=8),
+        Column("sparse_own", "sparse / dense", weight=7),
+    ]
+    for key, text in FIGURES.items():
+        columns += [Column(f"dense_{key}", f"{text}, dense"), Column(f"sparse_{key}", f"{text}, sparse")]
+    columns.append(Column("told", "note", number=False))
+    notes = [
+        "×: over torch fp32 of the dense model in the same rounds. sparse / dense: the same backend, zeros alone. In "
+        "brackets the slowest and the fastest round. MB a token: weights read for each decoded token."
+    ]
+    for at in study.machines:
+        threads = f"{at.threads} thread{'s' * (at.threads != 1)}"
+        notes.append(f"{at.cpu}, {threads}, batch 1, {at.workload}, medians of {at.rounds} interleaved rounds.")
+    return table("speeds", "Speed of every backend", columns, rows, *notes)
+
+
+def _measured(side: str, found: Mapping[str, Any], benchmark: str) -> Iterator[tuple[str, Cell]]:
+    at = (benchmark,)
+    rate, low, high = (found[f"decode_tokens_per_second{end}"] for end in ("", "_min", "_max"))
+    yield f"{side}_rate", Cell(f"{rate:.3g} ({low:.3g}–{high:.3g})", rate, None, at)
+    ratios = {"over": found["decode_speedup"]["torch_fp32_dense"]}
+    if side == "sparse":
+        ratios["own"] = found["decode_speedup"].get("same_backend_dense")
+    for name, ratio in ratios.items():
+        if ratio is not None:
+            yield f"{side}_{name}", Cell(f"{ratio:.2f}", ratio, None, at)
+    for key in FIGURES:
+        if found.get(key) is not None:
+            told = found[key] / 1e6 if key == "weight_bytes" else found[key]
+            yield f"{side}_{key}", Cell(f"{told:.3g}", found[key], None, at)

