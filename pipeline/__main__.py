@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipeline import cpu, plots
+from pipeline import plots, sweep_state
 from pipeline.contracts import UserError
 from pipeline.graph import build, resolve
-from pipeline.job import Job
+from pipeline.job import SUMMARY, Job
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
+from pipeline.sweep import Sweep, SweepJob, add_job, dials, is_done, name_of, read_shared
+from pipeline.sweep_start import StoppedError, SweepStart, failures, settled
+from pipeline.sweep_tables import show_end, show_job_end
 from pipeline.table import (
     show_benchmark,
     show_outcomes,
@@ -44,90 +48,100 @@ class JobFailedError(Exception):
 def run_job(composed: DictConfig) -> None:
     """One job, single or of a sweep. Raises JobFailedError or UserError."""
     hydra_config = HydraConfig.get()
-    jobs = _parallel_jobs(hydra_config)
     console = table_console()
-    try:
-        config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), jobs)  # type: ignore[arg-type]
-        graph = build(config)
-        stores = Stores.of(config)
-        plan = make_plan(config, graph, stores)
-    except UserError as error:
-        if hydra_config.mode == RunMode.MULTIRUN:  # the other jobs go on, so say it now
-            console.print(f"[red]✗ job {hydra_config.job.num}[/]: {error}", highlight=False, soft_wrap=True)
-            raise JobFailedError from None
-        raise
     folder = Path(hydra_config.runtime.output_dir)
+    sweep = _sweep(hydra_config)
+    threads_among = max(sweep.parallel, 1) if sweep else 1
+    config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), threads_among)  # type: ignore[arg-type]
+    graph = build(config)
+    stores = Stores.of(config)
+    plan = make_plan(config, graph, stores)
     if config.dry_run:
         show_plan(plan, console)
         show_warnings(plan, console)
         return
+    job = _job(config, hydra_config, sweep)
+    if sweep:
+        if is_done(folder):
+            console.print(f"[cyan]job {hydra_config.job.num}[/] {job.name}: done before", highlight=False)
+            return
+        console.print(f"[bold]job {hydra_config.job.num}[/] {job.name}", highlight=False)
+        plan = settled(plan, read_shared(sweep.folder), stores)
+    (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt
     write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
     show_warnings(plan, console)
-    if jobs > 1 and config.benchmark.enabled:
+    if threads_among > 1 and config.benchmark.enabled:
         console.print("[yellow]! jobs run side by side: their benchmarks disturb each other[/]", highlight=False)
-    _run(config, plan, stores, folder, console, hydra_config, bars=jobs == 1)
+    _run(job, config, plan, stores, console, bars=threads_among == 1, failed=failures(sweep.folder) if sweep else {})
+
+
+def _sweep(hydra_config: Any) -> Sweep | None:
+    """The sweep that this job belongs to; with the job in its record, if its sweeper thought of it only now."""
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return None
+    folder = Path(hydra_config.sweep.dir).absolute()
+    sweep = Sweep.read(folder)
+    if sweep.job(hydra_config.job.num):
+        return sweep
+    overrides = list(hydra_config.overrides.task)
+    chosen = dials(overrides, list(OmegaConf.load(folder / "multirun.yaml").hydra.overrides.task))
+    add_job(folder, SweepJob(hydra_config.job.num, name_of(chosen), overrides, chosen))
+    return Sweep.read(folder)
+
+
+def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:
+    planned = sweep.job(hydra_config.job.num) if sweep else None
+    chosen = planned.dials if planned else dials(list(hydra_config.overrides.task))
+    return Job(
+        name=name_of(chosen),
+        sweep=sweep.id if sweep else "",
+        folder=Path(hydra_config.runtime.output_dir),
+        config=config.model_dump(mode="json"),
+        dials=chosen,
+        choices={
+            group: str(option)
+            for group, option in hydra_config.runtime.choices.items()
+            if option is not None and not group.startswith(("hydra/", "tracking"))
+        },
+    )
 
 
 def _run(
-    config: Config, plan: Plan, stores: Stores, folder: Path, console: Console, hydra_config: Any, bars: bool
+    job: Job, config: Config, plan: Plan, stores: Stores, console: Console, bars: bool, failed: Mapping[str, str]
 ) -> None:
     # before torch is first imported: it reads its thread count once
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
 
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else ""
-    dials = _dials(hydra_config)
-    name = " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"
-    job = Job(name=name, sweep=sweep, folder=folder, config=config.model_dump(mode="json"), dials=dials)
+    folder = job.folder
     tracker = open_tracker(
         config.tracking, Path(config.runs), job, config.threads, lambda line: console.print(f"[yellow]! {line}[/]")
     )
     outcomes: Outcomes = {}
     ok = False
     try:
-        run_plan(plan, config, stores, tracker, console, folder, bars, outcomes)
+        run_plan(plan, config, stores, tracker, console, folder, bars, outcomes, failed)
         ok = all(outcome.status not in ("failed", "not run") for outcome in outcomes.values())
     finally:
-        write_json(summary(outcomes), folder / "summary.json")
+        write_json(summary(outcomes), folder / SUMMARY)
         plot = plots.quality_speed(summary(outcomes), stores.runs, folder)
         try:
             tracker.finish(summary(outcomes), ok)
         except UserError as lost:
             ok = False
             console.print(f"[red]✗ tracking[/]: {lost}", highlight=False, soft_wrap=True)
-    show_outcomes(outcomes, console)
-    show_quality(outcomes, console)
-    show_benchmark(outcomes, stores.runs, console)
-    console.print(f"artifacts  {stores.runs.root}\nrecord     {folder / 'summary.json'}", highlight=False)
-    if plot:
-        console.print(f"plot       {plot}", highlight=False)
-    if config.tracking.enabled:
-        console.print("dashboard  make dashboard", highlight=False)
+    if job.sweep:
+        show_job_end(job.name, summary(outcomes), console)
+    else:
+        show_outcomes(outcomes, console)
+        show_quality(outcomes, console)
+        show_benchmark(outcomes, stores.runs, console)
+        console.print(f"artifacts  {stores.runs.root}\nrecord     {folder / 'summary.json'}", highlight=False)
+        if plot:
+            console.print(f"plot       {plot}", highlight=False)
+        if config.tracking.enabled:
+            console.print("dashboard  make dashboard", highlight=False)
     if not ok:
         raise JobFailedError
-
-
-def _parallel_jobs(hydra_config: Any) -> int:
-    """How many jobs of a sweep share this machine."""
-    if hydra_config.mode != RunMode.MULTIRUN:
-        return 1
-    if not str(hydra_config.launcher._target_).endswith("JoblibLauncher"):
-        return 1
-    asked = int(hydra_config.launcher.n_jobs)
-    return asked if asked > 0 else cpu.cores()
-
-
-MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads")
-"""Options that say how a job runs, not what it finds out; they do not name it."""
-
-
-def _dials(hydra_config: Any) -> dict[str, str]:
-    """The overrides that make this job what it is: of a sweep, those that differ among its jobs."""
-    given = [line for line in hydra_config.overrides.task if not line.lstrip("+~").startswith(MECHANICS)]
-    record = Path(hydra_config.sweep.dir) / "multirun.yaml"
-    if hydra_config.mode == RunMode.MULTIRUN and record.exists():
-        common = OmegaConf.load(record).hydra.overrides.task
-        given = [line for line in given if line not in common] or given
-    return {key: value for key, _, value in (line.partition("=") for line in given)}
 
 
 def main() -> None:
@@ -138,14 +152,17 @@ def main() -> None:
         try:
             run_job(composed)
         except (JobFailedError, UserError) as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
             failed.append(error)  # raised, it would come out with a line of Hydra's before it
+            if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
+                print(f"squarehead: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
 
     try:
-        hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
-    except JobFailedError as error:
-        failed.append(error)
+        try:
+            hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
+        except StoppedError as stopped:
+            raise stopped.__cause__ or stopped from None
+    except UserError as error:
+        sys.exit(f"squarehead: {error}")
     except OverrideParseException as error:
         quoted = """quote a value that holds = or other signs: 'key="value"'"""
         sys.exit(f"squarehead: {error.override}: not in the form key=value ({quoted})")
@@ -154,6 +171,10 @@ def main() -> None:
         sys.exit(f"squarehead: {first} (python -m pipeline --help lists groups and options)")
     except KeyboardInterrupt:
         sys.exit("squarehead: interrupted; finished stages are stored, the same line continues")
+    if SweepStart.begun:
+        state = sweep_state.read(Sweep.read(SweepStart.begun.folder))
+        show_end(state, table_console())
+        sys.exit(0 if state.status == "done" and not failed else 1)
     if failed:
         sys.exit(1 if isinstance(failed[0], JobFailedError) else f"squarehead: {failed[0]}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "job.json"
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Job:
     """The overrides that make this job what it is."""
     environment: dict[str, Any] = field(default_factory=dict)
     """What it runs in (`pipeline.environment`)."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """Group -> option, as composed: `distill` -> `ce`."""
+    process: str = ""
+    """Which runs it, or ran it (`pipeline.process`)."""
 
     @property
     def key(self) -> str:
@@ -44,21 +49,24 @@ class Job:
 
 def ended_jobs(runs: Path) -> list[Job]:
     """Jobs that came to an end, the earliest first."""
-    folders = [path.parent for place in ("sweeps", "jobs") for path in (runs / place).rglob("summary.json")]
+    folders = [path.parent for place in ("sweeps", "jobs") for path in (runs / place).rglob(SUMMARY)]
     jobs = [Job.read(folder) for folder in folders if (folder / RECORD).exists()]
     return sorted(jobs, key=ended_at)
 
 
 def ended_at(job: Job) -> float:
     """Seconds since the epoch."""
-    return (job.folder / "summary.json").stat().st_mtime
+    return (job.folder / SUMMARY).stat().st_mtime
 
 
 def started_at(job: Job) -> float:
     return (job.folder / RECORD).stat().st_mtime
 
 
-def read_summary(job: Job) -> dict[str, dict[str, Any]]:
-    """{node: {stage, fingerprint, status, seconds, metrics}} of a job that came to an end."""
-    found: dict[str, dict[str, Any]] = json.loads((job.folder / "summary.json").read_text(encoding="utf-8"))
+def read_summary(folder: Path) -> dict[str, dict[str, Any]]:
+    """{node: {stage, fingerprint, status, seconds, metrics, error}}; empty for a job that did not come to its end."""
+    try:
+        found: dict[str, dict[str, Any]] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     return found

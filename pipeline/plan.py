@@ -69,8 +69,9 @@ class Planned:
 Plan = dict[str, Planned]
 
 
-def make_plan(config: Config, graph: Graph, stores: Stores) -> Plan:
-    """A decision for every node of a resolved configuration's graph (`graph.resolve`, `graph.build`).
+def make_plan(config: Config, graph: Graph, stores: Stores, reasons: bool = True) -> Plan:
+    """A decision for every node of a resolved configuration's graph (`graph.resolve`, `graph.build`). Without
+    `reasons` it does not look for what a missing result differs in from stored ones, which takes time.
 
     Raises UserError for unknown names in `until` and `force`, and for sources that cannot be identified.
     """
@@ -80,11 +81,11 @@ def make_plan(config: Config, graph: Graph, stores: Stores) -> Plan:
     plan: Plan = {}
     for name, node in graph.items():
         if name in wanted:
-            plan[name] = _decide(node, plan, config, stores)
+            plan[name] = _decide(node, plan, config, stores, reasons)
     return _drop_unneeded(plan)
 
 
-def _decide(node: Node, plan: Plan, config: Config, stores: Stores) -> Planned:
+def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: bool) -> Planned:
     spec = STAGES[node.stage]
     described = _described(node)
     inputs = {role: plan[source].fingerprint for role, source in node.inputs.items()}
@@ -103,7 +104,7 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores) -> Planned:
     if entry is None:
         if damage := store.damage(node.stage, key):
             return planned("run", f"the stored result is damaged: {damage}", replace=True)
-        return planned("run", _why_missing(node, spec, described, inputs, store))
+        return planned("run", _why_missing(node, spec, described, inputs, store) if reasons else "not stored")
     if entry.meta.get("code") != code_digest(spec.module):
         if config.cache.code == "strict":
             return planned("run", "its code changed since (cache.code=strict)", replace=True)

@@ -43,7 +43,7 @@ def _is_closed(view: View, job: Job) -> bool:
 
 
 def _close(view: View, job: Job, runs: Path, run_id: str) -> None:
-    nodes = read_summary(job)
+    nodes = read_summary(job.folder)
     results = _results(job, runs, "done") | _results(job, runs, "hit")
     links = {node: view.made_by(entry.fingerprint) for node, entry in results.items()}
     ok = all(outcome["status"] not in ("failed", "not run") for outcome in nodes.values())
@@ -54,7 +54,7 @@ def _results(job: Job, runs: Path, status: str) -> dict[str, Entry]:
     """What the job's nodes of this status made or found, as far as it is still stored: sources in the user's cache."""
     stores = (Store(runs / "store"), Store(Path(job.config["cache"]["folder"]) / "store"))
     found = {}
-    for node, outcome in read_summary(job).items():
+    for node, outcome in read_summary(job.folder).items():
         if outcome["status"] == status:
             entries = (store.find(outcome["stage"], outcome["fingerprint"]) for store in stores)
             if entry := next(filter(None, entries), None):

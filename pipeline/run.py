@@ -45,10 +45,11 @@ Send = Callable[[Mapping[str, float], int, float], None]
 
 def run_plan(
     plan: Plan, config: Config, stores: Stores, tracker: Tracker, console: Console, folder: Path, bars: bool,
-    outcomes: Outcomes,
+    outcomes: Outcomes, failed: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Runs what has to run and fills `outcomes`. Never raises for a failed stage: its outcome says so, and tracebacks
-    of bugs are kept in `folder`. KeyboardInterrupt stops at once; what is published stays."""
+    """Runs what has to run and fills `outcomes`; `failed` (fingerprint -> why) is not tried again. Never raises for a
+    failed stage: its outcome says so, and tracebacks of bugs are kept in `folder`. KeyboardInterrupt stops at once;
+    what is published stays."""
     entries: dict[str, Entry] = {}
     for name, item in plan.items():
         outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
@@ -58,6 +59,10 @@ def run_plan(
         if any(source not in entries for source in item.node.inputs.values()):
             lost = [source for source in item.node.inputs.values() if source not in entries]
             outcome.error = f"needs {', '.join(lost)}"
+            continue
+        if failed and item.fingerprint in failed:
+            outcome.status, outcome.error = "failed", failed[item.fingerprint]
+            console.print(f"[red]✗ {name}[/], shared: {outcome.error}", highlight=False, soft_wrap=True)
             continue
         started = time.monotonic()
         try:

@@ -62,14 +62,14 @@ class Store:
 
         Raises UserError if another result, whose fingerprint begins alike, has its folder.
         """
-        path = self._folder(stage, fingerprint)
+        path = self.folder(stage, fingerprint)
         if not path.is_dir() or self.damage(stage, fingerprint):
             return None
         return Entry(stage, fingerprint, path)
 
     def damage(self, stage: str, fingerprint: str) -> str:
         """Which file of a published result is missing or has the wrong size, in one line; "" if none, or no result."""
-        path = self._folder(stage, fingerprint)
+        path = self.folder(stage, fingerprint)
         trouble = record.damage(path)
         there = "" if trouble else record.read(path).get("fingerprint", "")
         if there and there != fingerprint:
@@ -154,13 +154,14 @@ class Store:
 
     def is_stored(self, stage: str, fingerprint: str) -> bool:
         """Whether there is a result, damaged or not: quicker than `find`, for displays."""
-        return (self._folder(stage, fingerprint) / record.META).exists()
+        return (self.folder(stage, fingerprint) / record.META).exists()
 
     def progress(self, stage: str, fingerprint: str) -> Path:
         """The file in which a process that makes this result tells how far it is."""
         return self._scratch(_key(stage, fingerprint)) / PROGRESS
 
-    def _folder(self, stage: str, fingerprint: str) -> Path:
+    def folder(self, stage: str, fingerprint: str) -> Path:
+        """Where the result is, or would be."""
         return self.root / stage / fingerprint[:SHORT]
 
     def _scratch(self, key: str) -> Path:
@@ -176,7 +177,7 @@ class Slot:
     def __init__(self, store: Store, stage: str, fingerprint: str, entry: Entry | None) -> None:
         self._stage = stage
         self._fingerprint = fingerprint
-        self._place = store._folder(stage, fingerprint)
+        self._place = store.folder(stage, fingerprint)
         self._scratch = store._scratch(_key(stage, fingerprint))
         self._old = self._scratch / "old"
         self.out = self._scratch / "out"

@@ -19,13 +19,14 @@ from typing import Any, Protocol, TypeVar
 from pipeline.contracts import UserError
 from pipeline.environment import environment
 from pipeline.job import Job
+from pipeline.process import this_process
 from pipeline.schema import Tracking
 from pipeline.store import Entry
 from pipeline.tracking_server import connect, explain, failures
 from pipeline.tracking_values import Point
 from pipeline.tracking_view import View
 
-__all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_tracker"]
+__all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_sweep_tracker", "open_tracker"]
 
 FLUSH_SECONDS = 2.0
 RELOG = "python -m pipeline.tracking relog"
@@ -68,7 +69,7 @@ class Tracker(Protocol):
 
 def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Callable[[str], None] = print) -> Tracker:
     """`say` gets one line if MLflow fails later on. Raises UserError if it cannot be used now."""
-    job = replace(job, environment=environment(threads))
+    job = replace(job, environment=environment(threads), process=this_process())
     job.write()
     if not config.enabled:
         return NullTracker()
@@ -81,8 +82,20 @@ def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Call
     return _MlflowTracker(view, job, run_id, say)
 
 
+def open_sweep_tracker(config: Tracking, runs: Path, sweep: str, say: Callable[[str], None]) -> Tracker:
+    """For stages that run before the jobs that share them: they stand under the sweep itself. Raises UserError."""
+    if not config.enabled:
+        return NullTracker()
+    view = View(connect(config.uri, config.experiment, runs), config.artifacts)
+    try:
+        view.close_dead()
+        return _MlflowTracker(view, None, view.sweep(sweep), say)
+    except failures() as error:
+        raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
+
+
 class _MlflowTracker:
-    def __init__(self, view: View, job: Job, run_id: str, say: Callable[[str], None]) -> None:
+    def __init__(self, view: View, job: Job | None, run_id: str, say: Callable[[str], None]) -> None:
         self.view = view
         self._job = job
         self._run_id = run_id
@@ -107,7 +120,8 @@ class _MlflowTracker:
             self._links[node] = run_id
 
     def finish(self, nodes: Mapping[str, Mapping[str, Any]], ok: bool) -> None:
-        self.attempt(lambda: self.view.close_job(self._run_id, self._job, nodes, self._links, ok))
+        if job := self._job:
+            self.attempt(lambda: self.view.close_job(self._run_id, job, nodes, self._links, ok))
         if self._lost:
             raise TrackingLostError(
                 f"MLflow failed ({self._lost}); results are stored, show them with `{RELOG}`", "tracking"

@@ -1,0 +1,134 @@
+"""A sweep as it was asked for, and as it was planned before its first job began: `sweep.json` in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pipeline.contracts import UserError
+from pipeline.job import read_summary
+from pipeline.process import is_dead
+
+RECORD = "sweep.json"
+SHARED = "shared.json"
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    num: int
+    """Of its folder."""
+    name: str
+    overrides: list[str]
+    dials: dict[str, str]
+    """The overrides in which it differs from other jobs of the sweep."""
+    nodes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """{node: {"stage", "fingerprint"}}; empty if it cannot be planned."""
+    error: str = ""
+    """Why it cannot be planned."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    folder: Path
+    command: list[str]
+    """The line that makes it, again too."""
+    cwd: str
+    """Where that was typed."""
+    started: str
+    """ISO 8601."""
+    process: str
+    """Which launches the jobs (`pipeline.process`)."""
+    cache: str
+    """Folder of sources."""
+    parallel: int
+    """Jobs side by side; 0: a cluster decides."""
+    continues: str
+    """Id of the unfinished sweep of the same jobs before this one; empty if there is none."""
+    jobs: list[SweepJob]
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def alive(self) -> bool:
+        """False only where that is known: the process was on this machine and is gone."""
+        return not is_dead(self.process)
+
+    def write(self) -> None:
+        record = {key: value for key, value in asdict(self).items() if key != "folder"}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{RECORD}.partial"
+        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        partial.replace(self.folder / RECORD)
+
+    @classmethod
+    def read(cls, folder: Path) -> Sweep:
+        """Raises UserError for a folder that is none of a sweep."""
+        try:
+            record = json.loads((folder / RECORD).read_bytes())
+            jobs = [SweepJob(**job) for job in record.pop("jobs")]
+            return cls(folder=folder, jobs=jobs, **record)
+        except FileNotFoundError:
+            raise UserError(f"no {RECORD} in {folder}; expected the folder of a sweep", "ID") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / RECORD} cannot be read ({error!r})", "ID") from None
+
+    def job(self, num: int) -> SweepJob | None:
+        return next((job for job in self.jobs if job.num == num), None)
+
+
+def add_job(folder: Path, job: SweepJob) -> None:
+    """A job that a sweeper thought of on the way, into the record."""
+    with FileLock(folder / f"{RECORD}.lock"):
+        sweep = Sweep.read(folder)
+        if sweep.job(job.num) is None:
+            replace(sweep, jobs=[*sweep.jobs, job]).write()
+
+
+def sweeps(runs: Path) -> list[Sweep]:
+    """All that were planned, the newest first. Raises UserError for a record that cannot be read."""
+    return [Sweep.read(path.parent) for path in sorted(runs.glob(f"sweeps/*/{RECORD}"), reverse=True)]
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the job of this folder came to its end, and all went well."""
+    nodes = read_summary(folder)
+    return bool(nodes) and all(node["status"] not in ("failed", "not run") for node in nodes.values())
+
+
+def shared(jobs: Sequence[SweepJob]) -> set[str]:
+    """Fingerprints of what several jobs have in common."""
+    users = Counter(fingerprint for job in jobs for fingerprint in {n["fingerprint"] for n in job.nodes.values()})
+    return {fingerprint for fingerprint, count in users.items() if count > 1}
+
+
+def read_shared(folder: Path) -> dict[str, dict[str, Any]]:
+    """{fingerprint: {node, stage, fingerprint, status, seconds, metrics, error}} of what ran before the jobs."""
+    try:
+        found: dict[str, dict[str, Any]] = json.loads((folder / SHARED).read_bytes())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads", "reference")
+"""Options that say how a job runs, not what it finds out; they do not name it."""
+
+
+def dials(overrides: Sequence[str], common: Sequence[str] = ()) -> dict[str, str]:
+    """The overrides that make a job what it is: of a sweep, those that are not `common` to its jobs."""
+    given = [line for line in overrides if not line.lstrip("+~").startswith(MECHANICS)]
+    given = [line for line in given if line not in common] or given
+    return {key: value for key, _, value in (line.partition("=") for line in given)}
+
+
+def name_of(dials: dict[str, str]) -> str:
+    """`sparsity=0.5 distill=ce`."""
+    return " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"

@@ -1,0 +1,127 @@
+"""`python -m pipeline.sweeps ls|show|watch|retry-failed`: sweeps that ran, run, or did not come to their end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.contracts import UserError
+from pipeline.sweep import Sweep, sweeps
+from pipeline.sweep_state import RETRIED, read
+from pipeline.sweep_tables import show_jobs, sweeps_table
+from pipeline.sweep_watch import watch
+from pipeline.table import table_console
+
+EXIT_CODES = "exit code: 0, or 1 if a job failed or is missing (show, watch, retry-failed), or 2 if the call was wrong"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    console = table_console()
+    try:
+        if not asked.runs.is_dir():
+            raise UserError(f"no folder {asked.runs}; give the one that holds sweeps/", "--runs")
+        if asked.command == "ls":
+            return _ls(asked.runs, console)
+        sweep = _find(asked.runs, asked.id)
+        if asked.command == "show":
+            return _show(sweep, console)
+        if asked.command == "watch":
+            return _watch(sweep, console)
+        return _retry(sweep, asked.runs, console)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.sweeps", description=__doc__, epilog=EXIT_CODES)
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path(os.environ.get("SQUAREHEAD_RUNS", "runs")),
+        help="folder of runs (%(default)s)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("ls", help="list the sweeps, the newest first", epilog=EXIT_CODES)
+    for name, told in (
+        ("show", "the jobs of a sweep: status, quality, why they failed"),
+        ("watch", "the same while it runs, with the stages at work and the time left; ctrl-C ends the watching only"),
+        ("retry-failed", "run the failed and missing jobs of a sweep again, in its folder and with their own options"),
+    ):
+        command = commands.add_parser(name, help=told, description=told, epilog=EXIT_CODES)
+        command.add_argument("id", nargs="?", default="", help="of the sweep, or how it begins (default: the newest)")
+    return parser
+
+
+def _find(runs: Path, begins: str) -> Sweep:
+    """Raises UserError if there is none, or more than one."""
+    known = sweeps(runs)
+    if not known:
+        raise UserError(f"no sweep under {runs / 'sweeps'}; `make sweep` makes one", "--runs")
+    if not begins:
+        return known[0]
+    found = [sweep for sweep in known if sweep.id.startswith(begins)]
+    if len(found) != 1:
+        many = ", ".join(sweep.id for sweep in found) or "none; `ls` lists them"
+        raise UserError(f"expected one sweep whose id begins with {begins!r}, there is {many}", "ID")
+    return found[0]
+
+
+def _ls(runs: Path, console: Console) -> int:
+    states = [read(sweep) for sweep in sweeps(runs)]
+    if states:
+        console.print(sweeps_table(states))
+    console.print(f"{len(states)} sweeps in {runs / 'sweeps'}", highlight=False)
+    return 0
+
+
+def _show(sweep: Sweep, console: Console) -> int:
+    state = read(sweep)
+    show_jobs(state, console)
+    console.print(
+        f"[bold]sweep {sweep.id}[/]: {state.status}; {len(state.nodes)} distinct nodes, {state.executed} executed here",
+        highlight=False,
+    )
+    console.print(f"command    {shlex.join(sweep.command)}", highlight=False, markup=False, soft_wrap=True)
+    return _exit_code(state.status)
+
+
+def _watch(sweep: Sweep, console: Console) -> int:
+    state = watch(sweep, console, until=lambda state: not state.alive)
+    return _exit_code(state.status)
+
+
+def _exit_code(status: str) -> int:
+    return 0 if status in ("done", "running") else 1
+
+
+def _retry(sweep: Sweep, runs: Path, console: Console) -> int:
+    """The same line into the same folder, which leaves out the jobs that are done."""
+    state = read(sweep)
+    if state.alive:
+        raise UserError(f"sweep {sweep.id} is running ({sweep.process}); wait for its end, or end it", "ID")
+    again = [job for job in state.jobs if job.status in RETRIED]
+    if not again:
+        console.print(f"nothing to retry in sweep {sweep.id}: all {len(state.jobs)} jobs are done", highlight=False)
+        return 0
+    for job in again:
+        console.print(
+            f"retry job {job.job.num} {job.job.name}: {job.status} {job.reason}", highlight=False, markup=False
+        )
+    command = [sys.executable, *sweep.command[1:], f"hydra.sweep.dir={sweep.folder.absolute()}"]
+    variables = {**os.environ, "SQUAREHEAD_RUNS": str(runs.absolute())}
+    return subprocess.run(command, cwd=sweep.cwd, env=variables).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
