@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipeline import plots, sweep_state
 from pipeline.contracts import UserError
+from pipeline.estimates import of_plan
 from pipeline.graph import build, resolve
 from pipeline.job import SUMMARY, Job
 from pipeline.plan import Plan, Stores, make_plan
@@ -57,7 +58,7 @@ def run_job(composed: DictConfig) -> None:
     stores = Stores.of(config)
     plan = make_plan(config, graph, stores)
     if config.dry_run:
-        show_plan(plan, console)
+        show_plan(plan, of_plan(plan, config, stores), console)
         show_warnings(plan, console)
         return
     job = _job(config, hydra_config, sweep)

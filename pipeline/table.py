@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.estimates import Estimate, told_seconds, told_total, total
 from pipeline.plan import Plan
 from pipeline.run import Outcomes
 from pipeline.store import Store
@@ -37,19 +39,23 @@ def table_console() -> Console:
     return console
 
 
-def show_plan(plan: Plan, console: Console) -> None:
+def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -> None:
     table = Table(title="plan", title_justify="left", box=None, pad_edge=False)
-    for column in ("node", "", "fingerprint", "why"):
-        table.add_column(column, no_wrap=column != "why", overflow="fold")
+    for column in ("node", "", "fingerprint", "time", "why"):
+        table.add_column(
+            column, no_wrap=column != "why", overflow="fold", justify="right" if column == "time" else "left"
+        )
     for name, item in plan.items():
         status = item.status.upper() if item.status == "run" else item.status
-        table.add_row(
-            name, f"[{STYLES[item.status]}]{status}[/]", item.fingerprint[:16], _plain(item.reason or item.warning)
-        )
+        time = told_seconds(estimated[name]) if name in estimated else ""
+        why = _plain(item.reason or item.warning)
+        table.add_row(name, f"[{STYLES[item.status]}]{status}[/]", item.fingerprint[:16], time, why)
     console.print(table)
     running = sum(item.status == "run" for item in plan.values())
     hits = sum(item.status == "hit" for item in plan.values())
     console.print(f"{running} to run, {hits} stored", highlight=False)
+    if estimated:
+        console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
 
 
 def show_warnings(plan: Plan, console: Console) -> None:

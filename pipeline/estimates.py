@@ -1,0 +1,224 @@
+"""What a plan will take before it runs: time, memory and disk of every node that has to run.
+
+Time is work over speed. Work is floating-point operations by plain formulas below; speed is what the same stage reached
+on this machine before (measured), what it reached with another model, other data or other threads (rough), or else
+`FLOPS_PER_THREAD` (rough too, within a factor of several). Where the work is not known, nor a result of the very same
+settings, the time is unknown. Memory is a formula always; disk is that of earlier results of the stage and model, or a
+formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from pipeline import model_size
+from pipeline.disk import format_bytes
+from pipeline.history import SOURCES, History, Past
+from pipeline.model_size import ModelSize
+from pipeline.plan import Plan, Planned, Stores
+from pipeline.schema import Config, ModelSlice
+from pipeline.work import Workload, memory_bytes, operations, result_bytes
+from stages.sources.identity import local
+
+Basis = Literal["measured", "rough", "unknown"]
+
+FLOPS_PER_THREAD = 50e9
+"""Of a core with wide vectors, in the large products of these stages, where nothing was measured."""
+SAME = 0.01
+"""Relative difference of parameter counts up to which models are of one size."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    seconds: float | None
+    memory_bytes: float | None
+    """Peak of the process, its libraries included."""
+    disk_bytes: float | None
+    """Of the result; checkpoints of a running training come on top, up to 12 bytes a parameter, and go again."""
+    basis: Basis
+    """Of `seconds`."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """Of many nodes, one after the other in one process."""
+
+    seconds: float
+    memory_bytes: float | None
+    disk_bytes: float
+    nodes: int
+    rough: int
+    """Nodes whose seconds are rough."""
+    unknown: int
+    """Nodes whose seconds are in no sum."""
+
+
+def of_plan(plan: Plan, config: Config, stores: Stores, history: History | None = None) -> dict[str, Estimate]:
+    """For each node that has to run, by name. Over the jobs of a sweep, pass one `history` (of their stores) to all,
+    and key the results by fingerprint, so that what jobs share counts once."""
+    past = history or History(stores)
+    size = _size(plan)
+    return {name: _estimate(item, plan, config, size, past) for name, item in plan.items() if item.status == "run"}
+
+
+def total(estimates: Iterable[Estimate]) -> Total:
+    """Sums of time and disk, the largest memory. Unknown parts are counted, not guessed."""
+    found = list(estimates)
+    return Total(
+        seconds=sum(one.seconds or 0 for one in found),
+        memory_bytes=max((one.memory_bytes for one in found if one.memory_bytes is not None), default=None),
+        disk_bytes=sum(one.disk_bytes or 0 for one in found),
+        nodes=len(found),
+        rough=sum(one.basis == "rough" for one in found),
+        unknown=sum(one.basis == "unknown" for one in found),
+    )
+
+
+def _estimate(item: Planned, plan: Plan, config: Config, size: ModelSize | None, history: History) -> Estimate:
+    load = _planned_load(item, plan, config, history)
+    seconds, basis = _seconds(item, load, size, config.threads, history)
+    if size is None or item.node.stage in (*SOURCES, "data"):
+        return Estimate(seconds, None, None, basis)
+    written = [past.num_bytes for past in history.of(item.node.stage) if _is_size(past, size)]
+    disk = median(written) if written else result_bytes(load, size, config)
+    return Estimate(seconds, memory_bytes(load, size, config), disk, basis)
+
+
+def _seconds(
+    item: Planned, load: Workload, size: ModelSize | None, threads: int, history: History
+) -> tuple[float | None, Basis]:
+    pasts = [(past, _past_load(past, history)) for past in history.of(item.node.stage)]
+    same_kind = [(past, then) for past, then in pasts if then.kind == load.kind]
+    if size is None:
+        again = [past for past, _ in same_kind if _is_same(past, item) and past.threads == threads]
+        return (median(past.seconds for past in again), "measured") if again else (None, "unknown")
+    near = [
+        (past, then) for past, then in same_kind
+        if _is_size(past, size) and past.threads == threads and _data(past.inputs) == _data(item.inputs)
+    ]  # fmt: skip
+    if again := [past for past, _ in near if past.config == item.config]:
+        return median(past.seconds for past in again), "measured"
+    work = operations(load, size.parameters)
+    if work is None:
+        return None, "unknown"
+    if found := _speed(near):
+        return work / found, "measured"
+    return work / (_speed(same_kind) or FLOPS_PER_THREAD * threads), "rough"
+
+
+def _speed(pasts: Iterable[tuple[Past, Workload]]) -> float | None:
+    """Operations a second, by the formulas of `operations`; the median."""
+    speeds = [
+        work / past.seconds
+        for past, load in pasts
+        if past.parameters and past.seconds > 0 and (work := operations(load, past.parameters))
+    ]
+    return median(speeds) if speeds else None
+
+
+def _planned_load(item: Planned, plan: Plan, config: Config, history: History) -> Workload:
+    sources = {role: plan[name] for role, name in item.node.inputs.items()}
+    calibration = sources.get("calibration")
+    return Workload.of(
+        item.node.stage,
+        item.config,
+        inputs={role: source.node.stage for role, source in sources.items()},
+        rows=_rows(plan, item.config, history),
+        tests=_count(plan, "test"),
+        calibration=calibration.config if calibration else None,
+    )
+
+
+def _past_load(past: Past, history: History) -> Workload:
+    stages = {role: str(history.meta(key).get("stage", "")) for role, key in past.inputs.items()}
+    data = history.meta(past.inputs.get("data", "")).get("metrics", {})
+    calibration = history.meta(past.inputs.get("calibration", "")).get("config")
+    return Workload.of(
+        past.stage,
+        past.config,
+        inputs=stages,
+        rows=past.facts.get("rows"),
+        tests=_items(data, "test"),
+        calibration=calibration,
+    )
+
+
+def _rows(plan: Plan, config: Mapping[str, Any], history: History) -> float | None:
+    """Of an epoch of training: as an earlier training on this data found, else the items of the data."""
+    if "training" not in config:
+        return None
+    data = plan["prepare" if "prepare" in plan else "data"]
+    length = config["training"]["sequence_length"]
+    for past in (*history.of("finetune"), *history.of("dense")):
+        if _data(past.inputs) == data.fingerprint and past.config["training"]["sequence_length"] == length:
+            return float(past.facts["rows"])
+    return None if data.config.get("format") == "text" else _count(plan, "train")
+
+
+def _count(plan: Plan, split: str) -> float | None:
+    """Items of a split, where the data are stored."""
+    for name in ("prepare", "data"):
+        entry = plan[name].entry if name in plan else None
+        if entry:
+            return _items(entry.meta["metrics"], split)
+    return None
+
+
+def _items(metrics: Mapping[str, float], split: str) -> float | None:
+    return metrics.get(f"{split}_examples", metrics.get(f"{split}_rows"))
+
+
+def _size(plan: Plan) -> ModelSize | None:
+    """Of the plan's model, if it is stored, or lies in a folder here."""
+    model = plan.get("model")
+    if model is None:
+        return None
+    if model.entry:
+        return model_size.of_folder(model.entry.path)
+    if isinstance(model.node.config, ModelSlice) and "digest" in model.config["identity"]:
+        return model_size.of_folder(local(model.node.config.path))
+    return None
+
+
+def _is_size(past: Past, size: ModelSize) -> bool:
+    return past.parameters is not None and abs(past.parameters - size.parameters) <= SAME * size.parameters
+
+
+def _is_same(past: Past, item: Planned) -> bool:
+    return past.config == item.config and past.inputs == item.inputs
+
+
+def _data(inputs: Mapping[str, str]) -> str:
+    return inputs.get("data", "")
+
+
+def told_seconds(estimate: Estimate) -> str:
+    """`12 min`; `~12 min` where it is rough; `?` where it is not known."""
+    if estimate.seconds is None:
+        return "?"
+    return ("~" if estimate.basis == "rough" else "") + told_duration(estimate.seconds)
+
+
+def told_duration(seconds: float) -> str:
+    """Two digits: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.2g} h"
+    return f"{seconds / 86400:,.0f} days" if seconds >= 10 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def told_total(found: Total) -> str:
+    """One line: `1.2 h (rough: 3 of 11 nodes), peak memory about 2.1 GB, 1.3 GB to store`."""
+    counts = {"rough": found.rough, "unknown": found.unknown}
+    doubts = [f"{word}: {count} of {found.nodes} nodes" for word, count in counts.items() if count]
+    memory = "unknown" if found.memory_bytes is None else f"about {format_bytes(found.memory_bytes)}"
+    return (
+        f"estimated: {told_duration(found.seconds)}{' (' + ', '.join(doubts) + ')' if doubts else ''}, "
+        f"peak memory {memory}, {format_bytes(found.disk_bytes)} to store"
+    )

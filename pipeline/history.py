@@ -1,0 +1,99 @@
+"""What stages took on this machine before, from the records of stored results. Reads meta.json files only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline import cpu, record
+from pipeline.plan import Stores
+from pipeline.store import SHORT
+from stages.registry import STAGES
+
+NEWEST = 60
+"""Results of a stage that are looked at."""
+SOURCES = ("model", "scratch")
+"""Stages whose results know how many parameters they have."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """One stored result: what it was made of, and what that cost."""
+
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    """Role -> fingerprint."""
+    metrics: Mapping[str, float]
+    facts: Mapping[str, Any]
+    seconds: float
+    num_bytes: int
+    threads: int
+    parameters: float | None
+    """Of the model at the root of its inputs; None where that is gone."""
+
+
+class History:
+    """Results of the stores of a run. Each is read once; of a stage, only the newest."""
+
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
+        self._metas: dict[str, dict[str, Any]] = {}
+        self._pasts: dict[str, list[Past]] = {}
+
+    def of(self, stage: str) -> list[Past]:
+        """Results of a stage's present version that this processor made, the newest first."""
+        if stage not in self._pasts:
+            there = [path for path in self._folders.values() if path.parent.name == stage]
+            newest = sorted(there, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
+            metas = [meta for path in newest if (meta := self.meta(path.name)) and _is_ours(meta)]
+            self._pasts[stage] = [self._past(meta) for meta in metas]
+        return self._pasts[stage]
+
+    def meta(self, fingerprint: str) -> dict[str, Any]:
+        """The record of a result by its fingerprint; empty if it is gone or unreadable."""
+        key = fingerprint[:SHORT]
+        if key not in self._metas:
+            try:
+                text = (self._folders[key] / record.META).read_text(encoding="utf-8")
+                self._metas[key] = json.loads(text)
+            except (KeyError, OSError, ValueError):
+                self._metas[key] = {}
+        return self._metas[key]
+
+    def parameters(self, fingerprint: str) -> float | None:
+        """Of the model that a result comes from."""
+        meta = self.meta(fingerprint)
+        while meta and meta["stage"] not in SOURCES:
+            inputs = meta["inputs"]
+            meta = self.meta(inputs.get("model") or inputs.get("dense") or "")
+        return float(meta["metrics"]["parameters"]) if meta else None
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return {path.name: path for store in (self._stores.cache, self._stores.runs) for path in store.folders()}
+
+    def _past(self, meta: dict[str, Any]) -> Past:
+        metrics, seconds = meta["metrics"], float(meta["seconds"])
+        if rate := metrics.get("tokens_per_second"):  # `seconds` of a resumed training lack those before the kill
+            seconds = max(seconds, metrics["tokens"] / rate)
+        return Past(
+            stage=meta["stage"],
+            config=meta["config"],
+            inputs=meta["inputs"],
+            metrics=metrics,
+            facts=meta["facts"],
+            seconds=seconds,
+            num_bytes=sum(file["bytes"] for file in meta["files"].values()),
+            threads=int(meta["environment"]["threads"]),
+            parameters=self.parameters(meta["fingerprint"]),
+        )
+
+
+def _is_ours(meta: Mapping[str, Any]) -> bool:
+    made_by, version = meta["environment"]["cpu"], meta["version"]
+    return bool(made_by == cpu.model() and version == STAGES[meta["stage"]].version)
