@@ -62,17 +62,23 @@ def main() -> None:
         paths = asked.folders or [folders.newest(asked.runs or otherwise)]
         found = study.collect(paths, asked.runs, otherwise)
         written = write(found, paths[0])
-        drawn = plot(found) if asked.plot else []
     except UserError as error:
         print(f"squarehead: {error}", file=sys.stderr)
         sys.exit(NOTHING)
     console = table_console()
     terminal.show(found, console)
-    for path in [*written, *drawn]:
+    undrawn = ""
+    if asked.plot:
+        try:
+            written += plot(found)
+        except UserError as error:
+            undrawn = str(error)
+            print(f"squarehead: {undrawn}", file=sys.stderr)
+    for path in written:
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
     for line in dict.fromkeys(logged.log(found, written, asked.runs or otherwise)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if found.problems:
+    if found.problems or undrawn:
         sys.exit(INCOMPLETE)
 
 

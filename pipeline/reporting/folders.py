@@ -1,7 +1,8 @@
 """The jobs of a run or sweep as they lie on disk: what was asked of each, what was planned, how far it came.
 
 A folder of a job, from its beginning to its end, holds: `.hydra/` (its command), job.json and plan.json, summary.json.
-A sweep's folder holds one for each job, and `sweep.json`, which lists them before the first begins.
+A sweep's folder holds one for each job; `sweep.json`, which lists them before the first begins; and `shared.json`, what
+ran for several of them before. Old ones have none of these two.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from omegaconf import OmegaConf
 
 from pipeline.contracts import UserError
 from pipeline.job import RECORD
+from pipeline.process import is_dead
 
 SWEEP = "sweep.json"
+SHARED = "shared.json"
 SUMMARY = "summary.json"
 PLAN = "plan.json"
-State = Literal["done", "failed", "unfinished", "not planned", "missing"]
-"""unfinished: running, killed or interrupted. not planned: it ended before it had a plan. missing: it never began."""
+State = Literal["done", "failed", "unfinished", "not planned", "waiting", "missing"]
+"""unfinished: running, killed or interrupted. not planned: it ended before it had a plan. waiting: its sweep runs and
+has not come to it. missing: it never began."""
 PROGRAM = "python -m pipeline"
 
 
@@ -59,6 +63,8 @@ class JobRecord:
     choices: dict[str, str]
     """Group -> option, as composed."""
     environment: dict[str, Any]
+    process: str
+    """Which ran it (`pipeline.process`); empty where nothing tells."""
     nodes: dict[str, Node]
 
     @property
@@ -77,6 +83,8 @@ class Folder:
     """The line that made it, and makes it again."""
     started: str
     """ISO 8601; empty where nothing tells."""
+    shared: dict[str, dict[str, Any]]
+    """By fingerprint, what ran for several jobs before they began, as in a summary."""
 
 
 def newest(runs: Path) -> Path:
@@ -96,12 +104,15 @@ def read(path: Path) -> Folder:
     places = [path] if _is_job(path) else sorted(filter(_is_job, path.iterdir()), key=_number)
     asked = {str(job["num"]): job for job in listed.get("jobs", [])}
     jobs = [_job(place, asked.get(place.name, {})) for place in places]
-    jobs += [_never_began(path, job) for num, job in asked.items() if not any(place.name == num for place in places)]
+    alive = bool(listed.get("process")) and not is_dead(listed["process"])
+    began = {place.name for place in places}
+    jobs += [_not_begun(path, job, alive) for num, job in asked.items() if num not in began]
     if not jobs:
         raise UserError(f"no job in {path}; expected the folder of a run or sweep, or nothing for the newest", "FOLDER")
     jobs.sort(key=lambda job: _number(job.folder))
     command = shlex.join(listed["command"]) if listed.get("command") else _command(path, jobs[0])
-    return Folder(path, jobs, command, listed.get("started", "") or _started(path))
+    started = str(listed.get("started", ""))[:19] or _started(path)
+    return Folder(path, jobs, command, started, _json(path / SHARED))
 
 
 def runs_of(path: Path, otherwise: Path) -> Path:
@@ -122,7 +133,7 @@ def _job(folder: Path, asked: Mapping[str, Any]) -> JobRecord:
     overrides = [str(line) for line in _yaml(folder / ".hydra" / "overrides.yaml") or asked.get("overrides", [])]
     dials = record.get("dials") or dict(line.partition("=")[::2] for line in overrides)
     nodes = _nodes(_json(folder / PLAN).get("nodes", asked.get("nodes", {})), _json(folder / SUMMARY))
-    state, told = _state(folder, nodes)
+    state, told = _state(folder, nodes, asked.get("error", ""))
     return JobRecord(
         folder=folder,
         name=record.get("name") or asked.get("name") or " ".join(overrides) or "defaults",
@@ -132,20 +143,22 @@ def _job(folder: Path, asked: Mapping[str, Any]) -> JobRecord:
         dials=dials,
         config=record.get("config", {}),
         overrides=overrides,
-        choices=_choices(folder),
+        choices=record.get("choices") or _choices(folder),
         environment=record.get("environment", {}),
+        process=record.get("process", ""),
         nodes=nodes,
     )
 
 
-def _never_began(sweep: Path, asked: Mapping[str, Any]) -> JobRecord:
+def _not_begun(sweep: Path, asked: Mapping[str, Any], alive: bool) -> JobRecord:
     overrides = [str(line) for line in asked.get("overrides", [])]
     dials = dict(line.partition("=")[::2] for line in overrides)
     nodes = _nodes(asked.get("nodes", {}), {})
     folder = sweep / str(asked["num"])
-    return JobRecord(
-        folder, asked.get("name", ""), sweep.name, "missing", "never began", dials, {}, overrides, {}, {}, nodes
-    )
+    state: State = "not planned" if asked.get("error") else "waiting" if alive else "missing"
+    told = asked.get("error") or ("its turn has not come" if alive else "never began")
+    name = asked.get("name", "")
+    return JobRecord(folder, name, sweep.name, state, told, dials, {}, overrides, {}, {}, "", nodes)
 
 
 def _nodes(planned: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]]) -> dict[str, Node]:
@@ -170,11 +183,11 @@ def _nodes(planned: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Mappi
     return found
 
 
-def _state(folder: Path, nodes: Mapping[str, Node]) -> tuple[State, str]:
+def _state(folder: Path, nodes: Mapping[str, Node], refused: str) -> tuple[State, str]:
     if broken := [name for name in (RECORD, PLAN, SUMMARY) if (folder / name).exists() and not _json(folder / name)]:
         return "unfinished", f"{broken[0]} cannot be read"
     if not nodes:
-        return "not planned", "ended before it was planned: its configuration was refused, or it was interrupted"
+        return "not planned", refused or "its configuration was refused, or it was interrupted at once"
     if failed := [node for node in nodes.values() if node.status == "failed"]:
         return "failed", f"{failed[0].name}: {failed[0].error}"
     if not (folder / SUMMARY).exists():

@@ -167,7 +167,7 @@ def pareto(study: Study) -> str | None:
     if not found:
         return None
     metric, higher, points, names, groups = found
-    front = _front(points, higher)
+    ahead = front(points, higher)
     with styled():
         figure, (axes,) = canvas(WIDTH, 5.6)
         colored = colors(study) | {"dense": INK}
@@ -175,12 +175,12 @@ def pareto(study: Study) -> str | None:
         for point, group in zip(points, groups, strict=True):
             shape = MARKERS[backends.index(point.backend) % len(MARKERS)]
             color = colored.get(group, SOFT)
-            if point in front:
+            if point in ahead:
                 plots.mark(axes, point, shape, color, fill=PAPER, size=FRONT_SIZE)
             else:
                 bare = replace(point, stderr=None, slowest=point.speedup, fastest=point.speedup)
                 plots.mark(axes, bare, shape, color, fill=PAPER, size=OTHER_SIZE)
-        ordered = sorted(front, key=lambda point: point.speedup)
+        ordered = sorted(ahead, key=lambda point: point.speedup)
         axes.step([p.speedup for p in ordered], [p.quality for p in ordered], where="pre", color=SOFT, linewidth=0.9)
         plots.scale(axes, points)
         axes.axvline(1, color=SOFT, linewidth=0.8)
@@ -226,7 +226,7 @@ def _points(study: Study) -> tuple[str, bool, list[Point], list[str], list[str]]
     return (*told, points, names, groups) if told else None
 
 
-def _front(points: Sequence[Point], higher: bool) -> list[Point]:
+def front(points: Sequence[Point], higher: bool) -> list[Point]:
     """Those that no other point beats in both."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.speedup, -p.quality if higher else p.quality)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.reporting.folders import JobRecord, Node
@@ -37,8 +37,8 @@ class Group:
     fingerprints: tuple[str, ...]
 
 
-def collect(jobs: Sequence[JobRecord], results: Results) -> list[Group]:
-    """In an order in which they can run."""
+def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results) -> list[Group]:
+    """In an order in which they can run. `before`: fingerprints of what was made for the jobs before they began."""
     ladders = any(sum(node.stage == "finetune" for node in job.nodes.values()) > 1 for job in jobs)
     members: dict[str, list[Node]] = {}
     edges: dict[str, dict[str, None]] = {}
@@ -53,7 +53,7 @@ def collect(jobs: Sequence[JobRecord], results: Results) -> list[Group]:
             found = results.of(node)
             sources = (node.inputs if node.inputs is not None else found.inputs if found else {}).values()
             edges.setdefault(group, {}).update({named[s]: None for s in sources if s in named and named[s] != group})
-    groups = [_summed(name, nodes, len(askers[name]), edges, results) for name, nodes in members.items()]
+    groups = [_summed(name, nodes, len(askers[name]), before, edges, results) for name, nodes in members.items()]
     return sorted(groups, key=lambda group: group.layer)
 
 
@@ -76,8 +76,9 @@ def _group(node: Node, ladders: bool) -> str:
 
 
 def _summed(
-    name: str, nodes: Sequence[Node], jobs: int, edges: Mapping[str, Mapping[str, None]], results: Results
-) -> Group:
+    name: str, nodes: Sequence[Node], jobs: int, before: Collection[str], edges: Mapping[str, Mapping[str, None]],
+    results: Results,
+) -> Group:  # fmt: skip
     uses: dict[str, int] = {}
     for node in nodes:
         uses[node.fingerprint] = uses.get(node.fingerprint, 0) + 1
@@ -90,7 +91,7 @@ def _summed(
         there=len(stored),
         jobs=jobs,
         uses=len(nodes),
-        made=len({node.fingerprint for node in nodes if node.status == "done"}),
+        made=len({node.fingerprint for node in nodes if node.status == "done" or node.fingerprint in before}),
         seconds=sum(found.seconds for found in stored.values()),
         saved=sum(found.seconds * (uses[print_] - 1) for print_, found in stored.items()),
         fingerprints=tuple(uses),

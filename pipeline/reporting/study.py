@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.process import is_dead, is_here
 from pipeline.references import Reference, load
 from pipeline.reporting import choices, folders, models, seeds, sharing, speeds, verdicts
 from pipeline.reporting.choices import NONE
@@ -134,27 +135,32 @@ def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
         machines=machines,
         comparisons=verdicts.compare(jobs, rows, published),
         references=published,
-        groups=sharing.collect(jobs, results),
+        groups=sharing.collect(jobs, {print_ for folder in found for print_ in _made_before(folder)}, results),
         environments=_environments(results.all()),
         problems=[*_troubles(jobs, settings, results), *_lost(jobs, results)],
         results=results,
     )
 
 
+def _made_before(folder: Folder) -> list[str]:
+    """Fingerprints of what was made for several jobs before they began."""
+    return [fingerprint for fingerprint, node in folder.shared.items() if node.get("status") == "done"]
+
+
 def state(job: JobRecord, results: Results) -> str:
-    """done, failed: ..., running: ..., stopped: ..., not planned: ..., missing: ..."""
+    """done, failed: ..., running: ..., stopped: ..., not planned: ..., waiting: ..., missing: ..."""
     if job.state == "done":
         return "done"
     if job.state != "unfinished":
         return f"{job.state}: {job.told}"
-    left = [node for node in job.nodes.values() if node.status not in ("unneeded", "done", "hit")]
-    todo = [node for node in left if results.of(node) is None]
+    todo = [node for node in job.nodes.values() if node.status != "unneeded" and results.of(node) is None]
     working = [node for node in todo if results.is_working(node)]
+    alive = bool(working) or (is_here(job.process) and not is_dead(job.process))
+    if not todo and job.nodes and not alive:
+        return "done"  # it did not live to say so
     at = working or todo
-    where = f"{at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
-    if working:
-        return f"running: at {where}"
-    return f"stopped: {job.told or f'at {where}'}"
+    where = f"at {at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
+    return f"running: {where}" if alive else f"stopped: {job.told or where}"
 
 
 def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:

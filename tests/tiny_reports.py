@@ -1,0 +1,200 @@
+"""Runs as jobs leave them, made by hand: folders of jobs and a store of small results, without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.store import Store
+
+BENCHMARKED = {
+    # (backend, model) -> tokens/s
+    ("torch_fp32", "dense"): 10.0,
+    ("torch_fp32", "sparse"): 10.2,
+    ("engine_fp32", "dense"): 20.0,
+    ("engine_fp32", "sparse"): 30.0,
+    ("engine_int8", "dense"): 40.0,
+    ("engine_int8", "sparse"): 60.0,
+}
+LOSSES = {"ce": (1, 0, 0), "kd": (1, 1, 0), "squarehead": (1, 0, 1)}
+
+
+def fingerprint(*identity: object) -> str:
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
+
+
+@dataclass
+class Runs:
+    """A runs folder with one sweep; what jobs have in common they share, as in the pipeline."""
+
+    folder: Path
+    metric: str = "perplexity"
+    higher_is_better: bool = False
+    reference: str = ""
+    model: str = "owner/tiny"
+    data: str = "owner/texts"
+    pattern: str = "unstructured"
+    sweep: str = "20260101-120000-000001"
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "store")
+
+    @property
+    def place(self) -> Path:
+        return self.folder / "sweeps" / self.sweep
+
+    def job(
+        self, sparsity: float, loss: str, value: float, *, seed: int = 0, error: float | None = 1.0, int8: bool = False,
+        until: str = "", failed: str = "", summary: bool = True, folder: bool = True,
+    ) -> Path:  # fmt: skip
+        """A job that came as far as `until` (a node; empty: to its end), or failed at the node `failed`."""
+        num = len(self.asked)
+        overrides = [f"sparsity={sparsity}", f"distill={loss}", f"seed={seed}"]
+        planned = self._planned(sparsity, loss, value, seed, error, int8)
+        nodes = {name: {"stage": it["stage"], "fingerprint": it["fingerprint"]} for name, it in planned.items()}
+        self.asked.append({"num": num, "name": " ".join(overrides), "overrides": overrides, "nodes": nodes})
+        place = self.place / str(num)
+        if folder:
+            self._leave(place, sparsity, loss, seed, planned, overrides)
+            became = self._make(planned, until, failed)
+            if summary:
+                (place / "summary.json").write_text(json.dumps(became))
+        return place
+
+    def write_sweep(self) -> None:
+        command = ["python", "-m", "pipeline", "-m", "sparsity=0.5,0.7", "distill=ce,squarehead"]
+        record = {"command": command, "started": "2026-01-01T12:00:00", "jobs": self.asked}
+        self.place.mkdir(parents=True, exist_ok=True)
+        (self.place / "sweep.json").write_text(json.dumps(record))
+
+    def _leave(
+        self, place: Path, sparsity: float, loss: str, seed: int, planned: dict[str, Any], overrides: list[str]
+    ) -> None:
+        (place / ".hydra").mkdir(parents=True)
+        (place / ".hydra" / "overrides.yaml").write_text("".join(f"- {line}\n" for line in overrides))
+        weights = dict(zip(("ce", "kd", "squarehead"), LOSSES[loss], strict=True))
+        config = {
+            "model": {"path": self.model}, "data": {"path": self.data}, "sparsity": sparsity, "distill": weights,
+            "prune": {"method": "sparsegpt", "pattern": self.pattern}, "seed": seed, "reference": self.reference,
+            "tracking": {"enabled": False, "uri": "", "experiment": "squarehead", "artifacts": "all"},
+        }  # fmt: skip
+        dials = dict(line.split("=", 1) for line in overrides)
+        record = {"name": " ".join(overrides), "sweep": self.sweep, "config": config, "dials": dials}
+        (place / "job.json").write_text(json.dumps(record | {"environment": {}}))
+        plan = {
+            name: {"stage": it["stage"], "fingerprint": it["fingerprint"], "inputs": it["inputs"], "status": "run"}
+            for name, it in planned.items()
+        }
+        (place / "plan.json").write_text(json.dumps({"nodes": plan}))
+
+    def _planned(
+        self, sparsity: float, loss: str, value: float, seed: int, error: float | None, int8: bool
+    ) -> dict[str, Any]:
+        """{node: stage, fingerprint, inputs (by node), and what its result holds}."""
+        level = f"{100 * sparsity:g}"
+        layers = [{"name": f"model.layers.{i}.fc", "sparsity": sparsity, "error": 0.01 * (i + 1)} for i in range(3)]
+        curve = [{"step": step, "time": 0.0, "metrics": {"loss": 3.0 / step, "loss_ce": 2.0 / step}} for step in (1, 2)]
+        curve.append({"step": 2, "time": 0.0, "metrics": {"validation_loss": 1.5}})
+        zeros = {"sparsity": sparsity, "model_sparsity": sparsity / 2}
+        nodes: dict[str, Any] = {
+            "model": self._node("model", ("model",)),
+            "data": self._node("data", ("data",)),
+            "dense": self._node(
+                "dense", (seed,), model="model", data="data", curve=curve, metrics={"sparsity": 0.0}, weights=4000
+            ),
+            "dense_eval": self._judged((seed,), 10.0, error, model="dense"),
+            f"prune_{level}": self._node(
+                "prune", (sparsity, seed), model="dense", metrics=zeros, facts={"layers": layers}, weights=4000,
+                config={"prune": {"pattern": self.pattern}, "sparsity": sparsity},
+            ),
+            f"finetune_{level}": self._node(
+                "finetune", (sparsity, loss, seed), model=f"prune_{level}", teacher="dense", curve=curve,
+                metrics=zeros, weights=4100,
+            ),
+            "one_shot_eval": self._judged((sparsity, seed), 90.0, error, model=f"prune_{level}"),
+            "evaluate": self._judged((sparsity, loss, seed), value, error, model=f"finetune_{level}"),
+        }  # fmt: skip
+        if int8:
+            nodes["quantize_dense"] = self._node("quantize", (seed, "dense"), model="dense", weights=1000)
+            nodes["dense_eval_q"] = self._judged((seed, "int8"), 10.1, error, model="quantize_dense")
+            nodes["quantize"] = self._node(
+                "quantize", (sparsity, loss, seed), model=f"finetune_{level}", metrics={"sparsity": sparsity},
+                weights=1100,
+            )  # fmt: skip
+            nodes["evaluate_q"] = self._judged((sparsity, loss, seed, "int8"), value + 0.1, error, model="quantize")
+            nodes["benchmark"] = self._node(
+                "benchmark", (sparsity, loss, seed), dense="dense", sparse=f"finetune_{level}", quantized="quantize",
+                quantized_dense="quantize_dense", files={"benchmark.json": benchmark()},
+            )  # fmt: skip
+        return nodes
+
+    def _judged(self, identity: tuple[object, ...], value: float, error: float | None, model: str) -> dict[str, Any]:
+        found = {"value": value, "stderr": error, "protocol": {"higher_is_better": self.higher_is_better}}
+        metrics = {self.metric: value} | ({f"{self.metric}_stderr": error} if error is not None else {})
+        metrics[f"{self.metric}_recovery"] = 100 * (value / 10.0 if self.higher_is_better else 10.0 / value)
+        return self._node(
+            "evaluate", identity, model=model, metrics=metrics, files={"metrics.json": {self.metric: found}}
+        )
+
+    @staticmethod
+    def _node(stage: str, identity: tuple[object, ...], **about: Any) -> dict[str, Any]:
+        own = {"files": {}, "metrics": {"value": 1.0}, "facts": {}, "config": {}, "curve": [], "weights": 0}
+        inputs = {role: source for role, source in about.items() if role not in own}
+        found = own | {key: value for key, value in about.items() if key in own}
+        return found | {"stage": stage, "fingerprint": fingerprint(stage, *identity), "inputs": inputs}
+
+    def _make(self, planned: dict[str, Any], until: str, failed: str) -> dict[str, Any]:
+        """Publishes what is not there; the summary of the job."""
+        became = {}
+        stopped = False
+        for name, node in planned.items():
+            at = {"stage": node["stage"], "fingerprint": node["fingerprint"], "seconds": 2.0}
+            if stopped or name == failed:
+                status = "failed" if name == failed else "not run"
+                became[name] = at | {"status": status, "metrics": {}, "error": "out of luck" if name == failed else ""}
+                stopped = True
+                continue
+            there = self.store.find(node["stage"], node["fingerprint"]) is not None
+            if not there:
+                self._publish(node, {role: planned[it]["fingerprint"] for role, it in node["inputs"].items()})
+            status = "hit" if there else "done"
+            became[name] = at | {"status": status, "metrics": node["metrics"], "error": ""}
+            stopped = name == until
+        return became
+
+    def _publish(self, node: dict[str, Any], inputs: dict[str, str]) -> None:
+        with self.store.fill(node["stage"], node["fingerprint"], lambda who: None) as slot:
+            for name, content in node["files"].items():
+                (slot.out / name).write_text(json.dumps(content))
+            if node["curve"]:
+                (slot.out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in node["curve"]))
+            if node["weights"]:
+                (slot.out / "model.safetensors").write_bytes(bytes(node["weights"]))
+            environment = {"cpu": "A CPU", "cores": 2, "threads": 1, "python": "3.11", "packages": {}, "git": "c0ffee"}
+            slot.publish(
+                {key: node[key] for key in ("stage", "fingerprint", "metrics", "facts", "config")}
+                | {"inputs": inputs, "seconds": 2.0, "created": "2026-01-01T12:00:00+00:00"}
+                | {"environment": environment}
+            )
+
+
+def benchmark() -> dict[str, Any]:
+    base = BENCHMARKED["torch_fp32", "dense"]
+    rows = [
+        {
+            "backend": backend, "model": model, "status": "ok", "note": None, "prefill_ms": 5.0, "weight_bytes": 2e6,
+            "decode_tokens_per_second": rate, "decode_tokens_per_second_min": 0.9 * rate,
+            "decode_tokens_per_second_max": 1.1 * rate,
+            "decode_speedup": {
+                "torch_fp32_dense": rate / base, "same_backend_dense": rate / BENCHMARKED[backend, "dense"]
+            },
+        }
+        for (backend, model), rate in BENCHMARKED.items()
+    ]  # fmt: skip
+    rows.append({"backend": "onnx_fp32", "model": "dense", "status": "n/a", "reason": "not installed"})
+    return {"machine": {"cpu": "A CPU", "threads": 2}, "protocol": {"workload": "a prompt", "rounds": 3}, "rows": rows}
