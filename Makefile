@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+TABLE ?=
 SWEEP ?= sparsity=0.5,0.6,0.7,0.8 distill=ce,kd,squarehead
 QUIET := MLFLOW_DISABLE_TELEMETRY=true TOKENIZERS_PARALLELISM=false
 TESTING := $(QUIET) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg
@@ -39,6 +40,9 @@ plan: env ## Say what `make run` would run, and why
 
 sweep: env ## Run a sweep: SWEEP="sparsity=0.5,0.7 distill=ce,squarehead"
 	$(QUIET) $(BIN)/python -m pipeline -m experiment=quickstart $(SWEEP) $(ARGS)
+
+reproduce: env ## Run a table of the paper, print ours beside theirs: TABLE=local/whisper; without TABLE, list them
+	@$(QUIET) $(BIN)/python -m pipeline.reproduce $(TABLE) $(ARGS)
 
 report: env ## Report the newest run or sweep: tables here, report.html and more beside it
 	@$(BIN)/python -m pipeline.report $(ARGS)

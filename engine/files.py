@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine import record, skeleton
+from engine import generation, record, skeleton
 from engine.errors import EngineError
 from engine.linear import EngineLinear, fuse
 from engine.record import EngineRecord, LinearRecord
@@ -52,10 +52,11 @@ def check_out(out: Path) -> None:
         raise EngineError(f"{out} exists already, expected nothing or an empty folder; choose another or delete it")
 
 
-def load(folder: Path | str, *, threads: int = 0) -> Any:
+def load(folder: Path | str, *, threads: int = 0, compiled_steps: bool = True) -> Any:
     """The model in eval mode, without gradients, ready for `generate`. Its weights are mapped from the file.
 
-    `threads` is set for torch and the kernels in this whole process; 0 leaves what torch has.
+    `threads` is set for torch and the kernels in this whole process; 0 leaves what torch has. `compiled_steps`: where
+    the architecture allows, steps of one token at batch 1 go through the engine's own decoding step.
 
     Raises EngineError unless every file is the recorded one and every tensor fits the architecture.
     """
@@ -72,7 +73,7 @@ def load(folder: Path | str, *, threads: int = 0) -> Any:
     fuse(model)
     if threads:
         torch.set_num_threads(threads)
-    return model
+    return generation.attach(model) if compiled_steps else model
 
 
 def engine_linears(model: nn.Module) -> dict[str, EngineLinear]:

@@ -123,13 +123,18 @@ class EncoderDecoderStepper:
         return logits_V
 
 
+def likeliest(logits_V: Tensor) -> int:
+    """numpy's argmax: of 50 000 logits torch's takes 250 us, a tenth of a compiled step."""
+    return int(logits_V.float().numpy().argmax())
+
+
 def one_round(stepper: Stepper, ids_1T: Tensor, new_tokens: int) -> tuple[float, float]:
     """Seconds of the prompt, and of `new_tokens` greedy steps after it."""
     start = time.perf_counter()
-    token = int(stepper.prefill(ids_1T).argmax())
+    token = likeliest(stepper.prefill(ids_1T))
     between = time.perf_counter()
     for _ in range(new_tokens):
-        token = int(stepper.step(token).argmax())
+        token = likeliest(stepper.step(token))
     return between - start, time.perf_counter() - between
 
 

@@ -27,6 +27,8 @@ PHASES: dict[Kind, tuple[str, str, str]] = {
 """Of each kind of block: its first product, what stands in the middle, its second product; norms stand with the product
 that follows them. The order is that of engine/native/decoder.h, where the head comes last."""
 HEAD = "head"
+MAX_CONTEXT = 4096
+"""Positions of a cache for sequences whose length nobody tells; memory for those never reached is never touched."""
 ACTIVATION_CODES = ("silu", "relu", "gelu", "gelu_tanh")
 
 
@@ -87,12 +89,8 @@ class Step:
         self._alive: list[Any] = []  # whatever the structure points into
         self._bytes: Counter[str] = Counter()
         self._blocks = (_Block * len(layout.blocks))(*[self._block(block) for block in layout.blocks])
-        own = self._of_kind("self_attention")
-        shape = (len(own), layout.key_heads, context, layout.head_size)
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
-        """Of self-attention: block, head, position, size."""
-        for block, keys, values in zip(own, self.keys, self.values, strict=True):
-            block.keys, block.values = keys.data_ptr(), values.data_ptr()
+        self._shape = len(self._of_kind("self_attention")), layout.key_heads, context, layout.head_size
+        self.begin()
         kinds = {block.kind for block in layout.blocks}
         self._phases = [name for kind in PHASES if kind in kinds for name in PHASES[kind]] + [HEAD]
         bias = layout.position_bias(context) if layout.position_bias else None
@@ -121,6 +119,16 @@ class Step:
         self.weight_bytes = self._bytes.total()
         """Read by one step; norms, the embedding's row, and all keys and values left out."""
         self._forget()
+
+    def begin(self, earlier: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+        """Takes new memory for keys and values of self-attention. `earlier`: those of the positions so far, for each
+        block of it, heads x positions x size."""
+        self.keys, self.values = torch.zeros(self._shape), torch.zeros(self._shape)
+        """Block, head, position, size; never touched where no position came to be."""
+        for block, keys, values in zip(self._of_kind("self_attention"), self.keys, self.values, strict=True):
+            block.keys, block.values = keys.data_ptr(), values.data_ptr()
+        for number, (keys, values) in enumerate(earlier):
+            self.keys[number, :, : keys.shape[1]], self.values[number, :, : keys.shape[1]] = keys, values
 
     def look_at(self, sources: list[tuple[Tensor, Tensor]]) -> None:
         """Keys and values of the encoder's states for each block of cross-attention, heads x positions x size."""

@@ -95,10 +95,10 @@ class TorchRunner:
         self._stepper = measure.TransformersStepper(model)
 
     def start(self, token: int) -> int:
-        return int(self._stepper.prefill(torch.tensor([[token]])).argmax())
+        return measure.likeliest(self._stepper.prefill(torch.tensor([[token]])))
 
     def step(self, token: int) -> int:
-        return int(self._stepper.step(token).argmax())
+        return measure.likeliest(self._stepper.step(token))
 
     def close(self) -> None:
         """There is no process to end."""
@@ -113,7 +113,7 @@ class EngineRunner:
         return self.step(token)
 
     def step(self, token: int) -> int:
-        return int(self.decoder.step(token).argmax())
+        return measure.likeliest(self.decoder.step(token))
 
     def close(self) -> None:
         """There is no process to end."""

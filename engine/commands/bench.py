@@ -1,8 +1,8 @@
 """Measure an engine folder at batch 1: a prompt of random tokens, then greedy decoding with the key-value cache.
 The prompt of an encoder-decoder is what its encoder reads.
 
-Printed are medians over rounds and their range. Steps are decoded by transformers, as `generate` does, and where the
-architecture allows by the engine's own decoding step. "MB read" is what one decoded token reads of the weights. Then
+Printed are medians over rounds and their range. Steps are decoded by transformers alone, and where the architecture
+allows by the engine's own decoding step. "MB read" is what one decoded token reads of the weights. Then
 follows where the time of the engine's step went (means), and how long reading its weights from memory takes.
 """
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     options.check_least(args, 1, "prompt_tokens", "new_tokens", "rounds", "threads")
     options.check_out(args.json)
     with Console(stderr=True).status(f"loading {args.folder}"):
-        model = load(args.folder, threads=args.threads)
+        model = load(args.folder, threads=args.threads, compiled_steps=False)
     measured = _measure(model, args)
     read = measure.bytes_per_token(model)
     isa = kernels.available_isas()[-1]

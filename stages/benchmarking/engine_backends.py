@@ -6,6 +6,8 @@ from typing import Any
 
 from engine import decoder, kernels
 from engine.decoder import Decoder, EncoderDecoder
+from engine.measure import likeliest
+from engine.step import MAX_CONTEXT
 from engine.weights import DType
 from pipeline.contracts import Checkpoint
 from stages import engine_models, families
@@ -26,10 +28,10 @@ class EngineRunner:
         self.weight_bytes: int | None = self._decoder.weight_bytes
 
     def prefill(self, sample: Sample) -> int:
-        return int(self._decoder.prefill(sample.ids_1T).argmax())
+        return likeliest(self._decoder.prefill(sample.ids_1T))
 
     def decode(self, token: int) -> int:
-        return int(self._decoder.step(token).argmax())
+        return likeliest(self._decoder.step(token))
 
 
 class EngineEncoderDecoderRunner(EncoderDecoderRunner):
@@ -42,14 +44,10 @@ class EngineEncoderDecoderRunner(EncoderDecoderRunner):
 
     def prefill(self, sample: Sample) -> int:
         self._decoder.read(sample.encoder)
-        return int(self._decoder.prefill(sample.ids_1T).argmax())
+        return likeliest(self._decoder.prefill(sample.ids_1T))
 
     def decode(self, token: int) -> int:
-        return int(self._decoder.step(token).argmax())
-
-
-MAX_CONTEXT = 4096
-"""Positions of the cache; memory for those never reached is never touched."""
+        return likeliest(self._decoder.step(token))
 
 
 class _Engine:

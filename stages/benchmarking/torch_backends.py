@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.linear import EngineLinear
-from engine.measure import EncoderDecoderStepper, TransformersStepper, decoding_modules
+from engine.measure import EncoderDecoderStepper, TransformersStepper, decoding_modules, likeliest
 from pipeline import cpu
 from pipeline.contracts import Checkpoint
 from stages import checkpoints, families
@@ -29,10 +29,10 @@ class TorchRunner:
         self.weight_bytes: int | None = weight_bytes(model)
 
     def prefill(self, sample: Sample) -> int:
-        return int(self._stepper.prefill(sample.ids_1T).argmax())
+        return likeliest(self._stepper.prefill(sample.ids_1T))
 
     def decode(self, token: int) -> int:
-        return int(self._stepper.step(token).argmax())
+        return likeliest(self._stepper.step(token))
 
 
 class EncoderDecoderRunner:
@@ -49,11 +49,11 @@ class EncoderDecoderRunner:
 
     def prefill(self, sample: Sample) -> int:
         self._stepper = EncoderDecoderStepper(self._model, sample.encoder)
-        return int(self._stepper.prefill(sample.ids_1T).argmax())
+        return likeliest(self._stepper.prefill(sample.ids_1T))
 
     def decode(self, token: int) -> int:
         assert self._stepper is not None, "decode comes after prefill"
-        return int(self._stepper.step(token).argmax())
+        return likeliest(self._stepper.step(token))
 
     def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
         # the end of a text would leave models with different work
