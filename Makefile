@@ -58,7 +58,8 @@ test: env ## Run the tests
 sanitize: $(SANITIZED) ## Run the engine's tests with its kernels under address and undefined-behaviour sanitizers
 	$(TESTING) SQUAREHEAD_KERNELS=$(CURDIR)/$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		$(BIN)/python -m pytest --capture=sys tests/test_engine_kernels.py tests/test_engine_models.py $(ARGS)
+		$(BIN)/python -m pytest --capture=sys tests/test_engine_kernels.py tests/test_engine_models.py \
+		tests/test_engine_decoder_seq2seq.py tests/test_engine_generation.py $(ARGS)
 
 $(SANITIZED): $(NATIVE) | env
 	mkdir -p $(@D)

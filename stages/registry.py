@@ -38,6 +38,6 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("finetune", "2", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("quantize", "1", "stages.quantize", Checkpoint),
         StageSpec("evaluate", "2", "stages.evaluate", Metrics),
-        StageSpec("benchmark", "4", "stages.benchmark", Benchmark),
+        StageSpec("benchmark", "5", "stages.benchmark", Benchmark),
     )
 }
