@@ -11,7 +11,7 @@ DIGEST = $$($(BIN)/python -c 'from engine import sources; print(sources.digest()
 SANITIZED := build/sanitized/kernels.so
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep test sanitize lint report dashboard verify gc clean \
+.PHONY: help env run plan sweep test sanitize lint reproduce report dashboard verify gc clean \
 	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help

@@ -9,7 +9,7 @@ formula.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -56,12 +56,31 @@ class Total:
     """Nodes whose seconds are in no sum."""
 
 
-def of_plan(plan: Plan, config: Config, stores: Stores, history: History | None = None) -> dict[str, Estimate]:
-    """For each node that has to run, by name. Over the jobs of a sweep, pass one `history` (of their stores) to all,
-    and key the results by fingerprint, so that what jobs share counts once."""
-    past = history or History(stores)
+def of_plan(plan: Plan, config: Config, stores: Stores) -> dict[str, Estimate]:
+    """For each node that has to run, by name."""
+    return _estimates(plan, config, History(stores), set())
+
+
+def of_jobs(jobs: Iterable[tuple[Plan, Config]]) -> dict[str, Estimate]:
+    """For all that a sweep has to run, by fingerprint: what jobs share counts once."""
+    found: dict[str, Estimate] = {}
+    histories: dict[tuple[str, str], History] = {}
+    for plan, config in jobs:
+        place = (config.runs, config.cache.folder)
+        if place not in histories:
+            histories[place] = History(Stores.of(config))
+        new = _estimates(plan, config, histories[place], found.keys())
+        found |= {plan[name].fingerprint: estimate for name, estimate in new.items()}
+    return found
+
+
+def _estimates(plan: Plan, config: Config, history: History, known: Container[str]) -> dict[str, Estimate]:
     size = _size(plan)
-    return {name: _estimate(item, plan, config, size, past) for name, item in plan.items() if item.status == "run"}
+    return {
+        name: _estimate(item, plan, config, size, history)
+        for name, item in plan.items()
+        if item.status == "run" and item.fingerprint not in known
+    }
 
 
 def total(estimates: Iterable[Estimate]) -> Total:
@@ -97,7 +116,8 @@ def _seconds(
         return (median(past.seconds for past in again), "measured") if again else (None, "unknown")
     near = [
         (past, then) for past, then in same_kind
-        if _is_size(past, size) and past.threads == threads and _data(past.inputs) == _data(item.inputs)
+        if _is_size(past, size) and past.threads == threads and past.version == item.spec.version
+        and _data(past.inputs) == _data(item.inputs)
     ]  # fmt: skip
     if again := [past for past, _ in near if past.config == item.config]:
         return median(past.seconds for past in again), "measured"
@@ -111,11 +131,14 @@ def _seconds(
 
 def _speed(pasts: Iterable[tuple[Past, Workload]]) -> float | None:
     """Operations a second, by the formulas of `operations`; the median."""
-    speeds = [
-        work / past.seconds
-        for past, load in pasts
-        if past.parameters and past.seconds > 0 and (work := operations(load, past.parameters))
-    ]
+    speeds = []
+    for past, load in pasts:
+        try:
+            work = operations(load, past.parameters) if past.parameters else None
+        except KeyError:  # of an earlier version, with other options
+            continue
+        if work and past.seconds > 0:
+            speeds.append(work / past.seconds)
     return median(speeds) if speeds else None
 
 

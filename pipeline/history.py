@@ -12,7 +12,6 @@ from typing import Any
 from pipeline import cpu, record
 from pipeline.plan import Stores
 from pipeline.store import SHORT
-from stages.registry import STAGES
 
 NEWEST = 60
 """Results of a stage that are looked at."""
@@ -25,6 +24,7 @@ class Past:
     """One stored result: what it was made of, and what that cost."""
 
     stage: str
+    version: str
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
     """Role -> fingerprint."""
@@ -46,12 +46,12 @@ class History:
         self._pasts: dict[str, list[Past]] = {}
 
     def of(self, stage: str) -> list[Past]:
-        """Results of a stage's present version that this processor made, the newest first."""
+        """Results of a stage that this processor made, the newest first."""
         if stage not in self._pasts:
             there = [path for path in self._folders.values() if path.parent.name == stage]
             newest = sorted(there, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
-            metas = [meta for path in newest if (meta := self.meta(path.name)) and _is_ours(meta)]
-            self._pasts[stage] = [self._past(meta) for meta in metas]
+            metas = [meta for path in newest if (meta := self.meta(path.name))]
+            self._pasts[stage] = [self._past(meta) for meta in metas if meta["environment"]["cpu"] == cpu.model()]
         return self._pasts[stage]
 
     def meta(self, fingerprint: str) -> dict[str, Any]:
@@ -83,6 +83,7 @@ class History:
             seconds = max(seconds, metrics["tokens"] / rate)
         return Past(
             stage=meta["stage"],
+            version=meta["version"],
             config=meta["config"],
             inputs=meta["inputs"],
             metrics=metrics,
@@ -92,8 +93,3 @@ class History:
             threads=int(meta["environment"]["threads"]),
             parameters=self.parameters(meta["fingerprint"]),
         )
-
-
-def _is_ours(meta: Mapping[str, Any]) -> bool:
-    made_by, version = meta["environment"]["cpu"], meta["version"]
-    return bool(made_by == cpu.model() and version == STAGES[meta["stage"]].version)

@@ -39,7 +39,8 @@ class Workload:
 
     stage: str
     kind: str
-    """Runs of another kind have another speed: with or without a teacher, torch or engine, which pruner, smoothed."""
+    """Runs of another kind have another speed: with or without a teacher, torch or engine, which pruner, whose
+    backends."""
     config: Mapping[str, Any]
     """Its slice."""
     rows: float | None
@@ -56,7 +57,9 @@ class Workload:
         cls, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str], rows: float | None,
         tests: float | None, calibration: Mapping[str, Any] | None,
     ) -> Workload:  # fmt: skip
+        makers = sorted({name.partition("_")[0] for name in config.get("backends", [])})
         kinds = {
+            "benchmark": " ".join(makers),
             "finetune": "teacher" if "teacher" in inputs else "",
             "evaluate": f"{config.get('runtime', '')} {'int8' if inputs.get('model') == 'quantize' else ''}",
             "prune": str(config.get("prune", {}).get("method", "")),
