@@ -89,6 +89,8 @@ def test_seeds_of_one_model_have_a_mean_and_a_spread(runs: Runs) -> None:
     assert over.seeds == ("0", "1", "2")
     assert over.dials == {"distill": "kd"}, "one seed of ce is no spread"
     assert len(over.evaluations) == 3
+    (dense,) = [row for row in found.seeds if row.kind == "dense_eval"]
+    assert (dense.seeds, dense.dials) == (("0", "1", "2"), {}), "no loss makes a dense model"
 
 
 def test_the_gain_of_int8_is_told_apart_from_that_of_zeros(runs: Runs) -> None:
@@ -153,7 +155,7 @@ def test_a_verdict_weighs_the_difference_by_our_error(
     tmp_path: Path, ours: float, stderr: float | None, verdict: str
 ) -> None:
     metric = "squarehead_qa_exact_match_strict_match"
-    runs = Runs(tmp_path, metric, True, "mpt_gsm8k", model="mosaicml/mpt-7b", data="openai/gsm8k")
+    runs = Runs(tmp_path, metric, True, 0.3, 0.1, "mpt_gsm8k", model="mosaicml/mpt-7b", data="openai/gsm8k")
     runs.job(0.5, "squarehead", ours, error=stderr)
     (told,) = [at for at in collected(runs).comparisons if at.row.kind == "evaluate"]
     assert (told.reference.value, told.verdict) == (0.306, verdict)

@@ -21,8 +21,8 @@ from pipeline.reporting import (
     folders,
     logged,
     page,
-    quality_figures,
     quality_tables,
+    speed_figures,
     study,
     tables,
     terminal,
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Two losses, two sparsities, seeds, int8, published figures; a failed job and a missing one."""
     metric = "squarehead_qa_exact_match_strict_match"
     place = tmp_path_factory.mktemp("page") / "runs"
-    made = Runs(place, metric, True, "mpt_gsm8k", model="mosaicml/mpt-7b", data="openai/gsm8k")
+    made = Runs(place, metric, True, 0.3, 0.05, "mpt_gsm8k", model="mosaicml/mpt-7b", data="openai/gsm8k")
     for seed, value in enumerate((0.31, 0.35)):
         made.job(0.5, "squarehead", value, seed=seed, error=0.01, int8=True)
     made.job(0.5, "ce", 0.21, error=0.01, int8=True)
@@ -120,7 +120,7 @@ def test_the_front_is_what_no_other_beats_in_both(places: list[tuple[int, int]],
         differs = (one.speedup, one.quality) != (other.speedup, other.quality)
         return one.speedup >= other.speedup and better and differs
 
-    front = quality_figures.front(points, higher)
+    front = speed_figures.front(points, higher)
     assert not [point for point in front if any(beats(other, point) for other in points)]
     for point in points:
         same = [kept for kept in front if (kept.speedup, kept.quality) == (point.speedup, point.quality)]

@@ -33,6 +33,8 @@ class Runs:
     folder: Path
     metric: str = "perplexity"
     higher_is_better: bool = False
+    dense: float = 10.0
+    one_shot: float = 90.0
     reference: str = ""
     model: str = "owner/tiny"
     data: str = "owner/texts"
@@ -107,7 +109,7 @@ class Runs:
             "dense": self._node(
                 "dense", (seed,), model="model", data="data", curve=curve, metrics={"sparsity": 0.0}, weights=4000
             ),
-            "dense_eval": self._judged((seed,), 10.0, error, model="dense"),
+            "dense_eval": self._judged((seed,), self.dense, error, model="dense"),
             f"prune_{level}": self._node(
                 "prune", (sparsity, seed), model="dense", metrics=zeros, facts={"layers": layers}, weights=4000,
                 config={"prune": {"pattern": self.pattern}, "sparsity": sparsity},
@@ -116,17 +118,17 @@ class Runs:
                 "finetune", (sparsity, loss, seed), model=f"prune_{level}", teacher="dense", curve=curve,
                 metrics=zeros, weights=4100,
             ),
-            "one_shot_eval": self._judged((sparsity, seed), 90.0, error, model=f"prune_{level}"),
+            "one_shot_eval": self._judged((sparsity, seed), self.one_shot, error, model=f"prune_{level}"),
             "evaluate": self._judged((sparsity, loss, seed), value, error, model=f"finetune_{level}"),
         }  # fmt: skip
         if int8:
             nodes["quantize_dense"] = self._node("quantize", (seed, "dense"), model="dense", weights=1000)
-            nodes["dense_eval_q"] = self._judged((seed, "int8"), 10.1, error, model="quantize_dense")
+            nodes["dense_eval_q"] = self._judged((seed, "int8"), 1.01 * self.dense, error, model="quantize_dense")
             nodes["quantize"] = self._node(
                 "quantize", (sparsity, loss, seed), model=f"finetune_{level}", metrics={"sparsity": sparsity},
                 weights=1100,
             )  # fmt: skip
-            nodes["evaluate_q"] = self._judged((sparsity, loss, seed, "int8"), value + 0.1, error, model="quantize")
+            nodes["evaluate_q"] = self._judged((sparsity, loss, seed, "int8"), 1.01 * value, error, model="quantize")
             nodes["benchmark"] = self._node(
                 "benchmark", (sparsity, loss, seed), dense="dense", sparse=f"finetune_{level}", quantized="quantize",
                 quantized_dense="quantize_dense", files={"benchmark.json": benchmark()},
@@ -136,7 +138,7 @@ class Runs:
     def _judged(self, identity: tuple[object, ...], value: float, error: float | None, model: str) -> dict[str, Any]:
         found = {"value": value, "stderr": error, "protocol": {"higher_is_better": self.higher_is_better}}
         metrics = {self.metric: value} | ({f"{self.metric}_stderr": error} if error is not None else {})
-        metrics[f"{self.metric}_recovery"] = 100 * (value / 10.0 if self.higher_is_better else 10.0 / value)
+        metrics[f"{self.metric}_recovery"] = 100 * (value / self.dense if self.higher_is_better else self.dense / value)
         return self._node(
             "evaluate", identity, model=model, metrics=metrics, files={"metrics.json": {self.metric: found}}
         )

@@ -76,6 +76,13 @@ def name_of(metric: str) -> str:
     return f"{name}, %" if any(part in metric for part in PERCENT) else name
 
 
+def told(metric: str, value: float, error: float | None) -> str:
+    """WER 12.3 ± 0.4; accuracy 30.5 ± 1.2 %."""
+    name = name_of(metric)
+    figures = f"{name.removesuffix(', %')} {with_error(metric, value, error)}"
+    return f"{figures} %" if name.endswith(", %") else figures
+
+
 def plain(metric: str, value: float) -> float:
     """In the unit it is told in: fractions in percent."""
     return 100 * value if any(part in metric for part in PERCENT) else value

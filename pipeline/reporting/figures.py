@@ -42,6 +42,8 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "figure.facecolor": "none",
 }
+WIDTH = 9.4
+"""Inches of a figure as wide as the page."""
 ENLARGED = 1.5
 """Pixels of the page for a point of the figure, at most."""
 ANONYMOUS = re.compile(r' id="[A-Za-z0-9]+_\d+"')

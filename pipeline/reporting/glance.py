@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 
-from pipeline.reporting.cells import name_of, number, with_error
-from pipeline.reporting.models import ModelRow
+from pipeline.reporting.cells import told, with_error
+from pipeline.reporting.levels import Level, levels
 from pipeline.reporting.study import Study
-from pipeline.reporting.verdicts import differ
-
-LEVEL = 0.005
-"""Sparsities this near are one level."""
+from pipeline.reporting.verdicts import SAME, SIGMAS
 
 
 @dataclass(frozen=True)
 class Finding:
-    """At one sparsity, the best fine-tuned model by the main metric."""
+    """At one sparsity, the best fine-tuned models by the main metric."""
 
     level: str
     best: str
@@ -28,43 +26,39 @@ class Finding:
 
 
 def findings(study: Study) -> list[Finding]:
-    levels: list[list[ModelRow]] = []
-    candidates = [row for row in study.models if row.kind == "evaluate" and study.metric in row.qualities]
-    for row in sorted(candidates, key=lambda row: row.sparsity or 0):
-        if levels and abs((levels[-1][0].sparsity or 0) - (row.sparsity or 0)) < LEVEL:
-            levels[-1].append(row)
+    places: list[list[Level]] = []
+    trained = [level for level in levels(study, study.metric) if level.rows[0].kind == "evaluate"]
+    for level in sorted(trained, key=lambda level: level.sparsity):
+        if places and level.sparsity - places[-1][0].sparsity < SAME:
+            places[-1].append(level)
         else:
-            levels.append([row])
-    return [_finding(study, rows) for rows in levels]
+            places.append([level])
+    return [_finding(study, place) for place in places]
 
 
-def _finding(study: Study, rows: Sequence[ModelRow]) -> Finding:
-    metric = study.metric
-    higher = rows[0].qualities[metric].higher_is_better
-    ranked = sorted(rows, key=lambda row: row.qualities[metric].value, reverse=higher)
-    best = ranked[0].qualities[metric]
-    int8 = next((row for row in study.models if row.kind == "evaluate_q" and set(row.jobs) & set(ranked[0].jobs)), None)
-    speeds = [f"{row.speed.ratio:.1f}× ({row.speed.backend})" for row in (ranked[0], int8) if row and row.speed]
+def _finding(study: Study, rivals: Sequence[Level]) -> Finding:
+    ranked = sorted(rivals, key=lambda level: level.value, reverse=study.higher_is_better(study.metric))
+    best = ranked[0]
+    jobs = {at for row in best.rows for at in row.jobs}
+    int8 = [row for row in study.models if row.kind == "evaluate_q" and jobs & set(row.jobs)]
+    fastest = (max((row.speed for row in rows if row.speed), key=lambda speed: speed.ratio, default=None)
+               for rows in (best.rows, int8))  # fmt: skip
+    seeds = f", mean of {len(best.each)} seeds" if len(best.each) > 1 else ""
     return Finding(
-        level=f"{100 * (rows[0].sparsity or 0):.3g} %",
-        best=study.series(ranked[0]),
-        value=f"{name_of(metric)} {with_error(metric, best.value, best.stderr)}",
-        recovery=f"{best.recovery:.1f} % of dense" if best.recovery is not None else "",
-        margin=_margin(study, ranked),
-        speed=", ".join(speeds),
+        level=f"{100 * best.sparsity:.3g} %",
+        best=best.series,
+        value=told(study.metric, best.value, best.error),
+        recovery=f"{best.recovery:.1f} % of dense{seeds}" if best.recovery is not None else seeds.lstrip(", "),
+        margin=_margin(study.metric, best, ranked[1:]),
+        speed=", ".join(f"{speed.ratio:.1f}× ({speed.backend})" for speed in fastest if speed),
     )
 
 
-def _margin(study: Study, ranked: Sequence[ModelRow]) -> str:
-    """Over the best of another series: seeds of one model are no rivals."""
-    metric = study.metric
-    rival = next((row for row in ranked if study.series(row) != study.series(ranked[0])), None)
-    if rival is None:
+def _margin(metric: str, best: Level, others: Sequence[Level]) -> str:
+    if not others:
         return ""
-    told = f"{study.series(rival)} ({number(metric, rival.qualities[metric].value)})"
-    apart = differ(ranked[0].qualities[metric], rival.qualities[metric])
-    return {
-        True: f"clear of {told}",
-        False: f"within error of {told}",
-        None: f"before {told}, errors not known",
-    }[apart]
+    rival = f"{others[0].series} ({with_error(metric, others[0].value, others[0].error)})"
+    if best.error is None or others[0].error is None:
+        return f"before {rival}, errors not known"
+    apart = abs(best.value - others[0].value) > SIGMAS * hypot(best.error, others[0].error)
+    return f"clear of {rival}" if apart else f"within error of {rival}"

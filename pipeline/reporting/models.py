@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from pipeline.headline import is_quality
 from pipeline.plots import EXACT, INT8
 from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Result, Results
-from pipeline.table import is_quality
 
 ORDER = ("dense_eval", "dense_eval_q", "one_shot_eval", "rung", "evaluate", "evaluate_q")
 ROLES = {
@@ -22,6 +22,12 @@ ROLES = {
 """Input of a benchmark -> which of its rows ran that checkpoint: (model, int8)."""
 MADE_BY = {"prune": "pruned", "finetune": "fine-tuned"}
 """Stage of a sparse checkpoint -> how its model is called."""
+UNASKED = {
+    "dense_eval": ("sparsity", "prune", "schedule", "distill", "finetune"),
+    "dense_eval_q": ("sparsity", "prune", "schedule", "distill", "finetune"),
+    "one_shot_eval": ("schedule", "distill", "finetune"),
+}
+"""Kind -> options that do not make a model of that kind, whichever jobs have it."""
 SOURCE_STAGES = ("model", "data")
 
 
@@ -109,7 +115,6 @@ def _row(
     agreed = {key: value for key, value in first.items() if all(settings[at].get(key) == value for at in places)}
     shared_loss = {losses[at] for at in places}
     kind = name if name in ORDER else "rung"
-    trained = kind not in ("dense_eval", "dense_eval_q", "one_shot_eval")
     zeros = _zeros(checkpoint, results)
     made_of = results.ancestors(checkpoint.fingerprint) if checkpoint else []
     return ModelRow(
@@ -118,8 +123,8 @@ def _row(
         evaluation=fingerprint,
         checkpoint=checkpoint.fingerprint if checkpoint else "",
         jobs=places,
-        dials=agreed,
-        loss=shared_loss.pop() if len(shared_loss) == 1 and trained else "",
+        dials={key: value for key, value in agreed.items() if key.partition(".")[0] not in UNASKED.get(kind, ())},
+        loss=shared_loss.pop() if len(shared_loss) == 1 and kind not in UNASKED else "",
         qualities=qualities(result),
         sparsity=zeros[0],
         model_sparsity=zeros[1],

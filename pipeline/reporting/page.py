@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.reporting import choices, dag, glance, quality_figures, tables, training_figures
+from pipeline.reporting import choices, dag, glance, quality_figures, speed_figures, tables, training_figures
 from pipeline.reporting.cells import EMPTY, name_of
 from pipeline.reporting.study import Study, state
 
@@ -43,7 +43,7 @@ def _plots(study: Study) -> Mapping[str, Any]:
         "quality": quality_figures.quality_over_sparsity(study, study.metric) if study.metric else None,
         "others": [svg for name in others if (svg := quality_figures.quality_over_sparsity(study, name))],
         "recovery": quality_figures.recovery_over_sparsity(study),
-        "pareto": quality_figures.pareto(study),
+        "pareto": speed_figures.pareto(study),
         "training": training_figures.training(study),
         "layers": training_figures.layers(study),
         "times": training_figures.times(study),

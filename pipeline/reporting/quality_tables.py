@@ -18,7 +18,7 @@ from pipeline.reporting.cells import (
 )
 from pipeline.reporting.models import ModelRow, Quality
 from pipeline.reporting.study import Study
-from pipeline.reporting.verdicts import SAME, SIGMAS
+from pipeline.reporting.verdicts import SAME, SIGMAS, Comparison
 
 
 def models(study: Study) -> Table:
@@ -99,13 +99,19 @@ def seeds(study: Study) -> Table:
     rows = []
     for row in study.seeds:
         cells = options(row.dials) | {"model": Cell(row.label), "seeds": Cell(", ".join(row.seeds))}
+        if row.sparsity and not row.kind.startswith("dense"):
+            cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, row.evaluations)
         for metric, over in row.qualities.items():
             cells[metric] = Cell(with_error(metric, over.mean, over.std), over.mean, over.std, row.evaluations)
             if (recovery := row.recoveries.get(metric)) is not None:
                 cells[f"{metric}_recovery"] = Cell(percent(recovery), recovery, None, row.evaluations)
         rows.append(cells)
     columns = option_columns(dict.fromkeys(key for row in study.seeds for key in row.dials))
-    columns += [Column("model", "model", number=False, weight=10), Column("seeds", "seeds", number=False, weight=4)]
+    columns += [
+        Column("model", "model", number=False, weight=10),
+        Column("zeros", "zeros", weight=7),
+        Column("seeds", "seeds", number=False, weight=4),
+    ]
     for metric in sorted(study.metrics, key=lambda name: name != study.metric):
         main = metric == study.metric
         columns.append(Column(metric, name_of(metric), weight=10 if main else 3))
@@ -115,31 +121,8 @@ def seeds(study: Study) -> Table:
 
 
 def published(study: Study) -> Table:
-    rows = []
-    for at in study.comparisons:
-        there = at.reference
-        cells = options(at.row.dials) | {
-            "model": Cell(at.row.label),
-            "ours": Cell(
-                with_error(at.metric, at.ours.value, at.ours.stderr),
-                at.ours.value,
-                at.ours.stderr,
-                (at.row.evaluation,),
-            ),
-            "there": Cell(number(at.metric, there.value), there.value),
-            "whose": Cell(f"{there.model}, {there.dataset}"),
-            "verdict": Cell(at.verdict),
-            "source": Cell(there.source),
-        }
-        if at.ours.recovery is not None:
-            cells["recovery"] = Cell(percent(at.ours.recovery), at.ours.recovery, None, (at.row.evaluation,))
-        if there.recovery is not None and (there.sparsity or there.int8):
-            cells["recovery_there"] = Cell(percent(there.recovery), there.recovery)
-        if there.speedup:
-            cells["speedup_there"] = Cell(f"{there.speedup:g}", there.speedup)
-        if at.row.speed:
-            cells["speed"] = Cell(f"{at.row.speed.ratio:.2f}", at.row.speed.ratio, None, at.row.speed.fingerprints)
-        rows.append(cells)
+    sources = list(dict.fromkeys(at.reference.source for at in study.comparisons))
+    rows = [_beside(at, sources.index(at.reference.source)) for at in study.comparisons]
     columns = [
         *option_columns(study.columns),
         Column("model", "model", number=False, weight=10),
@@ -149,17 +132,41 @@ def published(study: Study) -> Table:
         Column("there", "published", weight=10),
         Column("recovery_there", "recovery", weight=7),
         Column("speedup_there", "speed ×", weight=3),
-        Column("whose", "of", number=False, weight=4),
-        Column("verdict", "verdict", number=False, weight=8),
         Column("source", "source", number=False, weight=2),
+        Column("verdict", "verdict", number=False, weight=8),
     ]
-    notes = [
+    about = {at.reference.title: at.reference for at in study.comparisons}
+    notes = [f"Published: {title}{f' ({it.note})' if it.note else ''}." for title, it in about.items()]
+    notes += [f"{_letter(number)}: {source}." for number, source in enumerate(sources)]
+    notes += [f"speed ×: over {it.speedup_over}." for it in about.values() if it.speedup_over]
+    notes.append(
         "Verdicts are about values, and only of the same model and data, by their names. Within error: they differ by "
         f"less than {SIGMAS:g} standard errors of ours; published errors are not known. Of other models and data only "
         "recoveries compare."
-    ]
-    about = {at.reference.title: at.reference for at in study.comparisons}
-    notes += [f"{title}: {reference.note}." for title, reference in about.items() if reference.note]
-    told = [(title, reference.speedup_over) for title, reference in about.items() if reference.speedup_over]
-    notes += [f"{title}: speed × is over {over}." for title, over in told]
+    )
     return table("published", "Beside published figures", columns, rows, *notes)
+
+
+def _beside(at: Comparison, source: int) -> dict[str, Cell]:
+    there, mine = at.reference, (at.row.evaluation,)
+    ours = Cell(with_error(at.metric, at.ours.value, at.ours.stderr), at.ours.value, at.ours.stderr, mine)
+    cells = options(at.row.dials) | {
+        "model": Cell(at.row.label),
+        "ours": ours,
+        "there": Cell(number(at.metric, there.value), there.value),
+        "source": Cell(_letter(source)),
+        "verdict": Cell(at.verdict),
+    }
+    if at.ours.recovery is not None:
+        cells["recovery"] = Cell(percent(at.ours.recovery), at.ours.recovery, None, mine)
+    if there.recovery is not None and (there.sparsity or there.int8):
+        cells["recovery_there"] = Cell(percent(there.recovery), there.recovery)
+    if there.speedup:
+        cells["speedup_there"] = Cell(f"{there.speedup:g}", there.speedup)
+    if at.row.speed:
+        cells["speed"] = Cell(f"{at.row.speed.ratio:.2f}", at.row.speed.ratio, None, at.row.speed.fingerprints)
+    return cells
+
+
+def _letter(number: int) -> str:
+    return "abcdefghijklmnopqrstuvwxyz"[number]

@@ -15,9 +15,10 @@ GAP = 1
 
 def show(study: Study, console: Console) -> None:
     console.print(f"[bold]{_escaped(study.title)}[/]: {len(study.jobs)} job{'s' * (len(study.jobs) != 1)}")
-    makers = quality_tables.models, quality_tables.seeds, quality_tables.published, speed_tables.shares
-    shown = [make(study) for make in makers]
-    for table in shown if any(table.rows for table in shown) else [speed_tables.backends(study)]:
+    makers = [quality_tables.models, quality_tables.seeds, quality_tables.published]
+    if not study.models:
+        makers = [speed_tables.shares if study.shares else speed_tables.backends]
+    for table in (make(study) for make in makers):
         if table.rows:
             _show(table, console)
     for problem in study.problems:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, canvas, styled, svg
+from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, styled, svg
 from pipeline.reporting.folders import JobRecord
-from pipeline.reporting.quality_figures import WIDTH, colors
+from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.results import Result
 from pipeline.reporting.study import Study
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot
 from typing import Literal
 
 from pipeline.references import Reference
@@ -67,12 +66,19 @@ def _stands_beside(row: ModelRow, job: JobRecord, reference: Reference) -> bool:
 
 def _compared(row: ModelRow, metric: str, job: JobRecord, reference: Reference) -> Comparison:
     ours = row.qualities[metric]
-    model = job.config.get("model", {})
-    data = job.config.get("data", {})
-    same_model = _named(reference.model, source(model))
-    same_data = _named(reference.dataset.split()[0].rstrip(","), f"{source(data)} {data.get('subset', '')}")
+    same_model, same_data = same(job, reference)
     verdict, told = _verdict(ours, reference, same_model, same_data)
     return Comparison(row, metric, ours, reference, same_model, same_data, verdict, told)
+
+
+def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
+    """Whether a published figure is of the job's model and of its data, by their names."""
+    data = job.config.get("data", {})
+    named = f"{source(data)} {data.get('subset', '')}"
+    return (
+        _named(reference.model, source(job.config.get("model", {}))),
+        _named(reference.dataset.split()[0].rstrip(","), named),
+    )
 
 
 def _verdict(ours: Quality, reference: Reference, same_model: bool, same_data: bool) -> tuple[Verdict, str]:
@@ -87,13 +93,6 @@ def _verdict(ours: Quality, reference: Reference, same_model: bool, same_data: b
     if abs(ours.value - reference.value) <= SIGMAS * ours.stderr:
         return "within error", f"differs by less than {SIGMAS:g} standard errors of ours"
     return ("better" if better else "worse"), f"differs by more than {SIGMAS:g} standard errors of ours"
-
-
-def differ(first: Quality, second: Quality) -> bool | None:
-    """Whether two of our models differ by more than their errors; None where one has no error."""
-    if first.stderr is None or second.stderr is None:
-        return None
-    return abs(first.value - second.value) > SIGMAS * hypot(first.stderr, second.stderr)
 
 
 def _named(published: str, ours: str) -> bool:
