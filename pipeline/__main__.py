@@ -24,7 +24,7 @@ from pipeline.job import SUMMARY, Job
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
-from pipeline.sweep import Sweep, SweepJob, add_job, dials, is_done, name_of, read_shared
+from pipeline.sweep import Sweep, SweepJob, add_job, dials, end, is_done, name_of, read_shared
 from pipeline.sweep_start import StoppedError, SweepStart, failures, settled
 from pipeline.sweep_tables import show_end, show_job_end
 from pipeline.table import (
@@ -124,7 +124,9 @@ def _run(
         ok = all(outcome.status not in ("failed", "not run") for outcome in outcomes.values())
     finally:
         write_json(summary(outcomes), folder / SUMMARY)
-        plot = plots.quality_speed(summary(outcomes), stores.runs, folder)
+        measured = any(it.status == "done" and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
+        # of a sweep's jobs only those that bring something new: it takes as long as all the rest of a stored one
+        plot = plots.quality_speed(summary(outcomes), stores.runs, folder) if measured or not job.sweep else None
         try:
             tracker.finish(summary(outcomes), ok)
         except UserError as lost:
@@ -173,7 +175,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("squarehead: interrupted; finished stages are stored, the same line continues")
     if SweepStart.begun:
-        state = sweep_state.read(Sweep.read(SweepStart.begun.folder))
+        state = sweep_state.read(end(SweepStart.begun.folder))
         show_end(state, table_console())
         sys.exit(0 if state.status == "done" and not failed else 1)
     if failed:

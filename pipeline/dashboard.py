@@ -19,7 +19,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from pipeline.contracts import UserError
-from pipeline.table import is_quality
+from pipeline.headline import is_quality
 from pipeline.tracking_server import artifact_folder, connect, default_uri
 from pipeline.tracking_view import View
 

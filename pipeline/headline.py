@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.table import is_quality
-
 Nodes = Mapping[str, Mapping[str, Any]]
 """As in summary.json."""
 INT8 = "int8_"
@@ -65,3 +63,12 @@ def _speedups(metrics: Mapping[str, float]) -> dict[str, float]:
         f"{backend}.{model}" if several.count(backend) > 1 else backend: value
         for (backend, model), value in found.items()
     }
+
+
+def is_quality(metric: str) -> bool:
+    """Whether a metric of an evaluation is one to compare models by; others say how it came about."""
+    return not metric.endswith(("_stderr", "_recovery")) and not any(part in metric for part in _PARTS)
+
+
+_PARTS = ("_substitutions", "_deletions", "_insertions")
+"""Of word errors."""

@@ -36,6 +36,12 @@ class Job:
         place = self.folder.resolve()
         return f"{place.parent.name}/{place.name}"
 
+    @property
+    def about(self) -> dict[str, str]:
+        """By what runs of this job and of its stages are found: its sweep, and the family of its model."""
+        found = {"sweep": self.sweep, "family": self.config.get("model", {}).get("family", "")}
+        return {key: value for key, value in found.items() if value}
+
     def write(self) -> None:
         """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
         record = {key: value for key, value in asdict(self).items() if key != "folder"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at
 from pipeline.store import Entry, Store
-from pipeline.tracking_view import View
+from pipeline.sweep import Sweep, read_shared, sweeps
+from pipeline.tracking_view import View, card_of
 
 
 def relog(view: View, runs: Path) -> dict[str, int]:
@@ -18,13 +21,15 @@ def relog(view: View, runs: Path) -> dict[str, int]:
     before = _counts(view)
     jobs = ended_jobs(runs)
     run_ids = {job.key: _run_of(view, job) for job in jobs}
-    # First by the jobs that made them, so that a result stands under its maker.
+    # First by those that made them, so that a result stands under its maker.
+    for sweep in sweeps(runs):
+        _show_shared(view, sweep, jobs, runs)
     for status in ("done", "hit"):
         for job in jobs:
             for node, entry in _results(job, runs, status).items():
-                view.show(entry, node, parent=run_ids[job.key])
+                view.show(entry, node, run_ids[job.key], job.about)
     for entry in Store(runs / "store").entries():
-        view.show(entry, node=entry.stage)
+        view.show(entry, entry.stage, "", {})
     for job in jobs:
         if not _is_closed(view, job):
             _close(view, job, runs, run_ids[job.key])
@@ -46,19 +51,34 @@ def _close(view: View, job: Job, runs: Path, run_id: str) -> None:
     nodes = read_summary(job.folder)
     results = _results(job, runs, "done") | _results(job, runs, "hit")
     links = {node: view.made_by(entry.fingerprint) for node, entry in results.items()}
+    cards = {node: card for node, entry in results.items() if (card := card_of(entry))}
     ok = all(outcome["status"] not in ("failed", "not run") for outcome in nodes.values())
-    view.close_job(run_id, job, nodes, links, ok, ended_at(job))
+    view.close_job(run_id, job, nodes, links, cards, ok, ended_at(job))
+
+
+def _show_shared(view: View, sweep: Sweep, jobs: list[Job], runs: Path) -> None:
+    """What ran before the jobs of a sweep stands under the sweep."""
+    first = next((job for job in jobs if job.sweep == sweep.id), None)
+    made = {key: node for key, node in read_shared(sweep.folder).items() if node["status"] == "done"}
+    if first and made:
+        for key, entry in _stored(made, first, runs).items():
+            view.show(entry, made[key]["node"], view.sweep(sweep.id), first.about)
 
 
 def _results(job: Job, runs: Path, status: str) -> dict[str, Entry]:
-    """What the job's nodes of this status made or found, as far as it is still stored: sources in the user's cache."""
+    """What the job's nodes of this status made or found, as far as it is still stored."""
+    nodes = {node: outcome for node, outcome in read_summary(job.folder).items() if outcome["status"] == status}
+    return _stored(nodes, job, runs)
+
+
+def _stored(nodes: Mapping[str, Mapping[str, Any]], job: Job, runs: Path) -> dict[str, Entry]:
+    """Sources are in the user's cache."""
     stores = (Store(runs / "store"), Store(Path(job.config["cache"]["folder"]) / "store"))
     found = {}
-    for node, outcome in read_summary(job.folder).items():
-        if outcome["status"] == status:
-            entries = (store.find(outcome["stage"], outcome["fingerprint"]) for store in stores)
-            if entry := next(filter(None, entries), None):
-                found[node] = entry
+    for node, outcome in nodes.items():
+        entries = (store.find(outcome["stage"], outcome["fingerprint"]) for store in stores)
+        if entry := next(filter(None, entries), None):
+            found[node] = entry
     return found
 
 

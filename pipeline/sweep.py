@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ class Sweep:
     continues: str
     """Id of the unfinished sweep of the same jobs before this one; empty if there is none."""
     jobs: list[SweepJob]
+    ended: str = ""
+    """ISO 8601; empty as long as jobs may follow, and after a kill."""
 
     @property
     def id(self) -> str:
@@ -58,8 +61,8 @@ class Sweep:
 
     @property
     def alive(self) -> bool:
-        """False only where that is known: the process was on this machine and is gone."""
-        return not is_dead(self.process)
+        """Whether it may still launch jobs: it has not ended, and its process is not known to be gone."""
+        return not self.ended and not is_dead(self.process)
 
     def write(self) -> None:
         record = {key: value for key, value in asdict(self).items() if key != "folder"}
@@ -90,6 +93,13 @@ def add_job(folder: Path, job: SweepJob) -> None:
         sweep = Sweep.read(folder)
         if sweep.job(job.num) is None:
             replace(sweep, jobs=[*sweep.jobs, job]).write()
+
+
+def end(folder: Path) -> Sweep:
+    """Notes that its last job has ended, however that did."""
+    ended = replace(Sweep.read(folder), ended=datetime.now(UTC).isoformat(timespec="seconds"))
+    ended.write()
+    return ended
 
 
 def sweeps(runs: Path) -> list[Sweep]:

@@ -74,7 +74,10 @@ def begin(master: DictConfig, console: Console) -> Sweep:
         _tell(sweep, plans, console)
         return sweep
     # opened even if nothing is to run: a server that is away stops the sweep here, before its jobs
-    tracker = open_sweep_tracker(config.tracking, runs, sweep.id, lambda line: console.print(f"[yellow]! {line}[/]"))
+    about = {"sweep": sweep.id, "family": config.model.family}
+    tracker = open_sweep_tracker(
+        config.tracking, runs, sweep.id, about, lambda line: console.print(f"[yellow]! {line}[/]")
+    )
     sweep.write()
     _tell(sweep, plans, console)
     run_shared(sweep, plans, tracker, console)

@@ -70,7 +70,7 @@ class SweepState:
     @property
     def alive(self) -> bool:
         """Whether something of it runs, as far as can be known."""
-        return self.sweep.alive and any(job.status in ("running", "waiting") for job in self.jobs)
+        return self.sweep.alive or self.counts["running"] > 0
 
     @property
     def status(self) -> str:

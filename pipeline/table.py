@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.estimates import Estimate, told_seconds, told_total, total
+from pipeline.headline import is_quality
 from pipeline.plan import Plan
 from pipeline.run import Outcomes
 from pipeline.store import Store
@@ -106,15 +107,6 @@ LABELS = {
     "evaluate_q": "sparse, fine-tuned, int8",
     "dense_eval_q": "dense, int8",
 }
-
-
-def is_quality(metric: str) -> bool:
-    """Whether a metric of an evaluation is one to compare models by; others say how it came about."""
-    return not metric.endswith(("_stderr", "_recovery")) and not any(part in metric for part in _PARTS)
-
-
-_PARTS = ("_substitutions", "_deletions", "_insertions")
-"""Of word errors."""
 
 
 def summary(outcomes: Outcomes) -> dict[str, Any]:

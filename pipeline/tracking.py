@@ -7,6 +7,7 @@ The store is the truth, MLflow a view of it. If MLflow fails on the way, work go
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -24,7 +25,7 @@ from pipeline.schema import Tracking
 from pipeline.store import Entry
 from pipeline.tracking_server import connect, explain, failures
 from pipeline.tracking_values import Point
-from pipeline.tracking_view import View
+from pipeline.tracking_view import View, card_of
 
 __all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_sweep_tracker", "open_tracker"]
 
@@ -73,59 +74,76 @@ def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Call
     job.write()
     if not config.enabled:
         return NullTracker()
-    view = View(connect(config.uri, config.experiment, runs), config.artifacts)
+    view = _view(config, runs.resolve())
     try:
         view.close_dead()
         run_id = view.create_job(job)
     except failures() as error:
         raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
-    return _MlflowTracker(view, job, run_id, say)
+    return _MlflowTracker(view, job, run_id, job.about, say)
 
 
-def open_sweep_tracker(config: Tracking, runs: Path, sweep: str, say: Callable[[str], None]) -> Tracker:
+def open_sweep_tracker(
+    config: Tracking, runs: Path, sweep: str, about: Mapping[str, str], say: Callable[[str], None]
+) -> Tracker:
     """For stages that run before the jobs that share them: they stand under the sweep itself. Raises UserError."""
     if not config.enabled:
         return NullTracker()
-    view = View(connect(config.uri, config.experiment, runs), config.artifacts)
+    view = _view(config, runs.resolve())
     try:
         view.close_dead()
-        return _MlflowTracker(view, None, view.sweep(sweep), say)
+        return _MlflowTracker(view, None, view.sweep(sweep), about, say)
     except failures() as error:
         raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
 
 
+@functools.cache
+def _view(config: Tracking, runs: Path) -> View:
+    """One for all jobs of this process: it knows what it has looked up."""
+    return View(connect(config.uri, config.experiment, runs), config.artifacts)
+
+
 class _MlflowTracker:
-    def __init__(self, view: View, job: Job | None, run_id: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, view: View, job: Job | None, run_id: str, about: Mapping[str, str], say: Callable[[str], None]
+    ) -> None:
         self.view = view
         self._job = job
         self._run_id = run_id
+        self._about = about
         self._say = say
         self._links: dict[str, str] = {}
+        self._cards: dict[str, Path] = {}
         self._lost = ""
 
     def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> StageRun:
         def start() -> str:
             self.view.close_dead(kind="stage", fingerprint=fingerprint)
-            return self.view.create_stage(node, stage, fingerprint, config, self._run_id)
+            return self.view.create_stage(node, stage, fingerprint, config, self._run_id, self._about)
 
         run_id = self.attempt(start)
         if run_id is None:
             return _NullStageRun()
         self._links[node] = run_id
-        return _MlflowStageRun(self, run_id)
+        return _MlflowStageRun(self, node, run_id)
 
     def hit(self, node: str, entry: Entry) -> None:
-        run_id = self.attempt(lambda: self.view.show(entry, node, self._run_id))
+        self.keep_card(node, entry)
+        run_id = self.attempt(lambda: self.view.show(entry, node, self._run_id, self._about))
         if run_id is not None:
             self._links[node] = run_id
 
     def finish(self, nodes: Mapping[str, Mapping[str, Any]], ok: bool) -> None:
         if job := self._job:
-            self.attempt(lambda: self.view.close_job(self._run_id, job, nodes, self._links, ok))
+            self.attempt(lambda: self.view.close_job(self._run_id, job, nodes, self._links, self._cards, ok))
         if self._lost:
             raise TrackingLostError(
                 f"MLflow failed ({self._lost}); results are stored, show them with `{RELOG}`", "tracking"
             )
+
+    def keep_card(self, node: str, entry: Entry) -> None:
+        if card := card_of(entry):
+            self._cards[node] = card
 
     def attempt(self, action: Callable[[], T]) -> T | None:
         """Does it, unless MLflow has failed before: a server that is away shall cost its timeout once."""
@@ -140,8 +158,9 @@ class _MlflowTracker:
 
 
 class _MlflowStageRun:
-    def __init__(self, tracker: _MlflowTracker, run_id: str) -> None:
+    def __init__(self, tracker: _MlflowTracker, node: str, run_id: str) -> None:
         self._tracker = tracker
+        self._node = node
         self._run_id = run_id
         self._waiting: list[Point] = []
         self._shown: set[tuple[str, int]] = set()
@@ -154,6 +173,7 @@ class _MlflowStageRun:
 
     def finish(self, entry: Entry) -> None:
         self._flush()
+        self._tracker.keep_card(self._node, entry)
         # A stage that resumed from a checkpoint has earlier points in its record than it showed here.
         self._tracker.attempt(lambda: self._tracker.view.complete(self._run_id, entry, self._shown))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.fingerprint import flatten
+from pipeline.job import Job
 
 PARAM_CHARACTERS = 6000
 TAG_CHARACTERS = 8000
@@ -54,6 +55,12 @@ def cut(text: str, characters: int) -> str:
 def texts(nested: Mapping[str, Any]) -> dict[str, str]:
     """{"training": {"lr": 0.1}} -> {"training.lr": "0.1"}: text as it is, everything else as JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(nested).items()}
+
+
+def job_params(job: Job) -> dict[str, str]:
+    """What to compare jobs by: `sparsity` 0.7, `seed` 0 and the rest of the configuration; `distill` ce and what else
+    was chosen of groups; and dials that are neither, as they were typed."""
+    return job.dials | job.choices | texts(job.config)
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

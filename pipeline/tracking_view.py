@@ -12,13 +12,14 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pipeline.headline import headline
 from pipeline.job import Job
 from pipeline.process import is_dead, this_process
 from pipeline.store import Entry
@@ -35,6 +36,7 @@ from pipeline.tracking_values import (
     describe,
     environment_tags,
     fact_tags,
+    job_params,
     numbers,
     summary_points,
     texts,
@@ -51,6 +53,8 @@ class View:
     connection: Connection
     artifacts: str = "all"
     """Which files of a result to show: all, small (under 1 MB), none."""
+    makers: dict[str, str] = field(default_factory=dict)
+    """Fingerprint -> run, of those found so far: jobs of a sweep ask for the same again and again."""
 
     # ---- runs ----
 
@@ -94,10 +98,14 @@ class View:
 
     def made_by(self, fingerprint: str) -> str:
         """The run that made a result, or is just making it, or empty."""
+        if fingerprint in self.makers:
+            return self.makers[fingerprint]
+        if runs := self.search("FINISHED", kind="stage", fingerprint=fingerprint):
+            self.makers[fingerprint] = str(runs[0].info.run_id)
+            return self.makers[fingerprint]
         self.close_dead(kind="stage", fingerprint=fingerprint)
         # RUNNING: its process has published the result, which is how we know of it, and is bringing it in here.
-        runs = self.search("FINISHED", kind="stage", fingerprint=fingerprint)
-        runs = runs or self.search("RUNNING", kind="stage", fingerprint=fingerprint)
+        runs = self.search("RUNNING", kind="stage", fingerprint=fingerprint)
         return str(runs[0].info.run_id) if runs else ""
 
     def close_dead(self, **tags: str) -> None:
@@ -113,14 +121,27 @@ class View:
     # ---- sweeps and jobs ----
 
     def create_job(self, job: Job, start: float = 0.0) -> str:
-        """The run of a job, under that of its sweep."""
-        parent = self.sweep(job.sweep) if job.sweep else ""
-        tags = {"job": job.key, **({"sweep": job.sweep} if job.sweep else {}), **texts({"dial": job.dials})}
-        run_id = self.create("job", job.name, tags, parent, start)
-        if job.sweep:
-            self.settle(job.sweep)
-        self.log(run_id, params=texts(job.config), tags=environment_tags(job.environment))
+        """The run of a job, under that of its sweep. A job that is tried again goes on in the run it had."""
+        params = job_params(job)
+        tags = {"job": job.key, **job.about, **texts({"dial": job.dials})}
+        if known := self.search(kind="job", job=job.key):
+            run_id = str(known[0].info.run_id)
+            params = {key: value for key, value in params.items() if clean_name(key) not in known[0].data.params}
+            self.connection.client.update_run(run_id, status="RUNNING")
+            self.log(run_id, tags={"process": this_process()})
+            if job.sweep:
+                self._run_again(self.sweep(job.sweep))
+        else:
+            parent = self.sweep(job.sweep) if job.sweep else ""
+            run_id = self.create("job", job.name, tags, parent, start)
+            if parent:
+                self._run_again(parent)
+        self.log(run_id, params=params, tags=environment_tags(job.environment))
         return run_id
+
+    def _run_again(self, run_id: str) -> None:
+        if self.connection.client.get_run(run_id).info.status != "RUNNING":
+            self.connection.client.update_run(run_id, status="RUNNING")
 
     def sweep(self, sweep: str) -> str:
         """The parent of a sweep's jobs, made by whichever of them comes first."""
@@ -148,17 +169,22 @@ class View:
         job: Job,
         nodes: Mapping[str, Mapping[str, Any]],
         links: Mapping[str, str],
+        cards: Mapping[str, Path],
         ok: bool,
         end: float = 0.0,
     ) -> None:
-        """The end of a job: `<node>.<metric>` of all its nodes, links to the runs that made them, its files."""
+        """The end of a job: its headline, `<node>.<metric>` of all its nodes, links to the runs that made them, its
+        files, and the cards of the models and data it began with (node -> file)."""
         when = end or time.time()
         values = {f"{node}.{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
+        values |= headline(nodes)
         tags = {f"node.{node}": made for node, made in links.items()}
         tags["mlflow.note.content"] = describe(nodes, links, self.connection.experiment)
         self.log(run_id, tags=tags, points=[Point(name, value, 0, when) for name, value in values.items()])
         # Copied, not linked: unlike a stored result, a job's files may be written again.
         self.connection.client.log_artifacts(run_id, str(job.folder))
+        for node, card in cards.items():
+            self.connection.client.log_artifact(run_id, str(card), f"cards/{node}")
         self.close(run_id, "FINISHED" if ok else "FAILED", when)
         if job.sweep:
             self.settle(job.sweep)
@@ -166,22 +192,29 @@ class View:
     # ---- results ----
 
     def create_stage(
-        self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any], parent: str, start: float = 0.0
+        self,
+        node: str,
+        stage: str,
+        fingerprint: str,
+        config: Mapping[str, Any],
+        parent: str,
+        about: Mapping[str, str],
+        start: float = 0.0,
     ) -> str:
-        """The run of a stage that starts, or once did."""
-        tags = {"node": node, "stage": stage, "fingerprint": fingerprint}
+        """The run of a stage that starts, or once did; `about`: further tags, of the job it is for."""
+        tags = {"node": node, "stage": stage, "fingerprint": fingerprint, **about}
         run_id = self.create("stage", node, tags, parent, start)
         self.log(run_id, params=texts(config))
         return run_id
 
-    def show(self, entry: Entry, node: str, parent: str = "") -> str:
+    def show(self, entry: Entry, node: str, parent: str, about: Mapping[str, str]) -> str:
         """The run of a stored result: the one that made it, or, if MLflow does not know it, one from the store."""
         with self.connection.lock:
             if known := self.made_by(entry.fingerprint):
                 return known
             meta = entry.meta
             start = _made(entry) - meta["seconds"]
-            run_id = self.create_stage(node, entry.stage, entry.fingerprint, meta["config"], parent, start)
+            run_id = self.create_stage(node, entry.stage, entry.fingerprint, meta["config"], parent, about, start)
             self.complete(run_id, entry, end=_made(entry))
             return run_id
 
@@ -195,6 +228,7 @@ class View:
         self._log_data(run_id, meta)
         self._log_files(run_id, entry.path)
         self.close(run_id, "FINISHED", end)
+        self.makers[entry.fingerprint] = run_id
 
     def log(
         self,
@@ -244,6 +278,12 @@ class View:
                 _link(path, root / inside)
             else:
                 client.log_artifact(run_id, str(path), inside.parent.as_posix() if inside.parent.name else None)
+
+
+def card_of(entry: Entry) -> Path | None:
+    """The card that a model or a data set came with."""
+    card = entry.path / "README.md"
+    return card if card.exists() else None
 
 
 def _made(entry: Entry) -> float:

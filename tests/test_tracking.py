@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from pipeline.job import Job
 from pipeline.relog import relog
 from pipeline.schema import Tracking
 from pipeline.store import Entry, Slot, Store
-from pipeline.tracking import RELOG, Tracker, TrackingLostError, open_tracker
+from pipeline.sweep import Sweep
+from pipeline.tracking import RELOG, Tracker, TrackingLostError, open_sweep_tracker, open_tracker
 from pipeline.tracking_server import connect
 from pipeline.tracking_values import PARAM_CHARACTERS
 from pipeline.tracking_view import View
@@ -78,7 +80,7 @@ class Told:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.tracker: Tracker = open_tracker(config or settings(), runs, job, 1, self.said.append)
 
-    def node(self, name: str, stage: str = "finetune", config: Mapping[str, Any] | None = None) -> str:
+    def node(self, name: str, stage: str = "finetune", config: Mapping[str, Any] | None = None, card: str = "") -> str:
         config = {"training": {"lr": 1e-4, "betas": [0.9, 0.999]}} if config is None else config
         fingerprint = hashlib.sha256(json.dumps([stage, config]).encode()).hexdigest()
         with self.store.fill(stage, fingerprint, lambda who: None) as slot:
@@ -89,6 +91,8 @@ class Told:
                 run = self.tracker.start_stage(name, stage, fingerprint, config)
                 curve = [{"step": step, "time": 1e9 + step, "metrics": {"loss": 3.0 - step}} for step in range(3)]
                 # The first point was logged by a process that was killed; this one resumed after it.
+                if card:
+                    (slot.out / "README.md").write_text(card)
                 for point in curve[1:]:
                     run.metrics(point["metrics"], point["step"], point["time"])
                 entry, status = publish(slot, stage, fingerprint, config, curve), "done"
@@ -226,10 +230,74 @@ def test_job_run_tells_of_all_its_nodes_and_links_a_hit_to_its_maker(runs: Path)
     maker = only(view.search(kind="stage"))
     job = only(view.search(kind="job", job=f"{SWEEP}/1"))
     assert job.data.tags["node.teacher"] == maker.info.run_id
-    assert job.data.metrics == {"teacher.loss": 1.0, "teacher.perplexity": 12.5}
+    assert job.data.metrics == {"teacher.loss": 1.0, "teacher.perplexity": 12.5, "seconds": 2.5}
     assert f"runs/{maker.info.run_id}) | hit |" in job.data.tags["mlflow.note.content"]
     assert (job.data.params["distill.ce"], job.data.tags["dial.lr"]) == ("1.0", "2")
     assert {"summary.json", "job.json"} <= artifacts(view, job)
+
+
+def test_jobs_are_compared_by_what_was_chosen_and_by_metrics_of_the_same_names(runs: Path) -> None:
+    for number, sparsity in enumerate((0.5, 0.75)):
+        plain = make_job(runs, number, sparsity=str(sparsity), distill="ce")
+        config = plain.config | {"sparsity": sparsity, "model": {"family": "t5"}}
+        told = Told(runs, replace(plain, config=config, choices={"distill": "ce", "evaluate": "bleu"}))
+        level = f"{100 * sparsity:g}"
+        told.node("dense", "dense", {"lr": 1.0})
+        told.note("one_shot", "prune", "aa" * 32, "done", {"sparsity": sparsity, "model_sparsity": 0.1})
+        told.note(f"finetune_{level}", "finetune", "ab" * 32, "done", {"sparsity": sparsity, "model_sparsity": 0.3})
+        told.note("evaluate", "evaluate", "ac" * 32, "done", {"bleu": 20.0, "bleu_stderr": 0.5, "bleu_recovery": 90.0})
+        told.note("evaluate_q", "evaluate", "ad" * 32, "done", {"bleu": 19.0})
+        measured = {"decode_speedup": 2.0, "decode_tokens_per_second": 9.0}
+        speeds = {f"engine_int8.sparse.{key}": value for key, value in measured.items()}
+        told.note("benchmark", "benchmark", "ae" * 32, "done", speeds | {"torch_fp32.dense.decode_speedup": 1.0})
+        told.end()
+    view = view_of(runs)
+    jobs = {run.info.run_name: run.data for run in view.search(kind="job", family="t5", sweep=SWEEP)}
+    assert set(jobs) == {"sparsity=0.5 distill=ce", "sparsity=0.75 distill=ce"}
+    found = jobs["sparsity=0.75 distill=ce"]
+    assert (found.params["sparsity"], found.params["distill"], found.params["seed"]) == ("0.75", "ce", "0")
+    expected = {"bleu": 20.0, "bleu_stderr": 0.5, "bleu_recovery": 90.0, "recovery": 90.0, "int8_bleu": 19.0}
+    expected |= {"sparsity": 0.75, "model_sparsity": 0.3, "decode_speedup.engine_int8": 2.0, "best_decode_speedup": 2.0}
+    assert {name: found.metrics[name] for name in expected} == expected
+    assert only(view.search("FINISHED", kind="stage")).data.tags["family"] == "t5"
+
+
+def test_a_job_tried_again_goes_on_in_its_run(runs: Path) -> None:
+    Told(runs, make_job(runs)).end(ok=False)
+    told = Told(runs, make_job(runs))
+    view = view_of(runs)
+    assert {run.info.status for run in (*view.search(kind="job"), *view.search(kind="sweep"))} == {"RUNNING"}
+    told.node("eval", "evaluate", {})
+    told.end()
+    job = only(view.search(kind="job"))
+    assert (job.info.status, job.data.metrics["eval.perplexity"]) == ("FINISHED", 12.5)
+    assert only(view.search(kind="sweep")).info.status == "FINISHED"
+
+
+def test_stages_that_run_before_the_jobs_of_a_sweep_stand_under_the_sweep(runs: Path) -> None:
+    before = open_sweep_tracker(settings(), runs, SWEEP, {"sweep": SWEEP}, print)
+    told = Told(runs, make_job(runs))
+    told.tracker, own = before, told.tracker
+    fingerprint = told.node("dense", "dense", {"lr": 1.0})
+    (runs / "sweeps" / SWEEP / "shared.json").write_text(
+        json.dumps({fingerprint: {"node": "dense", **told.nodes["dense"]}})
+    )
+    told.tracker = own
+    told.node("dense", "dense", {"lr": 1.0})
+    told.end()
+    view = view_of(runs)
+    stage, sweep = only(view.search(kind="stage")), only(view.search(kind="sweep"))
+    assert stage.data.tags["mlflow.parentRunId"] == sweep.info.run_id
+    assert only(view.search(kind="job")).data.tags["node.dense"] == stage.info.run_id
+
+
+def test_the_cards_of_sources_stand_with_the_job(runs: Path) -> None:
+    told = Told(runs, make_job(runs))
+    told.node("model", "model", {}, card="# A model")
+    told.end()
+    view = view_of(runs)
+    job = only(view.search(kind="job"))
+    assert "cards/model/README.md" in artifacts(view, job)
 
 
 def test_hit_unknown_to_mlflow_is_shown_from_the_store(runs: Path) -> None:
@@ -293,6 +361,12 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
         if not status:
             told.note("finetune", "finetune", "ef" * 32, "failed", {})
         told.end(status)
+    before = open_sweep_tracker(settings(), runs, SWEEP, {"sweep": SWEEP}, print)
+    told.tracker = before
+    shared = told.node("data", "calibrate", {"samples": 1})
+    planned = Sweep(runs / "sweeps" / SWEEP, [], "", "", "", "", 1, "", [])
+    planned.write()
+    (planned.folder / "shared.json").write_text(json.dumps({shared: {"node": "data", **told.nodes["data"]}}))
     alone = Told(runs, make_job(runs, 7, sweep=""))
     alone.node("dense", "dense", {"lr": 1.0})
     alone.end()
@@ -300,7 +374,7 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
     shutil.rmtree(runs / "mlartifacts")
     shutil.copy(database, runs / "mlflow.db")
     view = view_of(runs)
-    assert relog(view, runs) == {"sweep": 1, "job": 3, "stage": 3}
+    assert relog(view, runs) == {"sweep": 1, "job": 3, "stage": 4}
     assert told_by(view) == live
     assert relog(view, runs) == {"sweep": 0, "job": 0, "stage": 0}
     assert told_by(view) == live

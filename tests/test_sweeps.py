@@ -1,0 +1,206 @@
+"""Sweeps: planned before their first job, shared stages first, killed and finished by the same line, retried."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline import __main__, sweep_state, sweeps
+from pipeline.store import Store
+from pipeline.sweep import Sweep
+from pipeline.sweep_start import SweepStart
+from tests.running import PROJECT, Place
+
+SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
+TWELVE = ["-m", "sparsity=0.5,0.6,0.7,0.8", "distill=ce,kd,squarehead", *SMALL]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Commands in this process, which has torch imported already."""
+
+    place: Place
+    patch: pytest.MonkeyPatch
+    captured: pytest.CaptureFixture[str]
+
+    def sweep(self, *overrides: str) -> tuple[int, str]:
+        """Exit code and output."""
+        self.patch.setattr(sys, "argv", self.place.command("-m", *SMALL, *overrides)[2:])
+        self.patch.setattr(SweepStart, "begun", None)
+        with pytest.raises(SystemExit) as ended:
+            __main__.main()
+        told = self.captured.readouterr()
+        code = ended.value.code
+        return (code, told.out) if isinstance(code, int) else (1, told.out + str(code))
+
+    def sweeps(self, *words: str) -> tuple[int, str]:
+        code = sweeps.main(["--runs", str(self.place.runs), *words])
+        told = self.captured.readouterr()
+        return code, told.out + told.err
+
+    @property
+    def newest(self) -> Sweep:
+        return sweeps.sweeps(self.place.runs)[0]
+
+
+@pytest.fixture
+def shell(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setenv("SQUAREHEAD_CACHE", os.environ.get("SQUAREHEAD_CACHE", str(place.folder / "cache")))
+    return Shell(place, monkeypatch, capsys)
+
+
+def nodes_of(sweep: Sweep) -> set[str]:
+    return {node["fingerprint"] for job in sweep.jobs for node in job.nodes.values()}
+
+
+def executed(sweep: Sweep) -> Counter[str]:
+    """How often each result was made, by the sweep's own records."""
+    records = [sweep.folder / "shared.json", *sweep.folder.glob("*/summary.json")]
+    nodes = [node for record in records if record.exists() for node in json.loads(record.read_text()).values()]
+    return Counter(node["fingerprint"] for node in nodes if node["status"] == "done")
+
+
+def test_a_sweep_is_recorded_with_its_plan_and_runs_what_jobs_share_once_and_first(shell: Shell) -> None:
+    code, told = shell.sweep("sparsity=0.5,0.6", "distill=ce,squarehead")
+    sweep = shell.newest
+    assert code == 0, told
+    assert sweep.command[:4] == ["python", "-m", "pipeline", "-m"]
+    assert [(job.num, job.name) for job in sweep.jobs][1] == (1, "sparsity=0.5 distill=squarehead")
+    assert "sparsity=0.5" in sweep.jobs[1].overrides
+    for job in sweep.jobs:
+        planned = json.loads((sweep.folder / str(job.num) / "plan.json").read_text())["nodes"]
+        assert {name: node["fingerprint"] for name, node in planned.items()} == {
+            name: node["fingerprint"] for name, node in job.nodes.items()
+        }
+    first = json.loads((sweep.folder / "shared.json").read_text()).values()
+    assert [node["node"] for node in first] == [
+        "model", "data", "dense", "dense_eval", "calibrate", "prune_50", "prune_60",
+    ]  # fmt: skip
+    assert set(executed(sweep).values()) == {1}
+    assert set(executed(sweep)) == nodes_of(sweep)
+    assert "4 done" in told
+    assert f"python -m pipeline.report {sweep.folder}" in told
+    assert shell.sweeps("show")[0] == 0
+    assert sweep.id in shell.sweeps("ls")[1]
+
+
+def test_what_jobs_share_and_fails_is_tried_once(shell: Shell) -> None:
+    code, told = shell.sweep("distill=ce,squarehead", "calibrate.samples=100000")
+    assert code == 1
+    assert told.count("▶ calibrate") == 1
+    code, shown = shell.sweeps("show")
+    assert code == 1
+    assert shown.count("calibrate.samples") >= 2, "each job says why it failed"
+    assert sweep_state.read(shell.newest).counts == {"failed": 2}
+
+
+def test_force_makes_a_shared_result_again_once(shell: Shell) -> None:
+    line = ("distill=ce,squarehead", "until=dense_eval")
+    assert shell.sweep(*line)[0] == 0
+    code, told = shell.sweep(*line, "force=[dense]")
+    assert code == 0
+    assert (told.count("▶ dense "), told.count("▶ dense_eval")) == (1, 1)
+
+
+def test_failed_jobs_are_retried_alone_in_their_sweep_with_their_own_options(shell: Shell, tmp_path: Path) -> None:
+    away = tmp_path / "later"
+    line = (f"data.path={shell.place.sources.texts},{away}", "until=dense_eval")
+    assert shell.sweep(*line)[0] == 1
+    sweep = shell.newest
+    assert [job.error.partition(":")[0] for job in sweep.jobs] == ["", "data.path"]
+    assert "data.path" in shell.sweeps("show", sweep.id[:12])[1]
+    away.symlink_to(shell.place.sources.texts)
+    kept = (sweep.folder / "0" / "summary.json").read_bytes()
+    assert sweeps.main(["--runs", str(shell.place.runs), "retry-failed", sweep.id]) == 0
+    assert shell.newest.id == sweep.id, "in its own folder"
+    assert shell.newest.command == sweep.command
+    assert sweep_state.read(shell.newest).counts == {"done": 2}
+    assert (sweep.folder / "0" / "summary.json").read_bytes() == kept
+    code, told = shell.sweeps("retry-failed")
+    assert (code, "nothing to retry" in told) == (0, True)
+
+
+def test_a_folder_that_holds_another_sweep_is_refused(shell: Shell) -> None:
+    assert shell.sweep("seed=0,1", "until=model")[0] == 0
+    code, told = shell.sweep("seed=0,1,2", "until=model", f"hydra.sweep.dir={shell.newest.folder}")
+    assert code == 1
+    assert "hydra.sweep.dir: " in told
+    assert "holds another sweep" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(("show", "2020"), "ID: expected one sweep"), (("watch",), "--runs: no sweep"), (("ls",), "--runs: no folder")],
+)
+def test_sweeps_says_in_a_line_what_it_does_not_find(shell: Shell, words: tuple[str, ...], says: str) -> None:
+    if says != "--runs: no folder":
+        shell.place.runs.mkdir()
+    if words == ("show", "2020"):
+        assert shell.sweep("seed=0,1", "until=model")[0] == 0
+    code, told = shell.sweeps(*words)
+    assert code == 2
+    assert says in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_the_plan_of_a_sweep_of_twelve_is_one_table_in_three_seconds_of_a_processor(place: Place) -> None:
+    listing = (
+        "import runpy, sys; sys.argv = ['pipeline', *sys.argv[1:]]\n"
+        "try: runpy.run_module('pipeline', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as ended: assert not ended.code, ended.code\n"
+        "heavy = {'torch', 'mlflow', 'transformers', 'datasets', 'lm_eval', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-c", listing, *place.command(*TWELVE)[3:], "dry_run=true"]
+    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert found.returncode == 0, found.stderr
+    assert "12 jobs, 34 distinct: 34 to run, 0 stored" in found.stdout
+    assert found.stdout.count("finetune_50") == 3
+    assert not place.runs.exists()
+    assert after.ru_utime - before.ru_utime < 4, "it takes 2 s; 3 s are promised"
+
+
+def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twice(place: Place) -> None:
+    """Twelve jobs. Killed first while shared stages run, then among the jobs."""
+    made: dict[Path, int] = {}
+    for stage in ("prune", "finetune"):
+        process = subprocess.Popen(
+            place.command(*TWELVE), cwd=place.folder, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not list(place.runs.glob(f"store/{stage}/*/meta.json")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"no {stage}"
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        made |= {path: path.stat().st_ino for path in place.runs.glob("store/*/*/meta.json")}
+    assert [sweep_state.read(sweep).status for sweep in sweeps.sweeps(place.runs)] == ["unfinished"] * 2
+    finished = place.start(*TWELVE)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    third, second, first = sweeps.sweeps(place.runs)
+    assert (third.continues, second.continues, first.continues) == (second.id, first.id, "")
+    assert second.id in finished.stdout
+    assert {path: path.stat().st_ino for path in made} == made, "a result was made again"
+    assert len(list(Store(place.runs / "store").entries())) == len(nodes_of(third)) - 2, "two are in the cache"
+    assert set(executed(third).values()) == {1}
+    state = sweep_state.read(third)
+    assert (state.status, state.counts) == ("done", {"done": 12})
+    assert {node.status for node in state.nodes} == {"stored"}
