@@ -117,8 +117,8 @@ def recovery_over_sparsity(study: Study) -> str | None:
                 filter(None, [at.model, at.loss, at.pattern.replace("unstructured", ""), "int8" * at.int8])
             )
             lines.setdefault(name, []).append((100 * at.sparsity, at.recovery or 0))
-        for number, (name, line) in enumerate(lines.items()):
-            axes.plot(*zip(*sorted(line), strict=True), linestyle="--", marker="*DsP"[number % 4], color=INK,
+        for number, (name, places) in enumerate(lines.items()):
+            axes.plot(*zip(*sorted(places), strict=True), linestyle="--", marker="*DsP"[number % 4], color=INK,
                       markerfacecolor=PAPER, markersize=9 if number % 4 == 0 else 6, linewidth=0.9,
                       label=f"published: {name}")  # fmt: skip
         axes.axhline(100, color=SOFT, linewidth=0.9)

@@ -82,8 +82,10 @@ def _quality(study: Study, row: ModelRow, metric: str, found: Quality) -> Iterat
 
 
 def _is_best(study: Study, row: ModelRow, metric: str) -> bool:
-    """Whether no other of its kind at its sparsity is better."""
+    """Whether no other of its kind at its sparsity is better. One seed of several is no winner: their mean may be."""
     if row.kind not in ("evaluate", "evaluate_q") or row.sparsity is None:
+        return False
+    if any(row.evaluation in over.evaluations for over in study.seeds):
         return False
     rivals = [
         other.qualities[metric].value

@@ -10,6 +10,8 @@ from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.models import benchmarks
 from pipeline.reporting.results import Results
 
+BULKY = ("generated",)
+"""Of a benchmark's row, what a report does not repeat."""
 BASE = ("torch_fp32", "dense")
 STEPS = (
     ("runtime", ("engine_fp32", "dense"), BASE),
@@ -68,7 +70,11 @@ def collect(
         users = [at for at, job in enumerate(jobs) if _asked(job, result.fingerprint)]
         first = settings[users[0]]
         dials = {key: value for key, value in first.items() if all(settings[at].get(key) == value for at in users)}
-        measured = {(row["backend"], row["model"]): row for row in found["rows"] if row["status"] == "ok"}
+        measured = {
+            (row["backend"], row["model"]): {key: value for key, value in row.items() if key not in BULKY}
+            for row in found["rows"]
+            if row["status"] == "ok"
+        }
         told = {row["backend"]: row.get("reason") or row.get("note") or "" for row in found["rows"]}
         for backend in dict.fromkeys(row["backend"] for row in found["rows"]):
             sides = measured.get((backend, "dense")), measured.get((backend, "sparse"))
