@@ -15,18 +15,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.error import URLError
+from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, build_opener
 
+from pipeline import dashboard_layout as layout
 from pipeline.contracts import UserError
-from pipeline.headline import is_quality
 from pipeline.tracking_server import artifact_folder, connect, default_uri
 from pipeline.tracking_view import View
 
 HOST = "127.0.0.1"
 """Only: who reaches MLflow's server reads every file it can read."""
 LAYOUT = "squarehead"
-WIDTHS = {"attributes.`Run Name`": 320, "attributes.`Created`": 120, "attributes.`Dataset`": 140}
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 
@@ -44,11 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"no folder {options.runs}; give the one that holds mlflow.db", "--runs")
         _check_free(options.port)
         view = View(connect("", options.experiment, options.runs))
-        arrange(view)
-        where = (
-            f"experiments/{view.connection.experiment}/runs?workflowType=machine_learning&viewStateShareKey={LAYOUT}"
-        )
-        page = f"http://{HOST}:{options.port}/#/{where}"
+        page = f"http://{HOST}:{options.port}/#/{arrange(view)}"
         with _server(options.runs, options.port) as server:
             print(f"dashboard  {page}  (ctrl-C ends it)", flush=True)
             if not options.no_open and _has_display():
@@ -61,19 +58,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def arrange(view: View) -> None:
-    """Leaves the layout of the table of runs in the experiment, as a shared view of MLflow: names in full, and
-    what evaluations have measured so far in columns."""
-    measured = {name for run in view.search(kind="stage", stage="evaluate") for name in run.data.metrics}
-    quality = sorted(name for name in measured if name != "seconds" and is_quality(name))
-    columns = [*(f"metrics.`{name}`" for name in (*quality, "sparsity", "seconds")), "attributes.`Dataset`"]
-    layout = {
-        "selectedColumns": columns,
-        "columnOrder": [*WIDTHS, *columns],
-        "columnWidths": WIDTHS,
-    }
+def arrange(view: View) -> str:
+    """Leaves in the experiment, as a shared view of MLflow, how its runs are shown: the jobs of the newest sweep with
+    what they differ in, what they came to, and charts of that; all runs, as long as there is no sweep.
+
+    Returns the page, from the experiment's on.
+    """
+    sweep, jobs = newest_sweep(view)
+    columns = layout.job_columns(jobs) if jobs else layout.stage_columns(view.search(kind="stage", stage="evaluate"))
+    shown = layout.table(columns) | (layout.charts(jobs) if jobs else {})
+    search = f"tags.sweep = '{sweep}' and tags.kind = 'job'" if jobs else ""
+    if search:
+        shown["searchFilter"] = search
     tag = f"mlflow.sharedViewState.{LAYOUT}"
-    view.connection.client.set_experiment_tag(view.connection.experiment, tag, json.dumps(layout))
+    view.connection.client.set_experiment_tag(view.connection.experiment, tag, json.dumps(shown))
+    asked = {"workflowType": "machine_learning", "viewStateShareKey": LAYOUT} | (
+        {"searchFilter": search} if search else {}
+    )
+    return f"experiments/{view.connection.experiment}/runs?{urlencode(asked, quote_via=quote)}"
+
+
+def newest_sweep(view: View) -> tuple[str, list[Any]]:
+    """Its id and the runs of its jobs; of those that have any, for a sweep may fail before."""
+    for sweep in view.search(kind="sweep"):
+        name = sweep.data.tags["sweep"]
+        if jobs := view.search(kind="job", sweep=name):
+            return name, jobs
+    return "", []
 
 
 def _check_free(port: int) -> None:
