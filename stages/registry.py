@@ -25,9 +25,6 @@ class StageSpec:
     """Sources live in the user's cache, shared by all projects; everything else in the run's own store."""
 
 
-OF_TRAINING = ("training.checkpoint_every", "training.divergence")
-"""How often it is kept, and when it is given up."""
-
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
@@ -35,10 +32,10 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("data", "1", "stages.sources.data", Corpus, in_cache=True),
         StageSpec("scratch", "1", "stages.scratch", Checkpoint),
         StageSpec("prepare", "1", "stages.prepare", Examples),
-        StageSpec("dense", "2", "stages.dense", Checkpoint, irrelevant=OF_TRAINING),
+        StageSpec("dense", "2", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("calibrate", "2", "stages.calibrate", Calibration),
         StageSpec("prune", "1", "stages.prune", Checkpoint),
-        StageSpec("finetune", "2", "stages.finetune", Checkpoint, irrelevant=OF_TRAINING),
+        StageSpec("finetune", "2", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("quantize", "1", "stages.quantize", Checkpoint),
         StageSpec("evaluate", "2", "stages.evaluate", Metrics),
         StageSpec("benchmark", "5", "stages.benchmark", Benchmark),

@@ -167,7 +167,6 @@ def test_sweep_points_share_their_prefix(local: list[str]) -> None:
         ("benchmark.rounds=9", {"benchmark"}),
         ("calibrate.seed=7", {"calibrate", "prune", "finetune", "evaluate", "quantize", "benchmark"}),
         ("finetune.checkpoint_every=7", set()),
-        ("finetune.divergence=7", set()),
         ("tracking.experiment=other", set()),
         ("threads=1", {"benchmark"}),
         ("finetune.lr=0.0002", set()),  # the default, written otherwise
