@@ -105,3 +105,4 @@ def test_the_report_of_a_sweep_names_jobs_by_what_differs(place: Place) -> None:
     for loss in ("ce", "squarehead"):
         assert re.search(rf"^{loss} +fine-tuned ", found.stdout, re.MULTILINE)
         assert f"| {loss} | fine-tuned |" in written
+    assert "ran without tracking" in found.stdout

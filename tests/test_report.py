@@ -229,9 +229,7 @@ def test_a_refused_configuration_is_told(sweep: Runs) -> None:
     assert "sparsity=1.5" in found.problems[0]
 
 
-def test_a_deleted_result_is_named_and_told_from_the_summary(
-    sweep: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_deleted_result_is_named_and_told_from_the_summary(sweep: Runs) -> None:
     whole = rows(collected(sweep), "evaluate")[1]
     evaluation = fingerprint("evaluate", 0.5, "squarehead", 0)
     shutil.rmtree(sweep.store.root / "evaluate" / evaluation[:SHORT])
@@ -242,8 +240,6 @@ def test_a_deleted_result_is_named_and_told_from_the_summary(
     assert (left.sparsity, left.checkpoint) == (whole.sparsity, whole.checkpoint)
     assert len(found.problems) == 1
     assert f"evaluate/{evaluation[:SHORT]}" in found.problems[0]
-    assert run(monkeypatch, sweep.place) == report.INCOMPLETE
-    assert evaluation[:SHORT] in capsys.readouterr().out
 
 
 def test_a_damaged_result_is_named_with_its_file(sweep: Runs) -> None:
@@ -252,6 +248,19 @@ def test_a_damaged_result_is_named_with_its_file(sweep: Runs) -> None:
     pruned.write_bytes(b"short")
     (problem,) = collected(sweep).problems
     assert "model.safetensors has 5 bytes" in problem
+
+
+def test_an_evaluation_without_metrics_is_named(runs: Runs) -> None:
+    runs.job(0.5, "ce", 11.0)
+    (row,) = rows(collected(runs), "evaluate")
+    entry = runs.store.find("evaluate", row.evaluation)
+    assert entry
+    with runs.store.fill("evaluate", row.evaluation, lambda who: None, replace=True) as slot:
+        slot.publish(
+            {key: value for key, value in entry.meta.items() if key not in ("files", "digest")} | {"metrics": {}}
+        )
+    (problem,) = collected(runs).problems
+    assert problem == f"evaluate/{row.evaluation[:SHORT]} (fine-tuned of job 0): has no metrics"
 
 
 def test_without_its_store_a_sweep_is_told_from_summaries(sweep: Runs) -> None:
@@ -289,20 +298,17 @@ def test_nothing_to_report_is_one_line_and_code_2(
     assert run(monkeypatch, "--runs", tmp_path) == report.NOTHING
 
 
-def test_a_report_leaves_the_store_as_it_is(sweep: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_sweep_is_reported_and_the_store_left_as_it_is(sweep: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = Runs(sweep.folder, sweep="20260202-120000-000001")
+    newer.job(0.5, "kd", 11.0)
+
     def content() -> dict[str, tuple[int, int]]:
         paths = sorted(path for path in sweep.store.root.rglob("*") if path.is_file())
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
 
     before = content()
-    assert run(monkeypatch, sweep.place) == 0
-    assert content() == before
-
-
-def test_the_newest_sweep_is_reported_where_none_is_named(sweep: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    newer = Runs(sweep.folder, sweep="20260202-120000-000001")
-    newer.job(0.5, "kd", 11.0)
     assert run(monkeypatch, "--runs", sweep.folder) == 0
+    assert content() == before
     assert (newer.place / "report.json").exists()
     assert not (sweep.place / "report.json").exists()
 

@@ -196,6 +196,17 @@ def test_seeds_and_verdicts_are_on_the_page(shown: str) -> None:
     assert "IST-DASLab/SparseFinetuning issue 3" in text
 
 
+def test_what_only_one_side_has_stands_in_the_published_table_too(found: Study) -> None:
+    rows = quality_tables.published(found).rows
+    verdicts = [row["verdict"].text for row in rows]
+    mine = [row for row in rows if row["verdict"].text == "no reference"]
+    assert {row["option.distill"].text for row in mine} == {"ce"}, "of those the table has none"
+    theirs = [row["there"].text for row in rows if row["verdict"].text == "not measured here"]
+    assert theirs == ["18.30", "9.50", "28.80", "23.10", "28.35", "26.61", "21.10"], "60, 75 and 80 %"
+    assert len(rows) == len(found.models) + len(theirs)
+    assert set(verdicts) <= {"within error", "better", "worse", "no reference", "not measured here"}
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_terminal_tables_fit_and_keep_the_model_and_its_quality(found: Study, width: int) -> None:
     table = quality_tables.models(found)

@@ -101,5 +101,9 @@ def with_error(metric: str, value: float, error: float | None) -> str:
     return text if error is None else f"{text} ± {plain(metric, error):.{digits}f}"
 
 
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
+
+
 def percent(value: float) -> str:
     return f"{value:.1f} %"

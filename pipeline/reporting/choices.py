@@ -7,16 +7,16 @@ from typing import Any
 
 from pipeline.fingerprint import flatten
 from pipeline.reporting.folders import JobRecord
+from pipeline.sweep import MECHANICS
 
-MECHANICS = ("runs", "dry_run", "until", "force", "cache", "tracking", "hydra", "threads", "reference")
-"""Options that say how a job runs, not what it finds out."""
 FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "distill")
 """Columns that come first, in this order."""
 NONE = "–"
 
 
 def is_mechanics(key: str) -> bool:
-    return key.partition(".")[0].partition("/")[0] in MECHANICS
+    """Whether an option says how a job runs, not what it finds out."""
+    return key.startswith(MECHANICS)
 
 
 def is_seed(key: str) -> bool:

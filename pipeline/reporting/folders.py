@@ -17,12 +17,11 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from pipeline.contracts import UserError
-from pipeline.job import RECORD
+from pipeline.job import RECORD, SUMMARY
 from pipeline.process import is_dead
+from pipeline.sweep import RECORD as SWEEP
+from pipeline.sweep import SHARED
 
-SWEEP = "sweep.json"
-SHARED = "shared.json"
-SUMMARY = "summary.json"
 PLAN = "plan.json"
 State = Literal["done", "failed", "unfinished", "not planned", "waiting", "missing"]
 """unfinished: running, killed or interrupted. not planned: it ended before it had a plan. waiting: its sweep runs and

@@ -90,7 +90,7 @@ class ModelRow:
 def rows(
     jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], losses: Sequence[str], results: Results
 ) -> list[ModelRow]:
-    """Of all evaluations there are, the dense ones first, then job by job."""
+    """Of all evaluations there are."""
     uses: dict[str, list[tuple[int, Node]]] = {}
     for at, job in enumerate(jobs):
         for node in job.nodes.values():
@@ -99,9 +99,16 @@ def rows(
     found = []
     for fingerprint, users in uses.items():
         result = results.of(users[0][1]) or next((r for _, node in users if (r := results.of(node))), None)
-        if result and result.metrics:
+        if result:
             found.append(_row(fingerprint, users, result, settings, losses, results))
-    return sorted(found, key=lambda row: (not row.is_dense, 0 if row.is_dense else row.jobs[0], ORDER.index(row.kind)))
+    return sorted(found, key=_place)
+
+
+def _place(row: ModelRow) -> tuple[bool, float, int, int]:
+    """Dense models first, then by sparsity, job by job."""
+    if row.is_dense:
+        return False, 0.0, ORDER.index(row.kind), row.jobs[0]
+    return True, round(row.sparsity or 0, 3), row.jobs[0], ORDER.index(row.kind)
 
 
 def _row(

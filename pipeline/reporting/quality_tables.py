@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pipeline.references import Reference
 from pipeline.reporting.cells import (
     Cell,
     Column,
     Table,
+    megabytes,
     name_of,
     number,
     option_columns,
@@ -18,7 +20,7 @@ from pipeline.reporting.cells import (
 )
 from pipeline.reporting.models import ModelRow, Quality
 from pipeline.reporting.study import Study
-from pipeline.reporting.verdicts import SAME, SIGMAS, Comparison
+from pipeline.reporting.verdicts import SAME, SIGMAS
 
 
 def models(study: Study) -> Table:
@@ -65,9 +67,9 @@ def _row(study: Study, row: ModelRow, metrics: Iterable[str]) -> dict[str, Cell]
         at = row.speed
         cells["speed"] = Cell(f"{at.ratio:.2f} {at.backend}", at.ratio, None, at.fingerprints)
         if at.weight_bytes:
-            cells["weight_bytes"] = Cell(f"{at.weight_bytes / 1e6:.0f}", at.weight_bytes, None, at.fingerprints)
+            cells["weight_bytes"] = Cell(megabytes(at.weight_bytes), at.weight_bytes, None, at.fingerprints)
     if row.checkpoint_bytes:
-        cells["bytes"] = Cell(f"{row.checkpoint_bytes / 1e6:.0f}", row.checkpoint_bytes, None, made)
+        cells["bytes"] = Cell(megabytes(row.checkpoint_bytes), row.checkpoint_bytes, None, made)
     if row.seconds:
         cells["seconds"] = Cell(f"{row.seconds:,.0f}", row.seconds, None, made)
     return cells
@@ -123,11 +125,28 @@ def seeds(study: Study) -> Table:
 
 
 def published(study: Study) -> Table:
-    sources = list(dict.fromkeys(at.reference.source for at in study.comparisons))
-    rows = [_beside(at, sources.index(at.reference.source)) for at in study.comparisons]
+    """Every model of ours whose job names a table, and every figure of that, side by side where both are there."""
+    sources = list(dict.fromkeys(reference.source for reference in study.references))
+    beside = {at.row.evaluation: at for at in study.comparisons}
+    rows = []
+    for row in study.models if study.references else ():
+        at = beside.get(row.evaluation)
+        if at is None and study.metric in row.qualities and row.kind != "rung":
+            rows.append(_ours(row, study.metric) | {"verdict": Cell("no reference")})
+        elif at:
+            there = _theirs(at.reference, sources.index(at.reference.source))
+            rows.append(_ours(row, at.metric) | there | {"verdict": Cell(at.verdict)})
+    met = [at.reference for at in study.comparisons]
+    for reference in study.references:
+        if reference not in met and reference.metric == study.metric:
+            kind = reference.loss or reference.method or "dense"
+            own = {"model": Cell(kind + ", int8" * reference.int8), "zeros": Cell(percent(100 * reference.sparsity))}
+            there = _theirs(reference, sources.index(reference.source))
+            rows.append(own | there | {"verdict": Cell("not measured here")})
     columns = [
         *option_columns(study.columns),
         Column("model", "model", number=False, weight=10),
+        Column("zeros", "zeros", weight=9),
         Column("ours", f"ours, {name_of(study.metric)}", weight=10),
         Column("recovery", "recovery", weight=7),
         Column("speed", "decode ×", weight=3),
@@ -137,8 +156,8 @@ def published(study: Study) -> Table:
         Column("source", "source", number=False, weight=2),
         Column("verdict", "verdict", number=False, weight=8),
     ]
-    about = {at.reference.title: at.reference for at in study.comparisons}
-    notes = [f"Published: {title}{f' ({it.note})' if it.note else ''}." for title, it in about.items()]
+    about = {reference.title: reference for reference in study.references}
+    notes = [f"Published: {title} ({it.model}){f': {it.note}' if it.note else ''}." for title, it in about.items()]
     notes += [f"{_letter(number)}: {source}." for number, source in enumerate(sources)]
     notes += [f"speed ×: over {it.speedup_over}." for it in about.values() if it.speedup_over]
     notes.append(
@@ -149,24 +168,28 @@ def published(study: Study) -> Table:
     return table("published", "Beside published figures", columns, rows, *notes)
 
 
-def _beside(at: Comparison, source: int) -> dict[str, Cell]:
-    there, mine = at.reference, (at.row.evaluation,)
-    ours = Cell(with_error(at.metric, at.ours.value, at.ours.stderr), at.ours.value, at.ours.stderr, mine)
-    cells = options(at.row.dials) | {
-        "model": Cell(at.row.label),
-        "ours": ours,
-        "there": Cell(number(at.metric, there.value), there.value),
+def _ours(row: ModelRow, metric: str) -> dict[str, Cell]:
+    found, mine = row.qualities[metric], (row.evaluation,)
+    cells = options(row.dials) | {"model": Cell(row.label)}
+    cells["ours"] = Cell(with_error(metric, found.value, found.stderr), found.value, found.stderr, mine)
+    if row.sparsity and not row.is_dense:
+        cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, (row.checkpoint,))
+    if found.recovery is not None:
+        cells["recovery"] = Cell(percent(found.recovery), found.recovery, None, mine)
+    if row.speed:
+        cells["speed"] = Cell(f"{row.speed.ratio:.2f}", row.speed.ratio, None, row.speed.fingerprints)
+    return cells
+
+
+def _theirs(reference: Reference, source: int) -> dict[str, Cell]:
+    cells = {
+        "there": Cell(number(reference.metric, reference.value), reference.value),
         "source": Cell(_letter(source)),
-        "verdict": Cell(at.verdict),
     }
-    if at.ours.recovery is not None:
-        cells["recovery"] = Cell(percent(at.ours.recovery), at.ours.recovery, None, mine)
-    if there.recovery is not None and (there.sparsity or there.int8):
-        cells["recovery_there"] = Cell(percent(there.recovery), there.recovery)
-    if there.speedup:
-        cells["speedup_there"] = Cell(f"{there.speedup:g}", there.speedup)
-    if at.row.speed:
-        cells["speed"] = Cell(f"{at.row.speed.ratio:.2f}", at.row.speed.ratio, None, at.row.speed.fingerprints)
+    if reference.recovery is not None and (reference.sparsity or reference.int8):
+        cells["recovery_there"] = Cell(percent(reference.recovery), reference.recovery)
+    if reference.speedup:
+        cells["speedup_there"] = Cell(f"{reference.speedup:g}", reference.speedup)
     return cells
 
 

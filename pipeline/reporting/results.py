@@ -33,9 +33,11 @@ class Result:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def read(self, name: str) -> Any:
-        """A JSON file of the result; None if it has none of that name."""
-        path = self.folder / name if self.folder else None
-        return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
+        """A JSON file of the result; None if it has none of that name that can be read."""
+        try:
+            return json.loads((self.folder / name).read_text(encoding="utf-8")) if self.folder else None
+        except (OSError, ValueError):
+            return None
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of what the stage logged under that name."""
@@ -111,8 +113,11 @@ class Results:
             except UserError as error:  # another result has its folder
                 damage = str(error)
                 continue
-            if entry:
-                return _result(entry)
+            try:
+                if entry:
+                    return _result(entry)
+            except OSError:  # deleted between the two looks
+                continue
         if node.status in NONE_DONE and not damage:
             return None
         if node.stage not in CACHED:

@@ -137,7 +137,7 @@ def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
         references=published,
         groups=sharing.collect(jobs, {print_ for folder in found for print_ in _made_before(folder)}, results),
         environments=_environments(results.all()),
-        problems=[*_troubles(jobs, settings, results), *_lost(jobs, results)],
+        problems=[*_troubles(jobs, settings, results), *_lost(jobs, results), *_unmeasured(jobs, rows)],
         results=results,
     )
 
@@ -191,6 +191,14 @@ def _lost(jobs: Sequence[JobRecord], results: Results) -> list[str]:
     if len(lines) > MAX_LOST:
         lines = [*lines[:MAX_LOST], f"and {len(lines) - MAX_LOST} more results are not in the store any more"]
     return lines
+
+
+def _unmeasured(jobs: Sequence[JobRecord], rows: Sequence[ModelRow]) -> list[str]:
+    return [
+        f"evaluate/{row.evaluation[:SHORT]} ({row.label} of job {jobs[row.jobs[0]].folder.name}): has no metrics"
+        for row in rows
+        if not row.qualities
+    ]
 
 
 def _environments(results: Sequence[Result]) -> list[Environment]:

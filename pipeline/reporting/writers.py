@@ -112,6 +112,7 @@ def record(study: Study) -> dict[str, Any]:
             }
             for at in study.comparisons
         ],
+        "references": [asdict(reference) | {"recovery": reference.recovery} for reference in study.references],
         "stages": [asdict(group) for group in study.groups],
         "environments": [asdict(environment) for environment in study.environments],
         "common": choices.common_settings(study.jobs),
