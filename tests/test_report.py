@@ -116,7 +116,7 @@ def test_what_jobs_share_is_counted_once(sweep: Runs) -> None:
     assert (groups["dense"].seconds, groups["dense"].saved) == (2.0, 6.0)
     assert (groups["prune"].results, groups["prune"].uses) == (2, 4)
     assert (groups["fine-tune"].results, groups["fine-tune"].saved) == (4, 0.0)
-    assert set(groups["evaluate"].inputs) == {"fine-tune"}, "what came by fine-tune is not drawn again"
+    assert groups["fine-tune"].inputs == ("prune",), "the teacher has come by pruning already"
 
 
 def test_a_sweep_told_by_its_jobs_alone_is_the_same(sweep: Runs) -> None:

@@ -132,7 +132,8 @@ def _job(folder: Path, asked: Mapping[str, Any]) -> JobRecord:
     overrides = [str(line) for line in _yaml(folder / ".hydra" / "overrides.yaml") or asked.get("overrides", [])]
     dials = record.get("dials") or dict(line.partition("=")[::2] for line in overrides)
     nodes = _nodes(_json(folder / PLAN).get("nodes", asked.get("nodes", {})), _json(folder / SUMMARY))
-    state, told = _state(folder, nodes, asked.get("error", ""))
+    dry = "it was a dry run" if "dry_run=true" in overrides else ""
+    state, told = _state(folder, nodes, asked.get("error", "") or dry)
     return JobRecord(
         folder=folder,
         name=record.get("name") or asked.get("name") or " ".join(overrides) or "defaults",

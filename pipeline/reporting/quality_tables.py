@@ -146,7 +146,7 @@ def published(study: Study) -> Table:
     columns = [
         *option_columns(study.columns),
         Column("model", "model", number=False, weight=10),
-        Column("zeros", "zeros", weight=9),
+        Column("zeros", "zeros", weight=6),
         Column("ours", f"ours, {name_of(study.metric)}", weight=10),
         Column("recovery", "recovery", weight=7),
         Column("speed", "decode ×", weight=3),
@@ -154,7 +154,7 @@ def published(study: Study) -> Table:
         Column("recovery_there", "recovery", weight=7),
         Column("speedup_there", "speed ×", weight=3),
         Column("source", "source", number=False, weight=2),
-        Column("verdict", "verdict", number=False, weight=8),
+        Column("verdict", "verdict", number=False, weight=10),
     ]
     about = {reference.title: reference for reference in study.references}
     notes = [f"Published: {title} ({it.model}){f': {it.note}' if it.note else ''}." for title, it in about.items()]

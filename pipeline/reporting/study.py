@@ -20,7 +20,10 @@ from pipeline.reporting.sharing import Group
 from pipeline.reporting.speeds import Machine, Shares, SpeedRow
 from pipeline.reporting.verdicts import Comparison
 from pipeline.store import SHORT
+from pipeline.tracking_values import cut
 
+LABEL = 100
+"""Characters of what tells a job in a line."""
 MAX_LOST = 10
 """Lost results that are told one by one."""
 
@@ -173,7 +176,8 @@ def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], res
 
 def label(job: JobRecord, differing: Mapping[str, str]) -> str:
     """How a job is called in lines: its folder, and what differs."""
-    told = " ".join(f"{key}={value}" for key, value in differing.items()) or job.name
+    told = " ".join(f"{key}={value}" for key, value in differing.items() if value != NONE) or job.name
+    told = cut(told, LABEL)
     return f"{job.folder.name} ({told})" if told else job.folder.name
 
 
