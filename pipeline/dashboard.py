@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, build_opener
 
 from pipeline import dashboard_layout as layout
@@ -67,15 +66,12 @@ def arrange(view: View) -> str:
     sweep, jobs = newest_sweep(view)
     columns = layout.job_columns(jobs) if jobs else layout.stage_columns(view.search(kind="stage", stage="evaluate"))
     shown = layout.table(columns) | (layout.charts(jobs) if jobs else {})
-    search = f"tags.sweep = '{sweep}' and tags.kind = 'job'" if jobs else ""
-    if search:
-        shown["searchFilter"] = search
+    if jobs:
+        shown["searchFilter"] = f"tags.sweep = '{sweep}' and tags.kind = 'job'"
     tag = f"mlflow.sharedViewState.{LAYOUT}"
     view.connection.client.set_experiment_tag(view.connection.experiment, tag, json.dumps(shown))
-    asked = {"workflowType": "machine_learning", "viewStateShareKey": LAYOUT} | (
-        {"searchFilter": search} if search else {}
-    )
-    return f"experiments/{view.connection.experiment}/runs?{urlencode(asked, quote_via=quote)}"
+    # no search here: beside one, MLflow does not look at the shared view
+    return f"experiments/{view.connection.experiment}/runs?workflowType=machine_learning&viewStateShareKey={LAYOUT}"
 
 
 def newest_sweep(view: View) -> tuple[str, list[Any]]:

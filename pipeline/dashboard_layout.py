@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.headline import is_quality
@@ -10,7 +10,8 @@ from pipeline.headline import is_quality
 WIDTHS = {"attributes.`Run Name`": 320, "attributes.`Created`": 120, "attributes.`Dataset`": 140}
 HEADLINE = ("recovery", "sparsity", "best_decode_speedup", "seconds")
 """Beside qualities: of `pipeline.headline`."""
-PREFIXES = ("int8_", "dense_")
+OTHERS = (*HEADLINE, "model_sparsity")
+PREFIXES = ("int8_", "dense_", "decode_speedup.")
 SECTION = "sweep"
 MANY = 100
 """Runs in a chart."""
@@ -41,22 +42,22 @@ def _is_dial(key: str) -> bool:
     return key.startswith("dial.")
 
 
-def qualities(jobs: Iterable[Any]) -> list[str]:
-    """Of the sparse model, by which jobs are compared."""
-    names = dict.fromkeys(name for run in jobs for name in sorted(run.data.metrics))
-    known = {*HEADLINE, "model_sparsity"}
-    return [name for name in names if "." not in name and is_quality(name) and name not in known and _plain(name)]
+def qualities(jobs: Sequence[Any]) -> list[str]:
+    """Of the sparse model, by which jobs are compared, the main one first."""
+    names = {name for run in jobs for name in run.data.metrics if "/" not in name and is_quality(name)}
+    told = sorted(name for name in names - set(OTHERS) if not name.startswith(PREFIXES))
+    return sorted(told, key=lambda name: not any(_is_main(name, run.data.metrics) for run in jobs))
 
 
-def _plain(name: str) -> bool:
-    return not name.startswith(PREFIXES)
+def _is_main(name: str, metrics: Mapping[str, float]) -> bool:
+    return "recovery" in metrics and metrics["recovery"] == metrics.get(f"{name}_recovery")
 
 
 def results(jobs: Sequence[Any]) -> list[str]:
     """Metrics that some job has, in the order in which they are read."""
     there = {name for run in jobs for name in run.data.metrics}
-    asked = [at for name in qualities(jobs) for at in (name, f"{name}_stderr", f"int8_{name}")]
-    return [name for name in (*asked, *HEADLINE) if name in there]
+    main, *others = qualities(jobs) or [""]
+    return [name for name in (main, f"{main}_stderr", f"int8_{main}", *HEADLINE, *others) if name in there]
 
 
 def charts(jobs: Sequence[Any]) -> dict[str, Any]:
@@ -84,7 +85,14 @@ def charts(jobs: Sequence[Any]) -> dict[str, Any]:
             "deleted": False,
             "isGenerated": False,
         }
-    section = {"uuid": SECTION, "name": "The sweep", "display": True, "isReordered": False, "deleted": False}
+    section = {
+        "uuid": SECTION,
+        "name": "The sweep",
+        "display": True,
+        "isReordered": False,
+        "deleted": False,
+        "columns": 2,
+    }
     return {
         "compareRunCharts": found,
         "compareRunSections": [section | {"isGenerated": False}],

@@ -20,7 +20,7 @@ def relog(view: View, runs: Path) -> dict[str, int]:
     view.close_dead()
     before = _counts(view)
     jobs = ended_jobs(runs)
-    run_ids = {job.key: _run_of(view, job) for job in jobs}
+    run_ids = {job.key: _run_of(view, job) for job in sorted(jobs, key=started_at)}
     # First by those that made them, so that a result stands under its maker.
     for sweep in sweeps(runs):
         _show_shared(view, sweep, jobs, runs)

@@ -132,7 +132,7 @@ class View:
             if job.sweep:
                 self._run_again(self.sweep(job.sweep))
         else:
-            parent = self.sweep(job.sweep) if job.sweep else ""
+            parent = self.sweep(job.sweep, start) if job.sweep else ""
             run_id = self.create("job", job.name, tags, parent, start)
             if parent:
                 self._run_again(parent)
@@ -143,11 +143,12 @@ class View:
         if self.connection.client.get_run(run_id).info.status != "RUNNING":
             self.connection.client.update_run(run_id, status="RUNNING")
 
-    def sweep(self, sweep: str) -> str:
+    def sweep(self, sweep: str, start: float = 0.0) -> str:
         """The parent of a sweep's jobs, made by whichever of them comes first."""
         with self.connection.lock:
-            runs = self.search(kind="sweep", sweep=sweep)
-            return str(runs[0].info.run_id) if runs else self.create("sweep", f"sweep {sweep}", {"sweep": sweep})
+            if runs := self.search(kind="sweep", sweep=sweep):
+                return str(runs[0].info.run_id)
+            return self.create("sweep", f"sweep {sweep}", {"sweep": sweep}, start=start)
 
     def settle(self, sweep: str) -> None:
         """Gives the parent of a sweep the status of its jobs so far: running, failed if any failed, finished."""
@@ -173,10 +174,10 @@ class View:
         ok: bool,
         end: float = 0.0,
     ) -> None:
-        """The end of a job: its headline, `<node>.<metric>` of all its nodes, links to the runs that made them, its
+        """The end of a job: its headline, `<node>/<metric>` of all its nodes, links to the runs that made them, its
         files, and the cards of the models and data it began with (node -> file)."""
         when = end or time.time()
-        values = {f"{node}.{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
+        values = {f"{node}/{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
         values |= headline(nodes)
         tags = {f"node.{node}": made for node, made in links.items()}
         tags["mlflow.note.content"] = describe(nodes, links, self.connection.experiment)

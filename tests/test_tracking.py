@@ -230,7 +230,7 @@ def test_job_run_tells_of_all_its_nodes_and_links_a_hit_to_its_maker(runs: Path)
     maker = only(view.search(kind="stage"))
     job = only(view.search(kind="job", job=f"{SWEEP}/1"))
     assert job.data.tags["node.teacher"] == maker.info.run_id
-    assert job.data.metrics == {"teacher.loss": 1.0, "teacher.perplexity": 12.5, "seconds": 2.5}
+    assert job.data.metrics == {"teacher/loss": 1.0, "teacher/perplexity": 12.5, "seconds": 2.5}
     assert f"runs/{maker.info.run_id}) | hit |" in job.data.tags["mlflow.note.content"]
     assert (job.data.params["distill.ce"], job.data.tags["dial.lr"]) == ("1.0", "2")
     assert {"summary.json", "job.json"} <= artifacts(view, job)
@@ -270,7 +270,7 @@ def test_a_job_tried_again_goes_on_in_its_run(runs: Path) -> None:
     told.node("eval", "evaluate", {})
     told.end()
     job = only(view.search(kind="job"))
-    assert (job.info.status, job.data.metrics["eval.perplexity"]) == ("FINISHED", 12.5)
+    assert (job.info.status, job.data.metrics["eval/perplexity"]) == ("FINISHED", 12.5)
     assert only(view.search(kind="sweep")).info.status == "FINISHED"
 
 
@@ -376,6 +376,8 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
     view = view_of(runs)
     assert relog(view, runs) == {"sweep": 1, "job": 3, "stage": 4}
     assert told_by(view) == live
+    (sweep,) = view.search(kind="sweep")
+    assert sweep.info.start_time <= sweep.info.end_time
     assert relog(view, runs) == {"sweep": 0, "job": 0, "stage": 0}
     assert told_by(view) == live
 
@@ -423,7 +425,9 @@ def test_database_that_fails_midway_costs_no_result_and_relog_makes_up_for_it(
     view = view_of(runs)
     assert {run.info.run_name for run in view.search("FINISHED", kind="stage")} == {"dense", "prune", "finetune"}
     job = only(view.search("FINISHED", kind="job"))
-    assert set(job.data.metrics) == {f"{node}.{name}" for node in told.nodes for name in ("loss", "perplexity")}
+    assert set(job.data.metrics) == {"seconds"} | {
+        f"{node}/{name}" for node in told.nodes for name in ("loss", "perplexity")
+    }
 
 
 def test_what_a_killed_process_left_running_is_closed_when_its_stage_starts_again(runs: Path) -> None:
@@ -507,8 +511,8 @@ def test_files_are_uploaded_to_a_server_and_its_end_midway_costs_no_result(tmp_p
 
 
 def test_dashboard_serves_the_experiment_on_this_machine_and_ends_with_ctrl_c(runs: Path) -> None:
-    told = Told(runs, make_job(runs))
-    told.node("eval", "evaluate", {})
+    told = Told(runs, make_job(runs, sparsity="0.5"))
+    told.node("evaluate", "evaluate", {})
     told.end()
     port = free_port()
     command = [sys.executable, "-m", "pipeline.dashboard", "--runs", str(runs), "--port", str(port), "--no-open"]
@@ -519,7 +523,10 @@ def test_dashboard_serves_the_experiment_on_this_machine_and_ends_with_ctrl_c(ru
         assert f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?" in line
         shown = get(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=squarehead")
         tags = {tag["key"]: tag["value"] for tag in json.loads(shown)["experiment"]["tags"]}
-        assert "metrics.`perplexity`" in json.loads(tags["mlflow.sharedViewState.squarehead"])["selectedColumns"]
+        shown_view = json.loads(tags["mlflow.sharedViewState.squarehead"])
+        assert {"metrics.`perplexity`", "params.`sparsity`"} <= set(shown_view["selectedColumns"])
+        assert shown_view["searchFilter"] == f"tags.sweep = '{SWEEP}' and tags.kind = 'job'"
+        assert shown_view["compareRunCharts"][0]["type"] == "PARALLEL"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     with pytest.raises(URLError):
