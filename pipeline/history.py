@@ -51,7 +51,7 @@ class History:
             there = [path for path in self._folders.values() if path.parent.name == stage]
             newest = sorted(there, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
             metas = [meta for path in newest if (meta := self.meta(path.name))]
-            self._pasts[stage] = [self._past(meta) for meta in metas if meta["environment"]["cpu"] == cpu.model()]
+            self._pasts[stage] = [self._past(meta) for meta in metas if _made_here(meta)]
         return self._pasts[stage]
 
     def meta(self, fingerprint: str) -> dict[str, Any]:
@@ -93,3 +93,7 @@ class History:
             threads=int(meta["environment"]["threads"]),
             parameters=self.parameters(meta["fingerprint"]),
         )
+
+
+def _made_here(meta: Mapping[str, Any]) -> bool:
+    return bool(meta.get("environment", {}).get("cpu") == cpu.model())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -17,6 +18,19 @@ def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
     """As Hydra composes it; `with_hydra`: with its own section."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+def config_of(*overrides: str) -> Config:
+    """The same as `config` in a fraction of its time: only groups are composed, once for each choice of them; values
+    are put in, unchecked whether there is such an option."""
+    groups = tuple(line for line in overrides if (CONF / line.partition("=")[0]).is_dir())
+    made = OmegaConf.merge(_grouped(groups), OmegaConf.from_dotlist([line for line in overrides if line not in groups]))
+    return resolve(parse(OmegaConf.to_container(made, resolve=True)))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _grouped(groups: tuple[str, ...]) -> DictConfig:
+    return composed(*groups)
 
 
 def config(*overrides: str) -> Config:

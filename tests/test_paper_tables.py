@@ -10,12 +10,11 @@ import pytest
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
 
 from pipeline import references
-from pipeline.graph import Graph, build, resolve
-from pipeline.schema import Config, parse
-from tests.composed import CONF, composed
+from pipeline.graph import Graph, build
+from pipeline.schema import Config
+from tests.composed import CONF, composed, config_of
 
 TABLES = sorted(
     path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").glob("*/*.yaml")
@@ -58,22 +57,7 @@ def split(*overrides: str) -> list[list[str]]:
 
 @functools.cache
 def configs(table: str) -> list[Config]:
-    """Of each job. Only groups are composed again, which takes half a second each; plain values are put in."""
-    return [valued(tuple(filter(is_group, line)), [one for one in line if not is_group(one)]) for line in jobs(table)]
-
-
-def is_group(override: str) -> bool:
-    return (CONF / override.partition("=")[0]).is_dir()
-
-
-@functools.cache
-def grouped(overrides: tuple[str, ...]) -> DictConfig:
-    return composed(*overrides)
-
-
-def valued(groups: tuple[str, ...], values: list[str]) -> Config:
-    made = OmegaConf.merge(grouped(groups), OmegaConf.from_dotlist(values))
-    return resolve(parse(OmegaConf.to_container(made, resolve=True)))  # type: ignore[arg-type]
+    return [config_of(*line) for line in jobs(table)]
 
 
 def nodes(graph: Graph) -> dict[str, Any]:
