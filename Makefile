@@ -11,7 +11,7 @@ DIGEST = $$($(BIN)/python -c 'from engine import sources; print(sources.digest()
 SANITIZED := build/sanitized/kernels.so
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep test sanitize lint reproduce report dashboard verify gc clean \
+.PHONY: help env run plan sweep watch test sanitize lint reproduce report dashboard verify gc clean \
 	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
@@ -40,6 +40,9 @@ plan: env ## Say what `make run` would run, and why
 
 sweep: env ## Run a sweep: SWEEP="sparsity=0.5,0.7 distill=ce,squarehead"
 	$(QUIET) $(BIN)/python -m pipeline -m experiment=quickstart $(SWEEP) $(ARGS)
+
+watch: env ## Watch the newest sweep from another terminal
+	@$(BIN)/python -m pipeline.sweeps watch $(ARGS)
 
 reproduce: env ## Run a table of the paper, print ours beside theirs: TABLE=local/whisper; without TABLE, list them
 	@$(QUIET) $(BIN)/python -m pipeline.reproduce $(TABLE) $(ARGS)

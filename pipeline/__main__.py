@@ -20,7 +20,8 @@ from pipeline import plots, sweep_state
 from pipeline.contracts import UserError
 from pipeline.estimates import of_plan
 from pipeline.graph import build, resolve
-from pipeline.job import SUMMARY, Job
+from pipeline.headline import headline, main_metric
+from pipeline.job import SUMMARY, Job, read_summary
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
@@ -46,12 +47,13 @@ class JobFailedError(Exception):
     """Some node failed; everything about it has been said."""
 
 
-def run_job(composed: DictConfig) -> None:
-    """One job, single or of a sweep. Raises JobFailedError or UserError."""
+def run_job(composed: DictConfig) -> float | None:
+    """One job, single or of a sweep; its main quality, for sweepers that search. Raises JobFailedError or UserError."""
     hydra_config = HydraConfig.get()
     console = table_console()
     folder = Path(hydra_config.runtime.output_dir)
-    sweep = _sweep(hydra_config)
+    multirun = hydra_config.mode == RunMode.MULTIRUN
+    sweep = Sweep.read(Path(hydra_config.sweep.dir).absolute()) if multirun else None
     threads_among = max(sweep.parallel, 1) if sweep else 1
     config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), threads_among)  # type: ignore[arg-type]
     graph = build(config)
@@ -60,12 +62,14 @@ def run_job(composed: DictConfig) -> None:
     if config.dry_run:
         show_plan(plan, of_plan(plan, config, stores), console)
         show_warnings(plan, console)
-        return
+        return None
+    if sweep:
+        sweep = _with_job(sweep, hydra_config, plan)
     job = _job(config, hydra_config, sweep)
     if sweep:
         if is_done(folder):
             console.print(f"[cyan]job {hydra_config.job.num}[/] {job.name}: done before", highlight=False)
-            return
+            return _quality(folder)
         console.print(f"[bold]job {hydra_config.job.num}[/] {job.name}", highlight=False)
         plan = settled(plan, read_shared(sweep.folder), stores)
     (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt
@@ -74,20 +78,23 @@ def run_job(composed: DictConfig) -> None:
     if threads_among > 1 and config.benchmark.enabled:
         console.print("[yellow]! jobs run side by side: their benchmarks disturb each other[/]", highlight=False)
     _run(job, config, plan, stores, console, bars=threads_among == 1, failed=failures(sweep.folder) if sweep else {})
+    return _quality(folder)
 
 
-def _sweep(hydra_config: Any) -> Sweep | None:
-    """The sweep that this job belongs to; with the job in its record, if its sweeper thought of it only now."""
-    if hydra_config.mode != RunMode.MULTIRUN:
-        return None
-    folder = Path(hydra_config.sweep.dir).absolute()
-    sweep = Sweep.read(folder)
-    if sweep.job(hydra_config.job.num):
+def _quality(folder: Path) -> float | None:
+    nodes = read_summary(folder)
+    return headline(nodes).get(main_metric(nodes))
+
+
+def _with_job(sweep: Sweep, hydra_config: Any, plan: Plan) -> Sweep:
+    """The sweep's record with this job, which a sweeper that searches thought of only now."""
+    num = hydra_config.job.num
+    if sweep.job(num):
         return sweep
     overrides = list(hydra_config.overrides.task)
-    chosen = dials(overrides, list(OmegaConf.load(folder / "multirun.yaml").hydra.overrides.task))
-    add_job(folder, SweepJob(hydra_config.job.num, name_of(chosen), overrides, chosen))
-    return Sweep.read(folder)
+    chosen = dials(overrides, sweep.command)
+    nodes = {name: {"stage": item.node.stage, "fingerprint": item.fingerprint} for name, item in plan.items()}
+    return add_job(sweep.folder, SweepJob(num, name_of(chosen), overrides, chosen, nodes))
 
 
 def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:
@@ -151,13 +158,14 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; one line is made of them below
     failed: list[JobFailedError | UserError] = []
 
-    def job(composed: DictConfig) -> None:
+    def job(composed: DictConfig) -> float | None:
         try:
-            run_job(composed)
+            return run_job(composed)
         except (JobFailedError, UserError) as error:
             failed.append(error)  # raised, it would come out with a line of Hydra's before it
             if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
                 print(f"squarehead: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+            return None
 
     try:
         try:

@@ -87,12 +87,13 @@ class Sweep:
         return next((job for job in self.jobs if job.num == num), None)
 
 
-def add_job(folder: Path, job: SweepJob) -> None:
+def add_job(folder: Path, job: SweepJob) -> Sweep:
     """A job that a sweeper thought of on the way, into the record."""
     with FileLock(folder / f"{RECORD}.lock"):
         sweep = Sweep.read(folder)
-        if sweep.job(job.num) is None:
-            replace(sweep, jobs=[*sweep.jobs, job]).write()
+        sweep = replace(sweep, jobs=[*sweep.jobs, job])
+        sweep.write()
+        return sweep
 
 
 def end(folder: Path) -> Sweep:
