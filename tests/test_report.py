@@ -13,7 +13,8 @@ import pytest
 
 from pipeline import report
 from pipeline.references import Reference
-from pipeline.reporting import study, verdicts
+from pipeline.reporting import glance, quality_figures, study, verdicts
+from pipeline.reporting.levels import levels
 from pipeline.reporting.models import ModelRow
 from pipeline.reporting.study import Study, state
 from pipeline.store import SHORT
@@ -91,6 +92,32 @@ def test_seeds_of_one_model_have_a_mean_and_a_spread(runs: Runs) -> None:
     assert len(over.evaluations) == 3
     (dense,) = [row for row in found.seeds if row.kind == "dense_eval"]
     assert (dense.seeds, dense.dials) == (("0", "1", "2"), {}), "no loss makes a dense model"
+
+
+def test_groups_that_set_several_options_are_told_by_what_they_set(runs: Runs) -> None:
+    runs.job(0.5, "kd", 11.0, row="table/50")
+    runs.pattern = "16:64"
+    runs.job(0.75, "kd", 20.0, row="table/16of64")
+    runs.job(0.75, "ce", 21.0, row="table/16of64")
+    found = collected(runs)
+    assert found.columns == ["sparsity", "distill"]
+    assert [level.series for level in levels(found, "perplexity")] == ["ce", "kd", "kd", "one-shot", "one-shot"]
+
+
+def test_at_one_sparsity_quality_is_told_over_the_number_that_differs(runs: Runs) -> None:
+    for lr, value in ((1e-4, 14.0), (1e-3, 11.0)):
+        runs.job(0.7, "squarehead", value, lr=lr)
+        runs.job(0.7, "ce", value + 4, lr=lr)
+    found = collected(runs)
+    assert found.axis == "finetune.lr"
+    told = [(level.series, level.place, level.value) for level in levels(found, "perplexity")[:4]]
+    assert told == [("ce", 1e-4, 18.0), ("ce", 1e-3, 15.0), ("squarehead", 1e-4, 14.0), ("squarehead", 1e-3, 11.0)]
+    (finding,) = glance.findings(found)
+    assert finding.best == "squarehead finetune.lr=0.001"
+    assert "ce finetune.lr=0.001 (15.00" in finding.margin, "each loss at its own best"
+    drawn = quality_figures.quality(found, "perplexity")
+    assert drawn
+    assert "perplexity over finetune.lr" in drawn
 
 
 def test_the_gain_of_int8_is_told_apart_from_that_of_zeros(runs: Runs) -> None:

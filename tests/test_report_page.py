@@ -253,5 +253,5 @@ def test_a_sweep_without_tracking_is_told_in_one_line(found: Study, runs: Runs) 
 def test_commands_are_those_that_were_typed(runs: Runs) -> None:
     read = folders.read(runs.place)
     assert read.command == "python -m pipeline -m sparsity=0.5,0.7 distill=ce,squarehead"
-    assert read.jobs[2].command == "python -m pipeline sparsity=0.5 distill=ce seed=0"
+    assert read.jobs[2].command == "python -m pipeline sparsity=0.5 distill=ce seed=0 finetune.lr=0.0001"
     assert len(read.jobs[0].nodes["dense"].fingerprint) > SHORT

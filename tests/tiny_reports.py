@@ -52,17 +52,19 @@ class Runs:
 
     def job(
         self, sparsity: float, loss: str, value: float, *, seed: int = 0, error: float | None = 1.0, int8: bool = False,
-        until: str = "", failed: str = "", summary: bool = True, folder: bool = True,
+        until: str = "", failed: str = "", summary: bool = True, folder: bool = True, lr: float = 1e-4, row: str = "",
     ) -> Path:  # fmt: skip
-        """A job that came as far as `until` (a node; empty: to its end), or failed at the node `failed`."""
+        """A job that came as far as `until` (a node; empty: to its end), or failed at the node `failed`. `row`: the
+        group that sets its sparsity."""
         num = len(self.asked)
-        overrides = [f"sparsity={sparsity}", f"distill={loss}", f"seed={seed}"]
-        planned = self._planned(sparsity, loss, value, seed, error, int8)
+        overrides = [f"row={row}" if row else f"sparsity={sparsity}", f"distill={loss}", f"seed={seed}"]
+        overrides.append(f"finetune.lr={lr}")
+        planned = self._planned(sparsity, loss, value, seed, error, int8, lr)
         nodes = {name: {"stage": it["stage"], "fingerprint": it["fingerprint"]} for name, it in planned.items()}
         self.asked.append({"num": num, "name": " ".join(overrides), "overrides": overrides, "nodes": nodes})
         place = self.place / str(num)
         if folder:
-            self._leave(place, sparsity, loss, seed, planned, overrides)
+            self._leave(place, sparsity, loss, seed, lr, planned, overrides)
             became = self._make(planned, until, failed)
             if summary:
                 (place / "summary.json").write_text(json.dumps(became))
@@ -75,14 +77,16 @@ class Runs:
         (self.place / "sweep.json").write_text(json.dumps(record))
 
     def _leave(
-        self, place: Path, sparsity: float, loss: str, seed: int, planned: dict[str, Any], overrides: list[str]
-    ) -> None:
+        self, place: Path, sparsity: float, loss: str, seed: int, lr: float, planned: dict[str, Any],
+        overrides: list[str],
+    ) -> None:  # fmt: skip
         (place / ".hydra").mkdir(parents=True)
         (place / ".hydra" / "overrides.yaml").write_text("".join(f"- {line}\n" for line in overrides))
         weights = dict(zip(("ce", "kd", "squarehead"), LOSSES[loss], strict=True))
         config = {
             "model": {"path": self.model}, "data": {"path": self.data}, "sparsity": sparsity, "distill": weights,
             "prune": {"method": "sparsegpt", "pattern": self.pattern}, "seed": seed, "reference": self.reference,
+            "finetune": {"lr": lr},
             "tracking": {"enabled": False, "uri": "", "experiment": "squarehead", "artifacts": "all"},
         }  # fmt: skip
         dials = dict(line.split("=", 1) for line in overrides)
@@ -95,10 +99,11 @@ class Runs:
         (place / "plan.json").write_text(json.dumps({"nodes": plan}))
 
     def _planned(
-        self, sparsity: float, loss: str, value: float, seed: int, error: float | None, int8: bool
+        self, sparsity: float, loss: str, value: float, seed: int, error: float | None, int8: bool, lr: float
     ) -> dict[str, Any]:
         """{node: stage, fingerprint, inputs (by node), and what its result holds}."""
         level = f"{100 * sparsity:g}"
+        trained = (sparsity, loss, seed) if lr == 1e-4 else (sparsity, loss, seed, lr)
         layers = [{"name": f"model.layers.{i}.fc", "sparsity": sparsity, "error": 0.01 * (i + 1)} for i in range(3)]
         curve = [{"step": step, "time": 0.0, "metrics": {"loss": 3.0 / step, "loss_ce": 2.0 / step}} for step in (1, 2)]
         curve.append({"step": 2, "time": 0.0, "metrics": {"validation_loss": 1.5}})
@@ -115,22 +120,22 @@ class Runs:
                 config={"prune": {"pattern": self.pattern}, "sparsity": sparsity},
             ),
             f"finetune_{level}": self._node(
-                "finetune", (sparsity, loss, seed), model=f"prune_{level}", teacher="dense", curve=curve,
+                "finetune", trained, model=f"prune_{level}", teacher="dense", curve=curve,
                 metrics=zeros, weights=4100,
             ),
             "one_shot_eval": self._judged((sparsity, seed), self.one_shot, error, model=f"prune_{level}"),
-            "evaluate": self._judged((sparsity, loss, seed), value, error, model=f"finetune_{level}"),
+            "evaluate": self._judged(trained, value, error, model=f"finetune_{level}"),
         }  # fmt: skip
         if int8:
             nodes["quantize_dense"] = self._node("quantize", (seed, "dense"), model="dense", weights=1000)
             nodes["dense_eval_q"] = self._judged((seed, "int8"), 1.01 * self.dense, error, model="quantize_dense")
             nodes["quantize"] = self._node(
-                "quantize", (sparsity, loss, seed), model=f"finetune_{level}", metrics={"sparsity": sparsity},
+                "quantize", trained, model=f"finetune_{level}", metrics={"sparsity": sparsity},
                 weights=1100,
             )  # fmt: skip
-            nodes["evaluate_q"] = self._judged((sparsity, loss, seed, "int8"), 1.01 * value, error, model="quantize")
+            nodes["evaluate_q"] = self._judged((*trained, "int8"), 1.01 * value, error, model="quantize")
             nodes["benchmark"] = self._node(
-                "benchmark", (sparsity, loss, seed), dense="dense", sparse=f"finetune_{level}", quantized="quantize",
+                "benchmark", trained, dense="dense", sparse=f"finetune_{level}", quantized="quantize",
                 quantized_dense="quantize_dense", files={"benchmark.json": benchmark()},
             )  # fmt: skip
         return nodes

@@ -9,7 +9,7 @@ from pipeline.fingerprint import flatten
 from pipeline.reporting.folders import JobRecord
 from pipeline.sweep import MECHANICS
 
-FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "distill")
+FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "schedule.kind", "distill")
 """Columns that come first, in this order."""
 NONE = "–"
 
@@ -24,20 +24,25 @@ def is_seed(key: str) -> bool:
 
 
 def settings(jobs: Sequence[JobRecord]) -> list[dict[str, str]]:
-    """For each job {option: value}, of the options in which jobs differ."""
+    """For each job {option: value}, of the options in which jobs differ.
+
+    A group that is no section of the configuration, but sets others (`row`), is told by what it sets.
+    """
     given = [_given(job) for job in jobs]
     leaves = [{key: value for key, value in flatten(job.config).items() if not is_mechanics(key)} for job in jobs]
-    asked = sorted(dict.fromkeys(key for options in given for key in options), key=_place)
+    known = {key for job in jobs for key in job.config} | {"experiment"}
+    typed = dict.fromkeys(key for options in given for key in options)
+    asked = sorted((key for key in typed if len(known) == 1 or _section(key) in known), key=_place)
     columns: dict[str, list[str]] = {}
     for key in asked:
         values = [_value(key, job, options, found) for job, options, found in zip(jobs, given, leaves, strict=True)]
         if len(set(values)) > 1:
             columns[key] = values
-    for key in dict.fromkeys(key for found in leaves for key in found):
+    for key in sorted(dict.fromkeys(key for found in leaves for key in found), key=_place):
         values = [text(found[key]) if key in found else NONE for found in leaves]
         if not is_mechanics(key) and not _is_told(values, columns, leaves):
             columns[key] = values
-    return [{key: values[at] for key, values in columns.items()} for at in range(len(jobs))]
+    return [{key: columns[key][at] for key in sorted(columns, key=_place)} for at in range(len(jobs))]
 
 
 def _is_told(values: list[str], columns: Mapping[str, list[str]], leaves: list[dict[str, Any]]) -> bool:
@@ -61,10 +66,14 @@ def _value(key: str, job: JobRecord, given: Mapping[str, str], leaves: Mapping[s
     return text(leaves[key]) if key in leaves else NONE
 
 
-def _place(key: str) -> tuple[int, int]:
+def _section(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _place(key: str) -> int:
     if is_seed(key):
-        return len(FIRST) + 1, 0
-    return (FIRST.index(key) if key in FIRST else len(FIRST)), 0
+        return len(FIRST) + 1
+    return FIRST.index(key) if key in FIRST else len(FIRST)
 
 
 def text(value: Any) -> str:

@@ -46,19 +46,25 @@ def _finding(study: Study, rivals: Sequence[Level]) -> Finding:
     seeds = f", mean of {len(best.each)} seeds" if len(best.each) > 1 else ""
     return Finding(
         level=f"{100 * best.sparsity:.3g} %",
-        best=best.series,
+        best=_called(study, best),
         value=told(study.metric, best.value, best.error),
         recovery=f"{best.recovery:.1f} % of dense{seeds}" if best.recovery is not None else seeds.lstrip(", "),
-        margin=_margin(study.metric, best, ranked[1:]),
+        margin=_margin(study, best, ranked[1:]),
         speed=", ".join(f"{speed.ratio:.1f}× ({speed.backend})" for speed in fastest if speed),
     )
 
 
-def _margin(metric: str, best: Level, others: Sequence[Level]) -> str:
-    if not others:
+def _called(study: Study, level: Level) -> str:
+    return level.series if study.axis == "sparsity" else f"{level.series} {study.axis}={level.place:g}"
+
+
+def _margin(study: Study, best: Level, others: Sequence[Level]) -> str:
+    """Over the best of another series, at its own best place on the axis; or of the same, if there is no other."""
+    next_best = next((level for level in others if level.series != best.series), next(iter(others), None))
+    if next_best is None:
         return ""
-    rival = f"{others[0].series} ({with_error(metric, others[0].value, others[0].error)})"
-    if best.error is None or others[0].error is None:
+    rival = f"{_called(study, next_best)} ({with_error(study.metric, next_best.value, next_best.error)})"
+    if best.error is None or next_best.error is None:
         return f"before {rival}, errors not known"
-    apart = abs(best.value - others[0].value) > SIGMAS * hypot(best.error, others[0].error)
+    apart = abs(best.value - next_best.value) > SIGMAS * hypot(best.error, next_best.error)
     return f"clear of {rival}" if apart else f"within error of {rival}"

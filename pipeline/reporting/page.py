@@ -40,8 +40,8 @@ def html(study: Study) -> str:
 def _plots(study: Study) -> Mapping[str, Any]:
     others = [name for name in study.metrics if name != study.metric]
     drawn = {
-        "quality": quality_figures.quality_over_sparsity(study, study.metric) if study.metric else None,
-        "others": [svg for name in others if (svg := quality_figures.quality_over_sparsity(study, name))],
+        "quality": quality_figures.quality(study, study.metric) if study.metric else None,
+        "others": [svg for name in others if (svg := quality_figures.quality(study, name))],
         "recovery": quality_figures.recovery_over_sparsity(study),
         "pareto": speed_figures.pareto(study),
         "training": training_figures.training(study),

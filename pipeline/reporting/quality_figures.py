@@ -1,7 +1,8 @@
-"""Plots of what the zeros cost: quality over sparsity, and recovery beside published ones."""
+"""Plots of what the zeros cost: quality over sparsity (or another option), and recovery beside published ones."""
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING
 
 from pipeline.plots import MARKERS
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 FAR = 8.0
 """Largest over smallest perplexity from which on their axis is logarithmic."""
+ZEROS = "zeros among the prunable weights, %"
 NARROW = 4.0
 """Percent of sparsity that an axis spans at least."""
 TICKS = 10
@@ -34,15 +36,16 @@ def colors(study: Study) -> dict[str, str]:
     return found | {f"{name} int8": color for name, color in found.items()}
 
 
-def quality_over_sparsity(study: Study, metric: str) -> str | None:
-    """SVG, or None where there is no sparse model."""
+def quality(study: Study, metric: str) -> str | None:
+    """Over sparsity, or over another number where that is the same. SVG, or None where there is no sparse model."""
     lines = _by_series(levels(study, metric))
-    if not lines:
+    places = sorted({level.place for line in lines.values() for level in line if not isnan(level.place)})
+    if not places:
         return None
+    over_sparsity = study.axis == "sparsity"
     with styled():
         figure, (axes,) = canvas(WIDTH, 3.7)
-        places = sorted({100 * level.sparsity for line in lines.values() for level in line})
-        reach = max(places[-1] - places[0], NARROW)
+        reach = max(places[-1] - places[0], NARROW) if over_sparsity else 0.0
         colored = colors(study)
         for at, (name, line) in enumerate(lines.items()):
             shift = DODGE * reach * (at - (len(lines) - 1) / 2)
@@ -52,26 +55,35 @@ def quality_over_sparsity(study: Study, metric: str) -> str | None:
             value, error = plain(metric, dense.value), plain(metric, dense.stderr or 0)
             axes.axhline(value, color=INK, linewidth=1, linestyle="--", label="dense")
             axes.axhspan(value - error, value + error, color=INK, alpha=0.05, linewidth=0)
-        _published_values(axes, study, metric)
+        if over_sparsity:
+            _published_values(axes, study, metric)
         values = [level.value for line in lines.values() for level in line]
         if "perplexity" in metric and max(values) > FAR * min(values):
             _logarithmic(axes)
-        axes.set_xlim(places[0] - 0.07 * reach, places[-1] + 0.07 * reach)
-        _sparsity_axis(axes, places)
+        if over_sparsity:
+            axes.set_xlim(places[0] - 0.07 * reach, places[-1] + 0.07 * reach)
+        elif places[0] > 0 and places[-1] >= 4 * places[0]:
+            axes.set_xscale("log")
+        what = "sparsity" if over_sparsity else study.axis
+        _place_axis(axes, places, ZEROS if over_sparsity else what)
         seeds = any(len(level.each) > 1 for line in lines.values() for level in line)
         spread = "standard error (seeds: deviation)" if seeds else "standard error"
         axes.set_ylabel(f"{name_of(metric)} ± {spread}")
         better = "higher" if study.higher_is_better(metric) else "lower"
-        axes.set_title(f"{name_of(metric)} over sparsity ({better} is better)")
+        axes.set_title(f"{name_of(metric)} over {what} ({better} is better)")
         _legend(figure, axes)
-        return svg(figure, f"{name_of(metric)} over sparsity, a line for each of: {', '.join(lines)}")
+        return svg(figure, f"{name_of(metric)} over {what}, a line for each of: {', '.join(lines)}")
 
 
 def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, color: str, marker: str) -> None:
     one_shot = line[0].rows[0].kind == "one_shot_eval"
     seeds = max(len(level.each) for level in line)
+    if any(isnan(level.place) for level in line):  # what the axis tells does not make these models
+        for level in line:
+            axes.axhline(plain(metric, level.value), color=color, linestyle=":", linewidth=1.2, label=name)
+        return
     axes.errorbar(
-        [100 * level.sparsity + shift for level in line],
+        [level.place + shift for level in line],
         [plain(metric, level.value) for level in line],
         yerr=[plain(metric, level.error or 0) for level in line],
         fmt=":" if one_shot else "-", marker="x" if one_shot else marker, color=color,
@@ -81,7 +93,7 @@ def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, c
     for level in line:
         if len(level.each) > 1:
             values = [plain(metric, value) for value in level.each]
-            axes.plot([100 * level.sparsity + shift] * len(values), values, ".", color=color, alpha=0.5, markersize=4)
+            axes.plot([level.place + shift] * len(values), values, ".", color=color, alpha=0.5, markersize=4)
 
 
 def _published_values(axes: Axes, study: Study, metric: str) -> None:
@@ -103,13 +115,13 @@ def recovery_over_sparsity(study: Study) -> str | None:
     metric = study.metric
     told = [at for at in study.references if at.metric == metric and at.sparsity and at.loss and at.recovery]
     ours = [level for level in levels(study, metric) if level.rows[0].kind == "evaluate" and level.recovery is not None]
-    if not told or not ours:
+    if not told or not ours or study.axis != "sparsity":
         return None
     with styled():
         figure, (axes,) = canvas(WIDTH, 3.6)
         colored = colors(study)
         for name, line in _by_series(ours).items():
-            places = [(100 * level.sparsity, level.recovery or 0) for level in line]
+            places = [(level.place, level.recovery or 0) for level in line]
             axes.plot(*zip(*places, strict=True), "-o", color=colored[name], markersize=5, label=f"ours, {name}")
         lines: dict[str, list[tuple[float, float]]] = {}
         for at in told:
@@ -123,7 +135,7 @@ def recovery_over_sparsity(study: Study) -> str | None:
                       label=f"published: {name}")  # fmt: skip
         axes.axhline(100, color=SOFT, linewidth=0.9)
         zeros = [level.sparsity for level in ours] + [at.sparsity for at in told]
-        _sparsity_axis(axes, sorted({round(100 * fraction, 1) for fraction in zeros}))
+        _place_axis(axes, sorted({round(100 * fraction, 1) for fraction in zeros}), ZEROS)
         axes.set_ylabel(f"recovery of dense {name_of(metric).removesuffix(', %')}, %")
         axes.set_title("Recovery beside published ones")
         _legend(figure, axes)
@@ -137,10 +149,11 @@ def _by_series(found: list[Level]) -> dict[str, list[Level]]:
     return lines
 
 
-def _sparsity_axis(axes: Axes, places: list[float]) -> None:
+def _place_axis(axes: Axes, places: list[float], label: str) -> None:
     if len(places) <= TICKS:
         axes.set_xticks(places, [f"{place:.3g}" for place in places])
-    axes.set_xlabel("zeros among the prunable weights, %")
+        axes.set_xticks([], minor=True)
+    axes.set_xlabel(label)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

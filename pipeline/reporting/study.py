@@ -80,11 +80,23 @@ class Study:
         return list(dict.fromkeys(key for found in self.settings for key in found))
 
     @cached_property
-    def telling(self) -> list[str]:
-        """Options that tell fine-tuned models apart, other than sparsity and seeds."""
+    def _values(self) -> dict[str, set[str]]:
+        """Option -> its values, of those that tell fine-tuned models apart, without seeds."""
         rows = [row for row in self.models if row.kind in ("evaluate", "evaluate_q")]
         values = {key: {row.dials.get(key, "") for row in rows} - {""} for key in self.columns}
-        return [key for key in self.columns if len(values[key]) > 1 and key != "sparsity" and not choices.is_seed(key)]
+        return {key: found for key, found in values.items() if len(found) > 1 and not choices.is_seed(key)}
+
+    @cached_property
+    def axis(self) -> str:
+        """The option that quality is drawn over: the sparsity, or where that is the same, the first number."""
+        levels = {round(row.sparsity, 3) for row in self.models if row.kind == "evaluate" and row.sparsity is not None}
+        numbers = [key for key, values in self._values.items() if all(map(_is_number, values))]
+        return "sparsity" if len(levels) > 1 or not numbers else numbers[0]
+
+    @cached_property
+    def telling(self) -> list[str]:
+        """Options that tell fine-tuned models apart, but for seeds and what quality is drawn over."""
+        return [key for key in self._values if key not in ("sparsity", self.axis)]
 
     @property
     def metrics(self) -> list[str]:
@@ -106,6 +118,14 @@ class Study:
             return " ".join([*named, "one-shot"])
         base = " ".join(named) or row.loss or row.label
         return base + {"rung": " rungs", "evaluate_q": " int8"}.get(row.kind, "")
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:

@@ -69,6 +69,8 @@ def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[
     level = pattern if pattern != "unstructured" else f"{100 * job.config.get('sparsity', 0):g} %"
     row = next((row for row in study.models if row.kind == "evaluate" and at in row.jobs), None)
     name = study.series(row) if row else study.losses[at]
+    if row and study.axis != "sparsity":
+        level = f"{study.axis} {row.dials.get(study.axis, '')}"
     return Curve(level, name, training, validation, tuple(rungs[:-1]))
 
 
