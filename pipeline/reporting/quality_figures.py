@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAR = 8.0
+FAR = 3.0
 """Largest over smallest perplexity from which on their axis is logarithmic."""
 ZEROS = "zeros among the prunable weights, %"
 NARROW = 4.0
@@ -58,6 +58,7 @@ def quality(study: Study, metric: str) -> str | None:
         if over_sparsity:
             _published_values(axes, study, metric)
         values = [level.value for line in lines.values() for level in line]
+        values += [row.qualities[metric].value for row in study.models if row.is_dense and metric in row.qualities]
         if "perplexity" in metric and max(values) > FAR * min(values):
             _logarithmic(axes)
         if over_sparsity:

@@ -146,7 +146,7 @@ def published(study: Study) -> Table:
     columns = [
         *option_columns(study.columns),
         Column("model", "model", number=False, weight=10),
-        Column("zeros", "zeros", weight=6),
+        Column("zeros", "zeros", weight=9),
         Column("ours", f"ours, {name_of(study.metric)}", weight=10),
         Column("recovery", "recovery", weight=7),
         Column("speed", "decode ×", weight=3),
