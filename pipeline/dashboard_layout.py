@@ -96,7 +96,8 @@ def charts(jobs: Sequence[Any]) -> dict[str, Any]:
     return {
         "compareRunCharts": found,
         "compareRunSections": [section | {"isGenerated": False}],
-        "isAccordionReordered": False,
+        "isAccordionReordered": True,  # else MLflow sorts sections by name
+        "runsHiddenMode": "SHOW_ALL",
         "autoRefreshEnabled": False,
     }
 

@@ -15,11 +15,10 @@ def headline(nodes: Nodes) -> dict[str, float]:
     """Quality of the sparse model under the metric's own name (`perplexity`, `_stderr`, `_recovery`), of the int8 one
     after `int8_`, of the dense one after `dense_`; `recovery` of the main metric; sparsities; decoding speed over torch
     fp32 dense by backend, and the best of them; `seconds` of all its stages. What is missing is left out."""
-    found: dict[str, float] = {}
-    for judged, prefix in (("dense_eval", DENSE), ("evaluate", ""), ("evaluate_q", INT8)):
+    # nothing was pruned: the dense model is the job's model
+    found = _qualities(nodes, "evaluate" if "evaluate" in nodes else "dense_eval")
+    for judged, prefix in (("evaluate_q", INT8), ("dense_eval", DENSE)):
         found |= {f"{prefix}{name}": value for name, value in _qualities(nodes, judged).items()}
-    if "evaluate" not in nodes:  # nothing was pruned: the dense model is the job's model
-        found |= _qualities(nodes, "dense_eval")
     if (metric := main_metric(nodes)) and f"{metric}_recovery" in found:
         found["recovery"] = found[f"{metric}_recovery"]
     for node in nodes.values():

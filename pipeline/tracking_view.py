@@ -177,8 +177,8 @@ class View:
         """The end of a job: its headline, `<node>/<metric>` of all its nodes, links to the runs that made them, its
         files, and the cards of the models and data it began with (node -> file)."""
         when = end or time.time()
-        values = {f"{node}/{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
-        values |= headline(nodes)
+        values = headline(nodes)  # first of all: MLflow's page of a comparison begins with the first metric
+        values |= {f"{node}/{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
         tags = {f"node.{node}": made for node, made in links.items()}
         tags["mlflow.note.content"] = describe(nodes, links, self.connection.experiment)
         self.log(run_id, tags=tags, points=[Point(name, value, 0, when) for name, value in values.items()])
