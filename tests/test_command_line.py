@@ -86,7 +86,11 @@ def test_a_sweep_runs_shared_stages_once_isolates_a_failing_job_and_finishes_by_
     assert "sparsity" in first.stdout
     jobs = read_summaries(place.runs)
     assert len(jobs) == 2
-    done = [(node["stage"], node["fingerprint"]) for job in jobs for node in job.values() if node["status"] == "done"]
+    shared = json.loads(next(place.runs.glob("sweeps/*/shared.json")).read_text())
+    done = [
+        (node["stage"], node["fingerprint"]) for job in (shared, *jobs) for node in job.values()
+        if node["status"] == "done"
+    ]  # fmt: skip
     assert len(done) == len(set(done)), "a stage was executed twice"
     assert set(done) == {(node["stage"], node["fingerprint"]) for job in jobs for node in job.values()}
     again = place.start(*line)
