@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.estimates import of_jobs, told_total, total
 from pipeline.headline import Nodes, headline, main_metric
 from pipeline.plan import Planned
 from pipeline.sweep import shared
@@ -45,6 +46,9 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
         f"{nodes} nodes in {len(plans)} jobs, {len(results)} distinct: {len(running)} to run, {stored} stored",
         highlight=False,
     )
+    if running:
+        estimated = of_jobs((item.plan, item.config) for item in plans if item.config)
+        console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
     if warned := list(dict.fromkeys(item.node.name for item in results.values() if item.warning)):
         told = next(item.warning for item in results.values() if item.warning)
         console.print(f"[yellow]! {', '.join(warned)}: {told}[/]", highlight=False, soft_wrap=True)
