@@ -17,6 +17,7 @@ from lxml import etree, html
 from pipeline.job import Job
 from pipeline.plots import Point
 from pipeline.reporting import (
+    cells,
     figures,
     folders,
     logged,
@@ -255,3 +256,9 @@ def test_commands_are_those_that_were_typed(runs: Runs) -> None:
     assert read.command == "python -m pipeline -m sparsity=0.5,0.7 distill=ce,squarehead"
     assert read.jobs[2].command == "python -m pipeline sparsity=0.5 distill=ce seed=0 finetune.lr=0.0001"
     assert len(read.jobs[0].nodes["dense"].fingerprint) > SHORT
+
+
+def test_an_option_that_is_the_same_in_all_rows_is_no_column() -> None:
+    rows = [cells.options({"a": "1", "b": other}) | {"x": cells.Cell("5")} for other in "23"]
+    columns = [*cells.option_columns(["a", "b"]), cells.Column("x", "x"), cells.Column("y", "y")]
+    assert [column.label for column in cells.table("t", "T", columns, rows).columns] == ["b", "x"]
