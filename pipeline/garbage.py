@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import record
+from pipeline import record, sweep
 from pipeline.contracts import UserError
 from pipeline.store import SHORT, Entry, Store
 
@@ -33,6 +33,18 @@ def plans(runs: Path) -> dict[Path, set[str]]:
             found[path] = {node["fingerprint"] for node in nodes.values() if node.get("fingerprint")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"cannot read {path} ({error!r}); repair or delete it", "runs") from error
+    return found
+
+
+def planned(runs: Path) -> set[str]:
+    """All fingerprints that a plan names: of jobs, and of sweeps, which plan their jobs before those begin.
+
+    Raises UserError for a plan that cannot be read.
+    """
+    found = set().union(*plans(runs).values())
+    for path in sweep.records(runs):
+        jobs = sweep.Sweep.read(path.parent).jobs
+        found |= {node["fingerprint"] for job in jobs for node in job.nodes.values()}
     return found
 
 

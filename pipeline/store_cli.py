@@ -139,7 +139,7 @@ def _verify(store: Store, remove: bool, console: Console) -> int:
 
 
 def _gc(store: Store, runs: Path, options: argparse.Namespace, console: Console) -> int:
-    planned = set().union(*garbage.plans(runs).values())
+    planned = garbage.planned(runs)
     keep_days = options.keep_days
     if keep_days is None:
         keep_days = KEEP_DAYS_CACHE if options.cache else KEEP_DAYS_RUNS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,8 +105,16 @@ def end(folder: Path) -> Sweep:
 
 
 def sweeps(runs: Path) -> list[Sweep]:
-    """All that were planned, the newest first. Raises UserError for a record that cannot be read."""
-    return [Sweep.read(path.parent) for path in sorted(runs.glob(f"sweeps/*/{RECORD}"), reverse=True)]
+    """All that were planned and whose record can be read, the newest first."""
+    found = []
+    for path in records(runs):
+        with suppress(UserError):
+            found.append(Sweep.read(path.parent))
+    return found
+
+
+def records(runs: Path) -> list[Path]:
+    return sorted(runs.glob(f"sweeps/*/{RECORD}"), reverse=True)
 
 
 def is_done(folder: Path) -> bool:

@@ -13,13 +13,17 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.contracts import UserError
-from pipeline.sweep import Sweep, sweeps
+from pipeline.sweep import Sweep, records, sweeps
 from pipeline.sweep_state import RETRIED, read
 from pipeline.sweep_tables import show_jobs, sweeps_table
 from pipeline.sweep_watch import watch
 from pipeline.table import table_console
 
-EXIT_CODES = "exit code: 0, or 1 if a job failed or is missing (show, watch, retry-failed), or 2 if the call was wrong"
+PROGRAM = ("-m", "pipeline")
+EXIT_CODES = (
+    "exit code: 0; 1 if a job failed or is missing (show, watch, retry-failed) or a record cannot be read (ls); 2 if "
+    "the call was wrong"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,8 +85,11 @@ def _ls(runs: Path, console: Console) -> int:
     states = [read(sweep) for sweep in sweeps(runs)]
     if states:
         console.print(sweeps_table(states))
+    lost = [path for path in records(runs) if path.parent not in {state.sweep.folder for state in states}]
+    for path in lost:
+        console.print(f"[red]✗[/] {path} cannot be read", highlight=False, soft_wrap=True)
     console.print(f"{len(states)} sweeps in {runs / 'sweeps'}", highlight=False)
-    return 0
+    return 1 if lost else 0
 
 
 def _show(sweep: Sweep, console: Console) -> int:
@@ -118,7 +125,12 @@ def _retry(sweep: Sweep, runs: Path, console: Console) -> int:
         console.print(
             f"retry job {job.job.num} {job.job.name}: {job.status} {job.reason}", highlight=False, markup=False
         )
-    command = [sys.executable, *sweep.command[1:], f"hydra.sweep.dir={sweep.folder.absolute()}"]
+    command = [
+        sys.executable,
+        *PROGRAM,
+        *sweep.command[len(PROGRAM) + 1 :],
+        f"hydra.sweep.dir={sweep.folder.absolute()}",
+    ]
     variables = {**os.environ, "SQUAREHEAD_RUNS": str(runs.absolute())}
     return subprocess.run(command, cwd=sweep.cwd, env=variables).returncode
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import progress, sweep_state
+from pipeline import garbage, progress, sweep_state
+from pipeline import sweeps as command_line
 from pipeline.log import StageLog
 from pipeline.process import this_process
 from pipeline.progress import ProgressFile
@@ -221,3 +222,23 @@ def test_the_record_of_a_sweep_reads_back_as_it_was_written(tmp_path: Path) -> N
         }.items()
     )
     assert record["command"] == sweep.command
+
+
+def test_what_a_sweep_has_planned_is_no_garbage_before_its_jobs_begin(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, DEAD, jobs=1)
+    results = Store(tmp_path / "store")
+    for name in ("dense", "another"):
+        with suppress(RuntimeError), results.fill("dense", fingerprint(name), lambda who: None) as slot:
+            (slot.resume / "checkpoint").write_text("")
+            raise RuntimeError
+    assert garbage.planned(tmp_path) == {node["fingerprint"] for node in sweep.jobs[0].nodes.values()}
+    found = {item.path.name for item in garbage.collect(results, garbage.planned(tmp_path))}
+    assert found == {f"dense-{fingerprint('another')[:16]}"}
+
+
+def test_a_record_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    (tmp_path / "sweeps" / "broken").mkdir()
+    (tmp_path / "sweeps" / "broken" / "sweep.json").write_text("{")
+    assert sweeps(tmp_path) == [sweep]
+    assert command_line.main(["--runs", str(tmp_path), "ls"]) == 1
