@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Nodes = Mapping[str, Mapping[str, Any]]
@@ -36,10 +36,14 @@ def headline(nodes: Nodes) -> dict[str, float]:
 def main_metric(nodes: Nodes) -> str:
     """By which models are compared first; empty if nothing was evaluated."""
     for node in ("evaluate", "dense_eval"):
-        for name in nodes.get(node, {}).get("metrics", {}):
-            if is_quality(name):
-                return str(name)
+        if metric := first_metric([name for name in nodes.get(node, {}).get("metrics", {}) if is_quality(name)]):
+            return metric
     return ""
+
+
+def first_metric(names: Sequence[str]) -> str:
+    """Of the metrics of an evaluation the one that matters most: accuracy, or else the first; "" of none."""
+    return next((name for name in names if "exact_match" in name), next(iter(names), ""))
 
 
 def _qualities(nodes: Nodes, node: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from pipeline.headline import is_quality
+from pipeline.headline import first_metric, is_quality
 from pipeline.plots import EXACT, INT8
 from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Result, Results
@@ -226,8 +226,6 @@ def _over_rounds(backend: str, measured: Sequence[tuple[str, Mapping[str, Any]]]
 
 
 def main_metric(rows: Sequence[ModelRow], published: Sequence[str]) -> str:
-    """What models are compared by in the first place: what a published table tells, accuracy, perplexity, or else what
-    was named first."""
+    """What models are compared by in the first place: what a published table tells, or else `first_metric`."""
     names = list(dict.fromkeys(name for row in rows for name in row.qualities))
-    wanted = [*published, *(name for name in names if "exact_match" in name), "perplexity", *names]
-    return next((name for name in wanted if name in names), "")
+    return next((name for name in published if name in names), first_metric(names))
