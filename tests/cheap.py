@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ def _module(name: str, stage: str) -> ModuleType:
         if stage == "calibrate" and config.samples > TOO_MANY:  # type: ignore[attr-defined]
             raise UserError(f"there are {TOO_MANY} samples", "calibrate.samples")
         if stage == "evaluate":
+            told = {"perplexity": {"value": 12.5, "stderr": 0.5, "protocol": {}}}
+            (out / "metrics.json").write_text(json.dumps(told))
             return {"perplexity": 12.5, "perplexity_stderr": 0.5, "perplexity_recovery": 80.0}
         return {"sparsity": getattr(config, "sparsity", 0.0)}
 

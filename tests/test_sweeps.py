@@ -201,7 +201,7 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
         made |= {path: path.stat().st_ino for path in place.runs.glob("store/*/*/meta.json")}
     assert [sweep_state.read(sweep).status for sweep in sweeps.sweeps(place.runs)] == ["unfinished"] * 2
     assert len(made) < 20, "the kills came too late to prove anything"
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, **settings)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=900, **settings)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     third, second, first = sweeps.sweeps(place.runs)
     assert (third.continues, second.continues, first.continues) == (second.id, first.id, "")
