@@ -48,7 +48,14 @@ def test_an_unknown_table_is_refused_with_those_there_are() -> None:
 
 
 def test_a_table_is_run_and_reported_in_one_folder(place: Place) -> None:
-    small = [*place.small, "data=text", f"data.path={place.sources.texts}", "tracking=none", "sparsity=0.5"]
+    small = [
+        *place.small,
+        "data=text",
+        f"data.path={place.sources.texts}",
+        "tracking=none",
+        "sparsity=0.5",
+        "finetune.steps=0",
+    ]
     line = ["local/speed", *small, "benchmark.backends=[torch_fp32]"]
     planned = start(place, *line, "dry_run=true")
     assert planned.returncode == 0, planned.stderr
