@@ -245,7 +245,7 @@ def start(kind: str, folder: Path) -> tuple[Checkpoint, Corpus]:
         return tiny_whisper.save(folder / "model"), corpus
     corpus = translations(folder / "corpus")
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.1}
-    gated = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if kind == "t5_gated" else {}
+    gated = {"feed_forward_proj": "gated-gelu"} if kind == "t5_gated" else {}
     described = Scratch(label=LABEL, vocabulary=64, settings=sizes | gated, seed=0)
     asked = ScratchSlice(family="t5", dtype="float32", scratch=described)
     model = ran(folder, scratch, asked, "model", {"data": corpus})[0]
