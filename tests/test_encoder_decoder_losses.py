@@ -98,7 +98,9 @@ def test_clips_compare_their_own_positions_and_full_windows_all() -> None:
         masks = family("whisper").compared(model, batch)
         assert [mask is None for mask in masks] == [False] * 4 + [True]
         assert [mask_BS.tolist() for mask_BS in masks[:2]] == [expected_BS] * 2
-        assert [mask_BT.tolist() for mask_BT in masks[2:4]] == [[[True] * 6 + [False] * 2, [True] * 4 + [False] * 4]] * 2
+        assert [mask_BT.tolist() for mask_BT in masks[2:4]] == [
+            [[True] * 6 + [False] * 2, [True] * 4 + [False] * 4]
+        ] * 2
 
 
 def test_a_token_of_whisper_is_padding_by_its_place_and_not_by_its_id() -> None:
