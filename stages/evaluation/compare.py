@@ -93,12 +93,13 @@ def _stats(
 def table(found: Iterable[Comparison], samples: int) -> str:
     lines = []
     for it in found:
-        sign = 1 if it.higher_is_better else -1
-        better = "B is better" if sign * it.difference.value > 0 else "A is better" if it.difference.value else "equal"
+        sure = it.difference.low > 0 or it.difference.high < 0
+        b_ahead = (it.difference.value > 0) == it.higher_is_better
+        verdict = ("B is better" if b_ahead else "A is better") if sure else "not told apart"
         p = f"p = {it.difference.p:.4f}" if it.difference.p else f"p < {1 / samples:g}"
         lines.append(
             f"{it.metric:<5} A {it.a:.2f}   B {it.b:.2f}   B - A {it.difference.value:+.2f} "
-            f"[{it.difference.low:+.2f}, {it.difference.high:+.2f}]   {p}   {better}"
+            f"[{it.difference.low:+.2f}, {it.difference.high:+.2f}]   {p}   {verdict}"
         )
     return "\n".join([*lines, f"[95 % interval]; p: share of {samples} resamples of the items without that order"])
 
