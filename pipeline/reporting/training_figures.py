@@ -167,7 +167,8 @@ def layers(study: Study) -> str | None:
         errors.set_yscale("log")
         errors.set_ylabel("relative error of outputs")
         errors.set_title("Layers as they were pruned")
-        errors.legend(ncols=4, loc="best")
+        if errors.lines:  # magnitudes are pruned without looking at outputs
+            errors.legend(ncols=4, loc="best")
         sparsities.set_ylabel("zeros, %")
         sparsities.set_xlabel("linear, in the order of pruning")
         _blocks(sparsities, [str(layer["name"]) for layer in lines[0][1]])
