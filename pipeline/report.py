@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline import plots
 from pipeline.contracts import UserError
+from pipeline.disk import replace_text
 from pipeline.reporting import folders, logged, page, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
@@ -33,7 +34,7 @@ def write(found: Study, folder: Path) -> list[Path]:
         "json": writers.as_json(found),
     }
     try:
-        return [writers.replace(folder / f"{NAME}.{suffix}", text) for suffix, text in texts.items()]
+        return [replace_text(folder / f"{NAME}.{suffix}", text) for suffix, text in texts.items()]
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}", "FOLDER") from error
 

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.contracts import UserError
+from pipeline.disk import replace_text
 from pipeline.job import read_summary
 from pipeline.process import is_dead
 
@@ -68,9 +69,7 @@ class Sweep:
     def write(self) -> None:
         record = {key: value for key, value in asdict(self).items() if key != "folder"}
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{RECORD}.partial"
-        partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        partial.replace(self.folder / RECORD)
+        replace_text(self.folder / RECORD, json.dumps(record, indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
@@ -123,10 +122,14 @@ def is_done(folder: Path) -> bool:
     return bool(nodes) and all(node["status"] not in ("failed", "not run") for node in nodes.values())
 
 
+def users(jobs: Sequence[SweepJob]) -> Counter[str]:
+    """Fingerprint -> how many jobs have it."""
+    return Counter(fingerprint for job in jobs for fingerprint in {n["fingerprint"] for n in job.nodes.values()})
+
+
 def shared(jobs: Sequence[SweepJob]) -> set[str]:
     """Fingerprints of what several jobs have in common."""
-    users = Counter(fingerprint for job in jobs for fingerprint in {n["fingerprint"] for n in job.nodes.values()})
-    return {fingerprint for fingerprint, count in users.items() if count > 1}
+    return {fingerprint for fingerprint, count in users(jobs).items() if count > 1}
 
 
 def read_shared(folder: Path) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from pipeline.process import is_dead
 from pipeline.progress import Progress
 from pipeline.record import META
 from pipeline.store import Store
-from pipeline.sweep import Sweep, SweepJob, read_shared, shared
+from pipeline.sweep import Sweep, SweepJob, read_shared, shared, users
 from stages.registry import STAGES
 
 NodeStatus = Literal["stored", "running", "stopped", "failed", "waiting"]
@@ -115,7 +115,7 @@ def read(sweep: Sweep) -> SweepState:
     stores = _Stores.of(sweep)
     common = read_shared(sweep.folder)
     nodes: dict[str, Node] = {}
-    users = Counter(fingerprint for job in sweep.jobs for fingerprint in {n["fingerprint"] for n in job.nodes.values()})
+    having = users(sweep.jobs)
     summaries = {job.num: read_summary(sweep.folder / str(job.num)) for job in sweep.jobs}
     failed = {
         node["fingerprint"] for nodes_ in (common, *summaries.values()) for node in nodes_.values()
@@ -125,7 +125,7 @@ def read(sweep: Sweep) -> SweepState:
         for name, node in job.nodes.items():
             key = node["fingerprint"]
             if key not in nodes:
-                nodes[key] = stores.node(name, node["stage"], key, users[key], key in failed)
+                nodes[key] = stores.node(name, node["stage"], key, having[key], key in failed)
     return SweepState(
         sweep=sweep,
         jobs=[_job_state(sweep, job, summaries[job.num], nodes) for job in sweep.jobs],

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.disk import replace_text
 from pipeline.estimates import Estimate, told_seconds, told_total, total
 from pipeline.headline import is_quality
 from pipeline.plan import Plan
@@ -116,9 +117,7 @@ def summary(outcomes: Outcomes) -> dict[str, Any]:
 
 def write_json(value: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, json.dumps(value, indent=1))
 
 
 def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 from dataclasses import asdict
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -122,13 +121,6 @@ def record(study: Study) -> dict[str, Any]:
 
 def as_json(study: Study) -> str:
     return json.dumps(record(study), indent=1, ensure_ascii=False, default=dict) + "\n"
-
-
-def replace(path: Path, text: str) -> Path:
-    """Writes a file in one step: a reader sees the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
 
 
 def tex(text: str) -> str:
