@@ -16,18 +16,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipeline import plots, sweep_state
 from pipeline.contracts import UserError
-from pipeline.estimates import of_plan
+from pipeline.estimating.estimates import of_plan
 from pipeline.graph import build, resolve
 from pipeline.headline import headline, main_metric
 from pipeline.job import SUMMARY, Job, read_summary
 from pipeline.plan import Plan, Stores, make_plan
+from pipeline.reporting import plots
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
-from pipeline.sweep import Sweep, SweepJob, add_job, dials, end, is_done, name_of, read_shared
-from pipeline.sweep_start import StoppedError, SweepStart, failures, settled
-from pipeline.sweep_tables import show_end, show_job_end
+from pipeline.sweeps import state as sweep_state
+from pipeline.sweeps.start import StoppedError, SweepStart, failures, settled
+from pipeline.sweeps.sweep import Sweep, SweepJob, add_job, dials, end, is_done, name_of, read_shared
+from pipeline.sweeps.tables import show_end, show_job_end
 from pipeline.table import (
     show_benchmark,
     show_outcomes,
@@ -38,7 +39,7 @@ from pipeline.table import (
     table_console,
     write_json,
 )
-from pipeline.tracking import open_tracker
+from pipeline.tracking.tracker import open_tracker
 
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 

@@ -12,7 +12,7 @@ from pipeline.contracts import UserError
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
 from pipeline.schema import Config, Data, EvaluateSlice, ModelSlice
-from pipeline.store import Entry, Store
+from pipeline.store.store import Entry, Store
 from stages.registry import STAGES, StageSpec
 from stages.sources.identity import digest, identity, local
 

@@ -12,10 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline import plots
 from pipeline.contracts import UserError
 from pipeline.disk import replace_text
-from pipeline.reporting import folders, logged, page, study, terminal, writers
+from pipeline.reporting import folders, logged, page, plots, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
 

@@ -19,8 +19,8 @@ from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.schema import Config, Data, Model
-from pipeline.store import Entry, Slot
-from pipeline.tracking import Tracker
+from pipeline.store.store import Entry, Slot
+from pipeline.tracking.tracker import Tracker
 from stages.registry import STAGES
 
 Status = Literal["hit", "done", "failed", "not run", "unneeded"]

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.disk import replace_text
-from pipeline.estimates import Estimate, told_seconds, told_total, total
+from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
 from pipeline.headline import is_quality
 from pipeline.plan import Plan
 from pipeline.run import Outcomes
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 STYLES = {"hit": "cyan", "done": "green", "failed": "red", "not run": "yellow", "unneeded": "dim", "run": "yellow"}
 MAIN_METRICS = {

@@ -14,7 +14,7 @@ from rich.console import Console
 from pipeline.graph import build
 from pipeline.plan import Stores, make_plan
 from pipeline.run import Outcomes, run_plan
-from pipeline.tracking import NullTracker
+from pipeline.tracking.tracker import NullTracker
 from tests import tiny
 from tests.composed import config
 

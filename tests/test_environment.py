@@ -26,7 +26,8 @@ def test_environment_names_versions_machine_threads_and_commit() -> None:
 
 def test_environment_needs_neither_torch_nor_mlflow() -> None:
     code = (
-        "import sys, pipeline.tracking as t; t.environment(1); sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
+        "import sys, pipeline.tracking.tracker as t; t.environment(1); "
+        "sys.exit(bool({'torch', 'mlflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

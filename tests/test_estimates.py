@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from pipeline import cpu, model_size
-from pipeline.estimates import (
+from pipeline import cpu
+from pipeline.estimating import model_size
+from pipeline.estimating.estimates import (
     FLOPS_PER_THREAD,
     Estimate,
     of_jobs,
@@ -24,12 +25,12 @@ from pipeline.estimates import (
     told_total,
     total,
 )
+from pipeline.estimating.model_size import ModelSize
+from pipeline.estimating.work import LIBRARIES, Workload, memory_bytes, operations
 from pipeline.graph import ancestors, build
-from pipeline.model_size import ModelSize
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.schema import Config
 from pipeline.table import show_plan
-from pipeline.work import LIBRARIES, Workload, memory_bytes, operations
 from tests.composed import config_of
 
 PARAMETERS = 100 * 8 + 16 * 8

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from pipeline import plot_labels, plots, report
+from pipeline import report
 from pipeline.job import Job
-from pipeline.plot_labels import Box
-from pipeline.plots import Point, QualitySpeed
-from pipeline.store import Store
+from pipeline.reporting import plot_labels, plots
+from pipeline.reporting.plot_labels import Box
+from pipeline.reporting.plots import Point, QualitySpeed
+from pipeline.store.store import Store
 from tests.running import Place
 
 PERPLEXITY = {

@@ -17,7 +17,7 @@ from pipeline.reporting import glance, quality_figures, study, verdicts
 from pipeline.reporting.levels import levels
 from pipeline.reporting.models import ModelRow
 from pipeline.reporting.study import Study, state
-from pipeline.store import SHORT
+from pipeline.store.store import SHORT
 from tests.tiny_reports import Runs, fingerprint
 
 PROJECT = Path(__file__).resolve().parent.parent

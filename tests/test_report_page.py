@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from lxml import etree, html
 
 from pipeline.job import Job
-from pipeline.plots import Point
 from pipeline.reporting import (
     cells,
     figures,
@@ -29,10 +28,11 @@ from pipeline.reporting import (
     terminal,
     writers,
 )
+from pipeline.reporting.plots import Point
 from pipeline.reporting.study import Study
-from pipeline.store import SHORT
-from pipeline.tracking_server import connect
-from pipeline.tracking_view import View
+from pipeline.store.store import SHORT
+from pipeline.tracking.server import connect
+from pipeline.tracking.view import View
 from tests.tiny_reports import Runs
 
 NASTY = "<script>alert('&')</script> 100 % of_{x} | \\ #1"

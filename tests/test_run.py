@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from pipeline.plan import Stores
 from pipeline.run import Outcome
-from pipeline.store import Store
+from pipeline.store.store import Store
 from tests import tiny, tiny_pairs, tiny_whisper
 from tests.composed import CONF, config
 from tests.running import PROJECT, Place, hear_interrupts

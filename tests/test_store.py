@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from pipeline import disk, record
+from pipeline import disk
 from pipeline.contracts import Checkpoint, UserError
-from pipeline.store import Entry, Slot, Store
-from pipeline.store_cli import main
+from pipeline.store import record
+from pipeline.store.__main__ import main
+from pipeline.store.store import Entry, Slot, Store
 
 ONE, OTHER = "1" * 64, "2" * 64
 FILES, FILE_BYTES = 6, 2_000_000
@@ -27,7 +28,7 @@ FILES, FILE_BYTES = 6, 2_000_000
 FILLER = f"""
 import json, sys, time
 from pathlib import Path
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 root, fingerprint, behaviour = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 signs = root.parent / "signs"
@@ -602,7 +603,7 @@ def test_the_command_line_is_fast_to_start_and_says_what_is_wrong(tmp_path):
     assert listed.returncode == 0
     assert "0 results" in listed.stdout
     imported = {line.rpartition("|")[2].strip() for line in listed.stderr.splitlines()}
-    assert "pipeline.store_cli" in imported
+    assert "pipeline.store.garbage" in imported
     assert not imported & {"torch", "mlflow", "hydra", "pydantic", "numpy"}
     missing = call("--runs", str(tmp_path / "nowhere"), "gc")
     assert missing.returncode == 2

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import garbage, progress, sweep_state
-from pipeline import sweeps as command_line
+from pipeline import progress
 from pipeline.log import StageLog
 from pipeline.process import this_process
 from pipeline.progress import ProgressFile
-from pipeline.store import Slot, Store
-from pipeline.sweep import Sweep, SweepJob, sweeps
-from pipeline.sweep_watch import screen, watch
+from pipeline.store import garbage
+from pipeline.store.store import Slot, Store
+from pipeline.sweeps import __main__ as command_line
+from pipeline.sweeps import state as sweep_state
+from pipeline.sweeps.sweep import Sweep, SweepJob, sweeps
+from pipeline.sweeps.watch import screen, watch
 
 DEAD = this_process().replace(f" {os.getpid()} ", " 1 ")
 

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import __main__, sweep_state, sweeps
-from pipeline.store import Store
-from pipeline.sweep import Sweep
-from pipeline.sweep_start import SweepStart
+from pipeline import __main__
+from pipeline.store.store import Store
+from pipeline.sweeps import __main__ as command_line
+from pipeline.sweeps import state as sweep_state
+from pipeline.sweeps.start import SweepStart
+from pipeline.sweeps.sweep import Sweep, sweeps
 from tests import cheap
 from tests.running import PROJECT, Place
 
@@ -47,13 +49,13 @@ class Shell:
         return (code, told.out) if isinstance(code, int) else (1, told.out + str(code))
 
     def sweeps(self, *words: str) -> tuple[int, str]:
-        code = sweeps.main(["--runs", str(self.place.runs), *words])
+        code = command_line.main(["--runs", str(self.place.runs), *words])
         told = self.captured.readouterr()
         return code, told.out + told.err
 
     @property
     def newest(self) -> Sweep:
-        return sweeps.sweeps(self.place.runs)[0]
+        return sweeps(self.place.runs)[0]
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_failed_jobs_are_retried_alone_in_their_sweep_with_their_own_options(she
     kept = (sweep.folder / "0" / "summary.json").read_bytes()
     # the stored line is run by a process of its own
     shell.patch.setattr(sweeps, "PROGRAM", ("-m", "tests.cheap"))
-    assert sweeps.main(["--runs", str(shell.place.runs), "retry-failed", sweep.id]) == 0
+    assert command_line.main(["--runs", str(shell.place.runs), "retry-failed", sweep.id]) == 0
     assert shell.newest.id == sweep.id, "in its own folder"
     assert shell.newest.command == sweep.command
     assert sweep_state.read(shell.newest).counts == {"done": 2}
@@ -199,11 +201,11 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         made |= {path: path.stat().st_ino for path in place.runs.glob("store/*/*/meta.json")}
-    assert [sweep_state.read(sweep).status for sweep in sweeps.sweeps(place.runs)] == ["unfinished"] * 2
+    assert [sweep_state.read(sweep).status for sweep in sweeps(place.runs)] == ["unfinished"] * 2
     assert len(made) < 20, "the kills came too late to prove anything"
     finished = subprocess.run(command, capture_output=True, text=True, timeout=900, **settings)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    third, second, first = sweeps.sweeps(place.runs)
+    third, second, first = sweeps(place.runs)
     assert (third.continues, second.continues, first.continues) == (second.id, first.id, "")
     assert second.id in finished.stdout
     assert {path: path.stat().st_ino for path in made} == made, "a result was made again"

@@ -25,18 +25,19 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from pipeline import dashboard, tracking
+from pipeline import dashboard
 from pipeline.contracts import UserError
 from pipeline.environment import environment
 from pipeline.job import Job
-from pipeline.relog import relog
 from pipeline.schema import Tracking
-from pipeline.store import Entry, Slot, Store
-from pipeline.sweep import Sweep
-from pipeline.tracking import RELOG, Tracker, TrackingLostError, open_sweep_tracker, open_tracker
-from pipeline.tracking_server import connect
-from pipeline.tracking_values import PARAM_CHARACTERS
-from pipeline.tracking_view import View
+from pipeline.store.store import Entry, Slot, Store
+from pipeline.sweeps.sweep import Sweep
+from pipeline.tracking import __main__ as command_line
+from pipeline.tracking.relog import relog
+from pipeline.tracking.server import connect
+from pipeline.tracking.tracker import RELOG, Tracker, TrackingLostError, open_sweep_tracker, open_tracker
+from pipeline.tracking.values import PARAM_CHARACTERS
+from pipeline.tracking.view import View
 from tests.running import hear_interrupts
 
 SWEEP = "20260101-120000"
@@ -420,7 +421,7 @@ def test_database_that_fails_midway_costs_no_result_and_relog_makes_up_for_it(
     assert len(list(told.store.entries())) == 3
 
     (runs / "mlflow.db").write_bytes(intact)
-    assert tracking.main(["relog", "--runs", str(runs)]) == 0
+    assert command_line.main(["relog", "--runs", str(runs)]) == 0
     assert capsys.readouterr().out == "made 0 sweep runs, 0 job runs, 2 stage runs\n"
     view = view_of(runs)
     assert {run.info.run_name for run in view.search("FINISHED", kind="stage")} == {"dense", "prune", "finetune"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 BENCHMARKED = {
     # (backend, model) -> tokens/s

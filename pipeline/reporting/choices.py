@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.fingerprint import flatten
 from pipeline.reporting.folders import JobRecord
-from pipeline.sweep import MECHANICS
+from pipeline.sweeps.sweep import MECHANICS
 
 FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "schedule.kind", "distill")
 """Columns that come first, in this order."""

@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from pipeline.contracts import UserError
 from pipeline.job import RECORD, SUMMARY
 from pipeline.process import is_dead
-from pipeline.sweep import RECORD as SWEEP
-from pipeline.sweep import SHARED
+from pipeline.sweeps.sweep import RECORD as SWEEP
+from pipeline.sweeps.sweep import SHARED
 
 PLAN = "plan.json"
 State = Literal["done", "failed", "unfinished", "not planned", "waiting", "missing"]

@@ -25,8 +25,8 @@ def _log(folder: Folder, files: Sequence[Path], runs: Path) -> str:
         return f"not in MLflow: {folder.path.name} ran without tracking"
     if not tracking["uri"] and not (runs / "mlflow.db").exists():
         return f"not in MLflow: there is no {runs / 'mlflow.db'}"
-    from pipeline.tracking_server import connect, explain, failures
-    from pipeline.tracking_view import View
+    from pipeline.tracking.server import connect, explain, failures
+    from pipeline.tracking.view import View
 
     try:
         view = View(connect(tracking["uri"], tracking["experiment"], runs), tracking["artifacts"])

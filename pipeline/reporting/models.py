@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from pipeline.headline import first_metric, is_quality
-from pipeline.plots import EXACT, INT8
 from pipeline.reporting.folders import JobRecord, Node
+from pipeline.reporting.plots import EXACT, INT8
 from pipeline.reporting.results import Result, Results
 
 ORDER = ("dense_eval", "dense_eval_q", "one_shot_eval", "rung", "evaluate", "evaluate_q")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING
 
-from pipeline.plots import MARKERS
 from pipeline.reporting.cells import name_of, plain
 from pipeline.reporting.figures import COLORS, INK, PAPER, SOFT, WIDTH, canvas, styled, svg
 from pipeline.reporting.levels import Level, levels
+from pipeline.reporting.plots import MARKERS
 from pipeline.reporting.study import Study
 
 if TYPE_CHECKING:

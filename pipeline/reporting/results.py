@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.contracts import UserError
 from pipeline.log import CURVES
 from pipeline.reporting.folders import JobRecord, Node, runs_of
-from pipeline.store import SHORT, Entry, Store
+from pipeline.store.store import SHORT, Entry, Store
 
 WEIGHTS = ("model", "masks")
 """Beginnings of the names of files that are a checkpoint's weights."""

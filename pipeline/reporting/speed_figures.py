@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import plots
-from pipeline.plots import MARKERS, Point
 from pipeline.references import Reference
+from pipeline.reporting import plots
 from pipeline.reporting.cells import name_of, plain
 from pipeline.reporting.figures import INK, PAPER, SOFT, WIDTH, canvas, styled, svg
+from pipeline.reporting.plots import MARKERS, Point
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.study import Study
 from pipeline.reporting.verdicts import same

@@ -19,8 +19,8 @@ from pipeline.reporting.seeds import SeedRow
 from pipeline.reporting.sharing import Group
 from pipeline.reporting.speeds import Machine, Shares, SpeedRow
 from pipeline.reporting.verdicts import Comparison
-from pipeline.store import SHORT
-from pipeline.tracking_values import cut
+from pipeline.store.store import SHORT
+from pipeline.tracking.values import cut
 
 LABEL = 100
 """Characters of what tells a job in a line."""

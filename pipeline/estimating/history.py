@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline import cpu, record
+from pipeline import cpu
 from pipeline.plan import Stores
-from pipeline.store import SHORT
+from pipeline.store import record
+from pipeline.store.store import SHORT
 
 NEWEST = 60
 """Results of a stage that are looked at."""

@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.sweep import Sweep
-from pipeline.sweep_state import Node, SweepState, read
-from pipeline.sweep_tables import format_seconds, jobs_table
+from pipeline.sweeps.state import Node, SweepState, read
+from pipeline.sweeps.sweep import Sweep
+from pipeline.sweeps.tables import format_seconds, jobs_table
 
 SECONDS_BETWEEN = 1.0
 SILENT_SECONDS = 120.0

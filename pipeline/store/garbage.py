@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import record, sweep
 from pipeline.contracts import UserError
-from pipeline.store import SHORT, Entry, Store
+from pipeline.store import record
+from pipeline.store.store import SHORT, Entry, Store
+from pipeline.sweeps import sweep
 
 SECONDS_A_DAY = 86400
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from pipeline import disk, garbage, record
+from pipeline import disk
 from pipeline.contracts import UserError
 from pipeline.fingerprint import canonical_json, flatten
-from pipeline.store import Entry, Store
+from pipeline.store import garbage, record
+from pipeline.store.store import Entry, Store
 
 SHOWN_DIFFERENCES = 4
 KEEP_DAYS_RUNS, KEEP_DAYS_CACHE = 1.0, 30.0
@@ -181,3 +182,7 @@ def _format_age(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

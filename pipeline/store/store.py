@@ -1,18 +1,15 @@
 """The content-addressed store: a folder for each result, published whole by one rename or not at all.
 
-    root/<stage>/<first 16 hex of the fingerprint>/   the result: read-only files, and meta.json, written last
-    root/.scratch/<stage>-<16 hex>/                   out: being filled; resume: checkpoints that survive a kill;
-                                                      progress.json: how far it is
-    root/.locks/<stage>-<16 hex>.lock                 held while a process works there
-
-`python -m pipeline.store verify|gc|ls` is its command line (pipeline.store_cli).
+root/<stage>/<first 16 hex of the fingerprint>/   the result: read-only files, and meta.json, written last
+root/.scratch/<stage>-<16 hex>/                   out: being filled; resume: checkpoints that survive a kill;
+                                                  progress.json: how far it is
+root/.locks/<stage>-<16 hex>.lock                 held while a process works there
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +19,9 @@ from typing import Any, TypeVar
 
 from filelock import Timeout
 
-from pipeline import disk, record
+from pipeline import disk
 from pipeline.contracts import Artifact, UserError
+from pipeline.store import record
 
 A = TypeVar("A", bound=Artifact)
 
@@ -222,9 +220,3 @@ class Slot:
 
 def _key(stage: str, fingerprint: str) -> str:
     return f"{stage}-{fingerprint[:SHORT]}"
-
-
-if __name__ == "__main__":
-    from pipeline.store_cli import main
-
-    sys.exit(main())

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from pipeline import model_size
 from pipeline.disk import format_bytes
-from pipeline.history import SOURCES, History, Past
-from pipeline.model_size import ModelSize
+from pipeline.estimating import model_size
+from pipeline.estimating.history import SOURCES, History, Past
+from pipeline.estimating.model_size import ModelSize
+from pipeline.estimating.work import Workload, memory_bytes, operations, result_bytes
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.schema import Config, ModelSlice
-from pipeline.work import Workload, memory_bytes, operations, result_bytes
 from stages.sources.identity import local
 
 Basis = Literal["measured", "rough", "unknown"]

@@ -18,9 +18,9 @@ from pipeline.headline import headline, main_metric
 from pipeline.job import RECORD, read_summary
 from pipeline.process import is_dead
 from pipeline.progress import Progress
-from pipeline.record import META
-from pipeline.store import Store
-from pipeline.sweep import Sweep, SweepJob, read_shared, shared, users
+from pipeline.store.record import META
+from pipeline.store.store import Store
+from pipeline.sweeps.sweep import Sweep, SweepJob, read_shared, shared, users
 from stages.registry import STAGES
 
 NodeStatus = Literal["stored", "running", "stopped", "failed", "waiting"]

@@ -6,10 +6,7 @@ The store is the truth, MLflow a view of it. If MLflow fails on the way, work go
 
 from __future__ import annotations
 
-import argparse
 import functools
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,10 +19,10 @@ from pipeline.environment import environment
 from pipeline.job import Job
 from pipeline.process import this_process
 from pipeline.schema import Tracking
-from pipeline.store import Entry
-from pipeline.tracking_server import connect, explain, failures
-from pipeline.tracking_values import Point
-from pipeline.tracking_view import View, card_of
+from pipeline.store.store import Entry
+from pipeline.tracking.server import connect, explain, failures
+from pipeline.tracking.values import Point
+from pipeline.tracking.view import View, card_of
 
 __all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_sweep_tracker", "open_tracker"]
 
@@ -218,29 +215,3 @@ class _NullStageRun:
 
     def fail(self, error: BaseException) -> None:
         pass
-
-
-def main(arguments: list[str] | None = None) -> int:
-    from pipeline.relog import relog
-
-    parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description="MLflow, the view of the store.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("relog", help="bring into MLflow what it does not know of the store and of jobs")
-    command.add_argument("--runs", type=Path, default=Path(os.environ.get("SQUAREHEAD_RUNS", "runs")))
-    command.add_argument("--uri", default="", help="MLflow tracking URI (default: sqlite under runs)")
-    command.add_argument("--experiment", default="squarehead")
-    command.add_argument("--artifacts", choices=("all", "small", "none"), default="all", help="files to show")
-    chosen = parser.parse_args(arguments)
-    try:
-        if not chosen.runs.is_dir():
-            raise UserError(f"no folder {chosen.runs}", "--runs")
-        made = relog(View(connect(chosen.uri, chosen.experiment, chosen.runs), chosen.artifacts), chosen.runs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("made " + ", ".join(f"{count} {kind} runs" for kind, count in made.items()))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

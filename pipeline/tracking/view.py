@@ -22,9 +22,9 @@ from urllib.request import url2pathname
 from pipeline.headline import headline
 from pipeline.job import Job
 from pipeline.process import is_dead, this_process
-from pipeline.store import Entry
-from pipeline.tracking_server import Connection
-from pipeline.tracking_values import (
+from pipeline.store.store import Entry
+from pipeline.tracking.server import Connection
+from pipeline.tracking.values import (
     DIGEST_CHARACTERS,
     PARAM_CHARACTERS,
     TAG_CHARACTERS,

@@ -19,12 +19,12 @@ from pipeline.contracts import UserError
 from pipeline.plan import Plan, Stores
 from pipeline.process import this_process
 from pipeline.run import Outcome, Outcomes, run_plan
-from pipeline.store import Entry
-from pipeline.sweep import RECORD, SHARED, Sweep, is_done, read_shared, shared, sweeps
-from pipeline.sweep_plan import JobPlan, distinct, is_listed, plan_jobs
-from pipeline.sweep_tables import listed, show_plans
+from pipeline.store.store import Entry
+from pipeline.sweeps.plan import JobPlan, distinct, is_listed, plan_jobs
+from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, is_done, read_shared, shared, sweeps
+from pipeline.sweeps.tables import listed, show_plans
 from pipeline.table import table_console, write_json
-from pipeline.tracking import Tracker, open_sweep_tracker
+from pipeline.tracking.tracker import Tracker, open_sweep_tracker
 
 LOCAL = ("BasicLauncher", "JoblibLauncher")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import plot_labels
 from pipeline.contracts import Artifact, Benchmark, Metrics
-from pipeline.plot_labels import Box
-from pipeline.store import Store
+from pipeline.reporting import plot_labels
+from pipeline.reporting.plot_labels import Box
+from pipeline.store.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

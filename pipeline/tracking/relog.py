@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at
-from pipeline.store import Entry, Store
-from pipeline.sweep import Sweep, read_shared, sweeps
-from pipeline.tracking_view import View, card_of
+from pipeline.store.store import Entry, Store
+from pipeline.sweeps.sweep import Sweep, read_shared, sweeps
+from pipeline.tracking.view import View, card_of
 
 
 def relog(view: View, runs: Path) -> dict[str, int]:

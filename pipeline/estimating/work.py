@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.model_size import ModelSize
+from pipeline.estimating.model_size import ModelSize
 from pipeline.schema import Config
 
 DECODING = 8

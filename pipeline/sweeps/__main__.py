@@ -13,10 +13,10 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.contracts import UserError
-from pipeline.sweep import Sweep, records, sweeps
-from pipeline.sweep_state import RETRIED, read
-from pipeline.sweep_tables import show_jobs, sweeps_table
-from pipeline.sweep_watch import watch
+from pipeline.sweeps.state import RETRIED, read
+from pipeline.sweeps.sweep import Sweep, records, sweeps
+from pipeline.sweeps.tables import show_jobs, sweeps_table
+from pipeline.sweeps.watch import watch
 from pipeline.table import table_console
 
 PROGRAM = ("-m", "pipeline")

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.estimates import of_jobs, told_total, total
+from pipeline.estimating.estimates import of_jobs, told_total, total
 from pipeline.headline import Nodes, headline, main_metric
 from pipeline.plan import Planned
-from pipeline.sweep import shared
-from pipeline.sweep_plan import JobPlan, distinct
-from pipeline.sweep_state import SweepState, started
+from pipeline.sweeps.plan import JobPlan, distinct
+from pipeline.sweeps.state import SweepState, started
+from pipeline.sweeps.sweep import shared
 
 
 def show_plans(plans: Sequence[JobPlan], console: Console) -> None:

@@ -18,7 +18,7 @@ from pipeline.contracts import UserError
 from pipeline.graph import build, resolve
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.schema import Config, parse
-from pipeline.sweep import SweepJob, dials, name_of
+from pipeline.sweeps.sweep import SweepJob, dials, name_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Results on disk: a folder for each, found by its fingerprint. `python -m pipeline.store` is the command."""
