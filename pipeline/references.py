@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from pipeline.contracts import UserError
 
 FILE = Path(__file__).resolve().parent.parent / "conf" / "references.yaml"
+RATE = "decode_tokens_per_second"
+"""Metric of tables of speed: their speed-ups are over their dense row."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,18 @@ class Reference:
     dense: float | None = None
     """Value of the table's dense floating-point row; where it has none, of its dense int8 row."""
     speedup: float | None = None
-    """Of decoding this model, over `speedup_over`."""
-    speedup_over: str = ""
+    """Of decoding this model, over the dense one of the precision `speedup_over` in the same runtime."""
+    zeros_speedup: float | None = None
+    """The share of the zeros in that: over the dense model of the same precision, where the table has its speed."""
+    speedup_over: Literal["fp32", "int8", ""] = ""
+    runtime: str = ""
+    """What ran it."""
+    hardware: str = ""
+    """What it ran on."""
+    speed_source: str = ""
+    """Where its speed was read, if not at `source`."""
+    speed_table: str = ""
+    """The table that has the speed of these models, where it is another."""
     note: str = ""
 
     @property
@@ -55,6 +67,15 @@ class Reference:
         if self.dense is None:
             return None
         return 100 * (self.value / self.dense if self.higher_is_better else self.dense / self.value)
+
+    @property
+    def precision(self) -> Literal["fp32", "int8"]:
+        return "int8" if self.int8 else "fp32"
+
+    @property
+    def ran(self) -> str:
+        """What the speed is of: model, runtime and hardware."""
+        return ", ".join(filter(None, (self.model, self.runtime, self.hardware)))
 
 
 def load() -> list[Reference]:
@@ -72,6 +93,12 @@ def of_table(table: str) -> list[Reference]:
     return found
 
 
+def of_speed(table: str) -> list[Reference]:
+    """The figures of one table that tell a speed-up; where it names another for them, of that."""
+    named = next((reference.speed_table for reference in of_table(table) if reference.speed_table), table)
+    return [reference for reference in of_table(named) if reference.speedup]
+
+
 def _rows(name: str, table: dict[str, Any]) -> list[Reference]:
     common = {key: value for key, value in table.items() if key not in ("rows", "scale")}
     scale = table.get("scale", 1)
@@ -83,4 +110,15 @@ def _rows(name: str, table: dict[str, Any]) -> list[Reference]:
             raise ValueError(f"{FILE.name}: {name}: unknown keys {sorted(unknown)}")
         rows.append(values | {"table": name, "value": round(row["value"] * scale, 6)})
     dense = sorted((row for row in rows if row["sparsity"] == 0), key=lambda row: row.get("int8", False))
-    return [Reference(**row, dense=dense[0]["value"] if dense else None) for row in rows]
+    base = dense[0]["value"] if dense else None
+    if base and table["metric"] == RATE:
+        rows = [row | {"speedup": row["value"] / base} for row in rows]
+        dense = [row | {"speedup": row["value"] / base} for row in dense]
+    speeds = {row.get("int8", False): row.get("speedup") for row in dense}
+    return [Reference(**row, dense=base, zeros_speedup=_zeros_share(row, speeds)) for row in rows]
+
+
+def _zeros_share(row: dict[str, Any], dense: dict[bool, float | None]) -> float | None:
+    """`dense`: int8 -> the speed-up of the dense model."""
+    base = dense.get(row.get("int8", False))
+    return row["speedup"] / base if row.get("speedup") and row["sparsity"] and base else None

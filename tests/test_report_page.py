@@ -143,7 +143,7 @@ def test_every_figure_names_a_result_of_the_store(found: Study, runs: Runs) -> N
     for table in tables.everything(found):
         for row in table.rows:
             for key, cell in row.items():
-                measured = cell.value is not None and table.name not in ("sharing", "published")
+                measured = cell.value is not None and table.name not in ("sharing", "published") and key != "there"
                 assert not measured or (cell.fingerprints and set(cell.fingerprints) <= stored), (table.name, key)
 
 

@@ -122,7 +122,7 @@ def _row(
     agreed = {key: value for key, value in first.items() if all(settings[at].get(key) == value for at in places)}
     shared_loss = {losses[at] for at in places}
     kind = name if name in ORDER else "rung"
-    zeros = _zeros(checkpoint, results)
+    achieved = zeros(checkpoint, results)
     made_of = results.ancestors(checkpoint.fingerprint) if checkpoint else []
     return ModelRow(
         kind=kind,
@@ -133,8 +133,8 @@ def _row(
         dials={key: value for key, value in agreed.items() if key.partition(".")[0] not in UNASKED.get(kind, ())},
         loss=shared_loss.pop() if len(shared_loss) == 1 and kind not in UNASKED else "",
         qualities=qualities(result),
-        sparsity=zeros[0],
-        model_sparsity=zeros[1],
+        sparsity=achieved[0],
+        model_sparsity=achieved[1],
         checkpoint_bytes=checkpoint.weight_files_bytes if checkpoint else None,
         seconds=sum(made.seconds for made in made_of if made.stage not in SOURCE_STAGES),
         speed=_speed(checkpoint.fingerprint, results) if checkpoint else None,
@@ -176,7 +176,7 @@ def _higher(metric: str) -> bool:
     return not any(part in metric for part in ("perplexity", "wer", "cer", "loss"))
 
 
-def _zeros(checkpoint: Result | None, results: Results) -> tuple[float | None, float | None]:
+def zeros(checkpoint: Result | None, results: Results) -> tuple[float | None, float | None]:
     """(of the prunable weights, of the whole model); an int8 checkpoint has its model's."""
     if checkpoint is None:
         return None, None
@@ -184,7 +184,7 @@ def _zeros(checkpoint: Result | None, results: Results) -> tuple[float | None, f
         return 0.0, 0.0
     whole = checkpoint.metrics.get("model_sparsity")
     if whole is None and (under := results.by_fingerprint(checkpoint.inputs.get("model", ""))):
-        whole = _zeros(under, results)[1]
+        whole = zeros(under, results)[1]
     return checkpoint.metrics.get("sparsity"), whole
 
 

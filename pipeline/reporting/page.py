@@ -44,6 +44,7 @@ def _plots(study: Study) -> Mapping[str, Any]:
         "others": [svg for name in others if (svg := quality_figures.quality(study, name))],
         "recovery": quality_figures.recovery_over_sparsity(study),
         "pareto": speed_figures.pareto(study),
+        "beside": speed_figures.beside_published(study),
         "training": training_figures.training(study),
         "layers": training_figures.layers(study),
         "times": training_figures.times(study),

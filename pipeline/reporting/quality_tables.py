@@ -149,17 +149,14 @@ def published(study: Study) -> Table:
         Column("zeros", "zeros", weight=9),
         Column("ours", f"ours, {name_of(study.metric)}", weight=10),
         Column("recovery", "recovery", weight=7),
-        Column("speed", "decode ×", weight=3),
         Column("there", "published", weight=10),
         Column("recovery_there", "recovery", weight=7),
-        Column("speedup_there", "speed ×", weight=3),
         Column("source", "source", number=False, weight=2),
         Column("verdict", "verdict", number=False, weight=10),
     ]
     about = {reference.title: reference for reference in study.references}
     notes = [f"Published: {title} ({it.model}){f': {it.note}' if it.note else ''}." for title, it in about.items()]
     notes += [f"{_letter(number)}: {source}." for number, source in enumerate(sources)]
-    notes += [f"speed ×: over {it.speedup_over}." for it in about.values() if it.speedup_over]
     notes.append(
         "Verdicts are about values, and only of the same model and data, by their names. Within error: they differ by "
         f"less than {SIGMAS:g} standard errors of ours; published errors are not known. Of other models and data only "
@@ -176,8 +173,6 @@ def _ours(row: ModelRow, metric: str) -> dict[str, Cell]:
         cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, (row.checkpoint,))
     if found.recovery is not None:
         cells["recovery"] = Cell(percent(found.recovery), found.recovery, None, mine)
-    if row.speed:
-        cells["speed"] = Cell(f"{row.speed.ratio:.2f}", row.speed.ratio, None, row.speed.fingerprints)
     return cells
 
 
@@ -188,8 +183,6 @@ def _theirs(reference: Reference, source: int) -> dict[str, Cell]:
     }
     if reference.recovery is not None and (reference.sparsity or reference.int8):
         cells["recovery_there"] = Cell(percent(reference.recovery), reference.recovery)
-    if reference.speedup:
-        cells["speedup_there"] = Cell(f"{reference.speedup:g}", reference.speedup)
     return cells
 
 

@@ -1,25 +1,27 @@
-"""The plot of quality and speed: every executable of every job, and published ones. What no other beats has a name."""
+"""Plots of quality and speed: every executable of every job; and ours beside published ones, where both axes are the
+same. What no other of ours beats has a name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.references import Reference
 from pipeline.reporting import plots
 from pipeline.reporting.cells import name_of, plain
 from pipeline.reporting.figures import INK, PAPER, SOFT, WIDTH, canvas, styled, svg
 from pipeline.reporting.plots import MARKERS, Point
 from pipeline.reporting.quality_figures import colors
+from pipeline.reporting.speed_verdicts import ENGINE
 from pipeline.reporting.study import Study
-from pipeline.reporting.verdicts import same
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FRONT_SIZE, OTHER_SIZE = 7.0, 3.5
 DENSE = "dense"
+SHAPES = {"fp32": "o", "int8": "s"}
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,17 @@ class Executable:
     point: Point
     series: str
     """`DENSE`, or the one of its job."""
-    name: str
+    level: str
+    dense: float
+    """Quality of its job's dense model."""
 
 
 def pareto(study: Study) -> str | None:
-    """SVG, or None where no job has both a benchmark and an evaluation of its dense model.
-
-    Where published figures are of another model, quality is told as recovery: only that can stand in one plot.
-    """
-    published = [at for at in study.references if at.metric == study.metric and at.speedup]
-    relative = any(same(job, at) != (True, True) for job in study.jobs[:1] for at in published)
-    found = list(_executables(study, relative))
+    """SVG, or None where no job has both a benchmark and an evaluation of its dense model."""
+    found = list(_executables(study))
     if not found:
         return None
-    higher = relative or study.higher_is_better(study.metric)
+    higher = study.higher_is_better(study.metric)
     points = [executable.point for executable in found]
     ahead = front(points, higher)
     with styled():
@@ -53,27 +52,71 @@ def pareto(study: Study) -> str | None:
         ordered = sorted((it for it in found if it.point in ahead), key=lambda it: it.point.speedup)
         stairs = [(it.point.speedup, it.point.quality) for it in ordered]
         axes.step(*zip(*stairs, strict=True), where="pre", color=SOFT, linewidth=0.9)
-        stars = _published(axes, study.metric, published, relative)
-        plots.scale(axes, [*points, *stars])
+        plots.scale(axes, points)
         axes.axvline(1, color=SOFT, linewidth=0.8)
-        what = (
-            f"recovery of dense {name_of(study.metric).removesuffix(', %')}, %" if relative else name_of(study.metric)
-        )
-        axes.set_ylabel(f"{what} ± standard error")
+        axes.set_ylabel(f"{name_of(study.metric)} ± standard error")
         axes.set_title(f"Quality and speed ({'up' if higher else 'down'} and to the right is better)")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
-        handles = [*_legend(used, shapes), *_stars(published)]
+        handles = _legend(used, {name.replace("_", " "): shape for name, shape in shapes.items()})
         figure.legend(handles=handles, loc="outside lower left", ncols=4 if max(map(len, used)) < 24 else 2)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # names are placed in pixels: from here on nothing may move
-        named = [it.point for it in ordered]
-        inks = [colored.get(it.series, SOFT) for it in ordered]
-        plots.write_names(axes, named, [it.name for it in ordered], inks, [*points, *stars])
+        names = [f"{it.point.backend.replace('_', ' ')} {it.level}" for it in ordered]
+        _write(figure, axes, [it.point for it in ordered], names, [used[it.series] for it in ordered], points)
         return svg(figure, "Quality over decoding speed of every backend and job")
 
 
-def _executables(study: Study, relative: bool) -> Iterator[Executable]:
-    """Those of the dense model once, of the first job that has them."""
+def beside_published(study: Study) -> str | None:
+    """Recovery over the speed-up over the dense fp32 model in the same runtime, ours in our engine. SVG, or None where
+    no job names a table that has both, or none of ours was judged and timed."""
+    published = [
+        (at, Point("published", "published", at.speedup, at.speedup, at.speedup, at.recovery, None, True))
+        for at in study.references
+        if at.metric == study.metric and at.speedup_over == "fp32" and at.speedup and at.recovery
+    ]
+    if not published:
+        return None
+    higher = study.higher_is_better(study.metric)
+    engine = (it for it in _executables(study, ENGINE["fp32"]) if it.point.backend in ENGINE.values())
+    found = [replace(it, point=_recovery(it, study.metric, higher)) for it in engine]
+    if not found:
+        return None
+    points = [it.point for it in found]
+    stars = [point for _, point in published]
+    ahead = front(points, higher=True)
+    with styled():
+        figure, (axes,) = canvas(WIDTH, 4.8)
+        colored = colors(study) | {DENSE: SOFT}
+        shapes = {backend: SHAPES[precision] for precision, backend in ENGINE.items()}
+        for it in found:
+            color = colored.get(it.series, SOFT)
+            plots.mark(axes, it.point, shapes[it.point.backend], color, size=FRONT_SIZE if it.point in ahead else 4.5)
+        lines: dict[tuple[str, str], list[Point]] = {}
+        for at, point in published:
+            lines.setdefault((at.ran, at.precision), []).append(point)
+        for (_, precision), line in lines.items():
+            places = sorted((point.speedup, point.quality) for point in line)
+            axes.plot(*zip(*places, strict=True), linestyle="--", linewidth=0.8, color=INK, marker=SHAPES[precision],
+                      markerfacecolor=PAPER, markersize=FRONT_SIZE, zorder=2.5)  # fmt: skip
+        plots.scale(axes, [*points, *stars])
+        axes.axhline(100, color=SOFT, linewidth=0.8)
+        axes.axvline(1, color=SOFT, linewidth=0.8)
+        axes.set_xlabel("decode speed over dense fp32 in the same runtime: ours in our engine, the paper's in its own")
+        axes.set_ylabel(f"recovery of dense {name_of(study.metric).removesuffix(', %')}, % ± standard error")
+        axes.set_title("Quality and speed beside published ones (up and to the right is better)")
+        used = {it.series: colored.get(it.series, SOFT) for it in found}
+        handles = _legend({f"ours, {name}": color for name, color in used.items()}, SHAPES)
+        figure.legend(handles=[*handles, *_hollow(lines)], loc="outside lower left", ncols=3)
+        named = [it for it in found if it.point in ahead]
+        names = [it.level for it in named] + [
+            f"{100 * at.sparsity:g} %" if at.sparsity else DENSE for at, _ in published
+        ]
+        inks = [used[it.series] for it in named] + [INK] * len(published)
+        _write(figure, axes, [*(it.point for it in named), *stars], names, inks, [*points, *stars])
+        return svg(figure, "Recovery over decoding speed, ours and published, each over dense fp32 in its own runtime")
+
+
+def _executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
+    """With speeds over the dense model in the backend `base`; those of the dense model once, of the first job that has
+    them."""
     dense: set[str] = set()
     for at, job in enumerate(study.jobs):
         nodes = {
@@ -84,27 +127,31 @@ def _executables(study: Study, relative: bool) -> Iterator[Executable]:
         found = next((it for store in study.results.stores if (it := plots.collect(nodes, store, study.metric))), None)
         if found is None or found.metric != study.metric:
             continue
-        row = next((row for row in study.models if at in row.jobs and row.kind == "evaluate"), None)
-        base = next((row for row in study.models if at in row.jobs and row.kind == "dense_eval"), None)
-        for point in found.points:
-            backend = point.backend.replace("_", " ")
-            shown = _scaled(point, study.metric, base.qualities[study.metric].value if relative and base else None,
-                            found.higher_is_better)  # fmt: skip
+        over = next((it.speedup for it in found.points if (it.backend, it.model) == (base, "dense")), None)
+        own = {row.kind: row for row in study.models if at in row.jobs}
+        base_quality = own["dense_eval"].qualities[study.metric].value
+        for point in found.points if over else ():
+            shown = _scaled(point, study.metric, over or 1)
             if point.model == "sparse":
-                level = f"{100 * (found.sparsity or 0):.3g} %"
-                yield Executable(shown, study.series(row) if row else "", f"{backend} {level}")
+                series = study.series(own["evaluate"]) if "evaluate" in own else ""
+                yield Executable(shown, series, f"{100 * (found.sparsity or 0):.3g} %", base_quality)
             elif point.backend not in dense:
                 dense.add(point.backend)
-                yield Executable(shown, DENSE, f"{backend} dense")
+                yield Executable(shown, DENSE, DENSE, base_quality)
 
 
-def _scaled(point: Point, metric: str, dense: float | None, higher: bool) -> Point:
-    """In the unit it is told in; with `dense`, as recovery."""
-    if dense is None:
-        error = plain(metric, point.stderr) if point.stderr is not None else None
-        return replace(point, quality=plain(metric, point.quality), stderr=error)
-    recovery = 100 * (point.quality / dense if higher else dense / point.quality)
-    return replace(point, quality=recovery, stderr=point.stderr and recovery * point.stderr / point.quality)
+def _scaled(point: Point, metric: str, over: float) -> Point:
+    """In the unit it is told in, its speed over that one."""
+    error = plain(metric, point.stderr) if point.stderr is not None else None
+    speeds = {key: getattr(point, key) / over for key in ("speedup", "slowest", "fastest")}
+    return replace(point, quality=plain(metric, point.quality), stderr=error, **speeds)
+
+
+def _recovery(it: Executable, metric: str, higher: bool) -> Point:
+    """With recovery, in percent, for its quality."""
+    dense, quality = plain(metric, it.dense), it.point.quality
+    recovery = 100 * (quality / dense if higher else dense / quality)
+    return replace(it.point, quality=recovery, stderr=it.point.stderr and recovery * it.point.stderr / quality)
 
 
 def front(points: Sequence[Point], higher: bool) -> list[Point]:
@@ -125,26 +172,25 @@ def _mark(axes: Axes, point: Point, shape: str, color: str, ahead: bool) -> None
         plots.mark(axes, bare, shape, color, fill=PAPER, size=OTHER_SIZE)
 
 
-def _published(axes: Axes, metric: str, references: Sequence[Reference], relative: bool) -> list[Point]:
-    """Draws them, and returns where."""
-    points = []
-    for at in references:
-        quality = at.recovery if relative else plain(metric, at.value)
-        if quality is not None and at.speedup:
-            points.append(Point("published", "published", at.speedup, at.speedup, at.speedup, quality, None, True))
-            axes.plot(at.speedup, quality, "*", color=INK, markerfacecolor=PAPER, markersize=9)
-            level = f"{100 * at.sparsity:.3g} %{' int8' * at.int8}" if at.sparsity else f"dense{' int8' * at.int8}"
-            axes.annotate(level, (at.speedup, quality), xytext=(0, -11), textcoords="offset points", ha="center",
-                          fontsize=7, color=SOFT)  # fmt: skip
-    return points
+def _write(
+    figure: Figure, axes: Axes, points: Sequence[Point], names: Sequence[str], inks: Sequence[str],
+    around: Sequence[Point],
+) -> None:  # fmt: skip
+    """Names beside their points."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # names are placed in pixels: from here on nothing may move
+    plots.write_names(axes, points, names, inks, around)
 
 
-def _stars(references: Sequence[Reference]) -> list[Any]:
+def _hollow(lines: Iterable[tuple[str, str]]) -> list[Any]:
+    """Of the published: (what ran, precision)."""
     from matplotlib.lines import Line2D
 
-    told = dict.fromkeys(f"published: {at.model}, over a baseline of its own" for at in references)
-    style = {"linestyle": "", "marker": "*", "color": INK, "markerfacecolor": PAPER, "markersize": 9}
-    return [Line2D([], [], label=label, **style) for label in told]  # type: ignore[arg-type]
+    style = {"linestyle": "--", "linewidth": 0.8, "color": INK, "markerfacecolor": PAPER, "markersize": FRONT_SIZE}
+    return [
+        Line2D([], [], marker=SHAPES[precision], label=f"published, {precision}: {ran}", **style)  # type: ignore[arg-type]
+        for ran, precision in lines
+    ]
 
 
 def _legend(series: dict[str, str], shapes: dict[str, str]) -> list[Any]:
@@ -152,6 +198,5 @@ def _legend(series: dict[str, str], shapes: dict[str, str]) -> list[Any]:
 
     lines = [Line2D([], [], linestyle="", marker="o", color=color, label=name) for name, color in series.items()]
     return lines + [
-        Line2D([], [], linestyle="", marker=shape, color=SOFT, label=name.replace("_", " "))
-        for name, shape in shapes.items()
+        Line2D([], [], linestyle="", marker=shape, color=SOFT, label=name) for name, shape in shapes.items()
     ]

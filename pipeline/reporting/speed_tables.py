@@ -1,11 +1,13 @@
-"""Tables of speed: what gains it, and every backend as measured."""
+"""Tables of speed: what gains it, published ratios beside ours, and every backend as measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.references import Reference
 from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
+from pipeline.reporting.speed_verdicts import Gain, merged, ratios
 from pipeline.reporting.speeds import STEPS
 from pipeline.reporting.study import Study
 
@@ -44,6 +46,65 @@ def shares(study: Study) -> Table:
         "gain at int8, and what an int8 head adds."
     )
     return table("shares", "What gains the speed", columns, rows, note)
+
+
+def published(study: Study) -> Table:
+    """Each ratio of ours that has a published one at its level, precision and pattern; then what only the paper has."""
+    rows = []
+    for at in merged(study.speed_comparisons):
+        own = options({key: value for key, value in at.dials.items() if key != "sparsity"} | {"machine": at.machine})
+        own["ours"] = Cell(f"{at.ours:.2f} ({at.slowest:.2f}–{at.fastest:.2f})", at.ours, None, at.benchmarks)
+        if at.whole:
+            own["whole"] = Cell(f"{at.whole:.2f}", at.whole, None, at.benchmarks)
+        rows.append(own | _there(at.reference, at.gain, at.published) | {"verdict": Cell(at.verdict)})
+    met = {(at.reference, at.gain) for at in study.speed_comparisons}
+    for reference in study.speed_references:
+        for gain, _, ratio in ratios(reference):
+            if (reference, gain) not in met:
+                rows.append(_there(reference, gain, ratio) | {"verdict": Cell("not measured here")})
+    columns = [
+        *option_columns([*study.columns, "machine"]),
+        Column("zeros", "zeros", weight=10),
+        Column("precision", "precision", number=False, weight=8),
+        Column("gain", "gain of", number=False, weight=9),
+        Column("ours", "ours ×", weight=10),
+        Column("there", "paper ×", weight=10),
+        Column("verdict", "verdict", number=False, weight=9),
+        Column("ran", "paper's model, runtime, hardware", number=False, weight=7),
+        Column("whole", "ours over torch ×", weight=6),
+    ]
+    return table("published_speeds", "Speed beside published figures", columns, rows, *_about(study.speed_references))
+
+
+def _there(reference: Reference, gain: Gain, ratio: float) -> dict[str, Cell]:
+    level = f"{100 * reference.sparsity:g} %" if reference.sparsity else "none"
+    pattern = f" {reference.pattern}" if reference.pattern != "unstructured" else ""
+    return {
+        "zeros": Cell(level + pattern),
+        "precision": Cell(reference.precision),
+        "gain": Cell(gain),
+        "there": Cell(f"{ratio:.2f}", ratio),
+        "ran": Cell(reference.ran),
+    }
+
+
+def _about(references: list[Reference]) -> Iterator[str]:
+    yield (
+        "Decoding speed over the dense model in the same runtime: ours over our engine's, the paper's over that of its "
+        "own runtime. Gain of zeros: over the dense model of the same precision; of int8, and of int8 and zeros: over "
+        "the dense model in fp32. In brackets the slowest and the fastest of our rounds."
+    )
+    yield (
+        "Ahead and behind: all of our rounds are; about level: the paper's ratio lies between them. Model, runtime and "
+        "hardware are not the paper's, so a ratio is placed beside another, and none is confirmed. Ours over torch: "
+        "the whole, over torch fp32 of the dense model; it has in it what our runtime gains without zeros, and no "
+        "published ratio compares with it."
+    )
+    if any(at.int8 and at.speedup_over == "fp32" and at.zeros_speedup for at in references):
+        yield "The paper tells its int8 ratios over fp32; of zeros at int8: that of the sparse over that of the dense."
+    for title, at in {at.title: at for at in references}.items():
+        note = f"; {at.note}" if at.note else ""
+        yield f"Paper: {title} ({at.ran}), read in: {at.speed_source or at.source}{note}."
 
 
 def backends(study: Study) -> Table:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.reporting.folders import JobRecord
-from pipeline.reporting.models import benchmarks
+from pipeline.reporting.models import benchmarks, zeros
 from pipeline.reporting.results import Results
 
 BULKY = ("generated",)
@@ -36,6 +36,9 @@ class SpeedRow:
     """Rows of benchmark.json; None where not run."""
     told: str
     """Why it was not run, or its note."""
+    sparsity: float | None
+    """Of the sparse model's prunable weights, as achieved."""
+    pattern: str
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,14 @@ def collect(
             for row in found["rows"]
             if row["status"] == "ok"
         }
+        sparsity = zeros(results.by_fingerprint(result.inputs.get("sparse", "")), results)[0]
+        pattern = jobs[users[0]].config.get("prune", {}).get("pattern", "unstructured")
         told = {row["backend"]: row.get("reason") or row.get("note") or "" for row in found["rows"]}
         for backend in dict.fromkeys(row["backend"] for row in found["rows"]):
             sides = measured.get((backend, "dense")), measured.get((backend, "sparse"))
-            rows.append(SpeedRow(result.fingerprint, tuple(users), dials, backend, *sides, told[backend]))
+            rows.append(
+                SpeedRow(result.fingerprint, tuple(users), dials, backend, *sides, told[backend], sparsity, pattern)
+            )
         if share := _shares(result.fingerprint, tuple(users), dials, measured):
             shares.append(share)
         machine, protocol = found["machine"], found["protocol"]

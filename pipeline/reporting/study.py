@@ -10,13 +10,14 @@ from typing import Any
 
 from pipeline.process import is_dead, is_here
 from pipeline.references import Reference, load
-from pipeline.reporting import choices, folders, models, seeds, sharing, speeds, verdicts
+from pipeline.reporting import choices, folders, models, seeds, sharing, speed_verdicts, speeds, verdicts
 from pipeline.reporting.choices import NONE
 from pipeline.reporting.folders import Folder, JobRecord, Node
 from pipeline.reporting.models import ModelRow
 from pipeline.reporting.results import Result, Results
 from pipeline.reporting.seeds import SeedRow
 from pipeline.reporting.sharing import Group
+from pipeline.reporting.speed_verdicts import SpeedComparison
 from pipeline.reporting.speeds import Machine, Shares, SpeedRow
 from pipeline.reporting.verdicts import Comparison
 from pipeline.store.store import SHORT
@@ -61,6 +62,9 @@ class Study:
     comparisons: list[Comparison]
     references: list[Reference]
     """Tables that jobs name, whole."""
+    speed_comparisons: list[SpeedComparison]
+    speed_references: list[Reference]
+    """Those with speed in the tables that jobs name; empty where no speed was measured."""
     groups: list[Group]
     environments: list[Environment]
     problems: list[str]
@@ -158,6 +162,8 @@ def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
         machines=machines,
         comparisons=verdicts.compare(jobs, rows, published),
         references=published,
+        speed_comparisons=speed_verdicts.compare(jobs, measured, machines),
+        speed_references=speed_verdicts.published(jobs) if measured else [],
         groups=sharing.collect(jobs, {print_ for folder in found for print_ in _made_before(folder)}, results),
         environments=_environments(results.all()),
         problems=[*_troubles(jobs, settings, results), *_lost(jobs, results), *_unmeasured(jobs, rows)],

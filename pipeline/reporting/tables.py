@@ -11,7 +11,7 @@ def everything(study: Study) -> list[Table]:
     """Those that have rows."""
     makers = (
         *(quality_tables.models, quality_tables.seeds, quality_tables.published),
-        *(speed_tables.shares, speed_tables.backends),
+        *(speed_tables.shares, speed_tables.published, speed_tables.backends),
         *(sharing, jobs),
     )
     return [made for make in makers if (made := make(study)).rows]

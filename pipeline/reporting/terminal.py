@@ -18,7 +18,7 @@ def show(study: Study, console: Console) -> None:
     makers = [quality_tables.models, quality_tables.seeds, quality_tables.published]
     if not study.models:
         makers = [speed_tables.shares if study.shares else speed_tables.backends]
-    for table in (make(study) for make in makers):
+    for table in (make(study) for make in [*makers, speed_tables.published]):
         if table.rows:
             _show(table, console)
     for problem in study.problems:

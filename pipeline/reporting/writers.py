@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.reporting import choices, tables
 from pipeline.reporting.cells import EMPTY, Table
 from pipeline.reporting.models import ModelRow
+from pipeline.reporting.speed_verdicts import SpeedComparison, merged
+from pipeline.reporting.speeds import SpeedRow
 from pipeline.reporting.study import Study, state
 
 FORMAT = 1
 """Of report.json."""
+PAPER = ("models", "seeds", "published", "shares", "published_speeds")
+"""Tables that are short enough for one."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "–": "--",
@@ -36,14 +41,17 @@ def latex(study: Study) -> str:
         autoescape=False, block_start_string="<%", block_end_string="%>", variable_start_string="<<",
         variable_end_string=">>", comment_start_string="<#", comment_end_string="#>",
     ).get_template("report.tex.j2")  # fmt: skip
-    wanted = [table for table in tables.everything(study) if table.name in ("models", "seeds", "published", "shares")]
+    wanted = [table for table in tables.everything(study) if table.name in PAPER]
     return template.render(study=study, tables=wanted, tex=tex, empty=EMPTY)
 
 
 def comma_separated(study: Study) -> str:
-    """A row for each model, figures unrounded: for a spreadsheet or a data frame."""
+    """A row for each model, or where none was evaluated, for each model of each backend; figures unrounded: for a
+    spreadsheet or a data frame."""
     written = StringIO()
-    rows = [_flat(study, row) for row in study.models]
+    rows = [_flat(study, row) for row in study.models] or [
+        _flat_speed(study, row, side) for row in study.speeds for side in ("dense", "sparse")
+    ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(written, columns, lineterminator="\n")
     writer.writeheader()
@@ -61,7 +69,41 @@ def _flat(study: Study, row: ModelRow) -> dict[str, Any]:
     if row.speed:
         found |= {"decode_speedup": row.speed.ratio, "decode_backend": row.speed.backend,
                   "weight_bytes": row.speed.weight_bytes}  # fmt: skip
+        benchmarks = set(row.speed.fingerprints)
+        found |= _flat_published([
+            at for at in study.speed_comparisons
+            if benchmarks & set(at.benchmarks) and at.backend == row.speed.backend
+            and (at.reference.sparsity == 0) == row.is_dense
+        ])  # fmt: skip
     return found | {"evaluation": row.evaluation, "checkpoint": row.checkpoint}
+
+
+def _flat_speed(study: Study, row: SpeedRow, side: Literal["dense", "sparse"]) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": side, "backend": row.backend}
+    found["jobs"] = " ".join(study.jobs[at].folder.name for at in row.jobs)
+    found |= {f"option.{key}": row.dials.get(key, "") for key in study.columns}
+    found["sparsity"] = row.sparsity if side == "sparse" else 0.0
+    if measured := getattr(row, side):
+        found |= {key: measured[key] for key in ("decode_tokens_per_second", "prefill_ms", "weight_bytes")}
+        found |= {"decode_speedup": measured["decode_speedup"]["torch_fp32_dense"],
+                  "over_dense": measured["decode_speedup"]["same_backend_dense"]}  # fmt: skip
+    found |= _flat_published([
+        at for at in study.speed_comparisons
+        if row.benchmark in at.benchmarks and at.backend == row.backend
+        and (at.reference.sparsity == 0) == (side == "dense")
+    ])  # fmt: skip
+    return found | {"benchmark": row.benchmark}
+
+
+def _flat_published(beside: Sequence[SpeedComparison]) -> dict[str, Any]:
+    """Ours and the paper's ratio, by what gains it."""
+    found: dict[str, Any] = {}
+    for at in merged(beside):
+        name = f"speedup_by_{at.gain.replace(' ', '_')}"
+        found |= {name: at.ours, f"{name}_min": at.slowest, f"{name}_max": at.fastest,
+                  f"{name}_published": at.published, f"{name}_verdict": at.verdict,
+                  "published_speed_of": at.reference.ran}  # fmt: skip
+    return found
 
 
 def record(study: Study) -> dict[str, Any]:
@@ -110,6 +152,10 @@ def record(study: Study) -> dict[str, Any]:
                 "why": at.told,
             }
             for at in study.comparisons
+        ],
+        "published_speeds": [
+            asdict(at) | {"options": at.dials, "reference": asdict(at.reference) | {"ran": at.reference.ran}}
+            for at in study.speed_comparisons
         ],
         "references": [asdict(reference) | {"recovery": reference.recovery} for reference in study.references],
         "stages": [asdict(group) for group in study.groups],
