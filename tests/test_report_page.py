@@ -25,7 +25,6 @@ from pipeline.reporting import (
     speed_figures,
     study,
     tables,
-    terminal,
     writers,
 )
 from pipeline.reporting.plots import Point
@@ -211,7 +210,7 @@ def test_what_only_one_side_has_stands_in_the_published_table_too(found: Study) 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_terminal_tables_fit_and_keep_the_model_and_its_quality(found: Study, width: int) -> None:
     table = quality_tables.models(found)
-    columns = terminal.fitting(table, width)
+    columns = cells.fitting(table, width)
     texts = [[column.label, *(row[column.key].text for row in table.rows if column.key in row)] for column in columns]
     assert sum(max(map(len, column)) for column in texts) + 2 * (len(columns) - 1) <= width
     assert {"model", found.metric} <= {column.key for column in columns}

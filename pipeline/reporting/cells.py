@@ -46,6 +46,8 @@ class Table:
 
 
 EMPTY = Cell("")
+GAP = 1
+"""Characters between two columns, on either side."""
 OPTION = "option."
 """Begins the keys of columns of options, which know a sparsity and a model too."""
 
@@ -107,3 +109,20 @@ def megabytes(count: float) -> str:
 
 def percent(value: float) -> str:
     return f"{value:.1f} %"
+
+
+def fitting(table: Table, width: int) -> list[Column]:
+    """The columns that fit into so many characters; the lightest go first, of those the rightmost."""
+    columns = list(table.columns)
+
+    def needed() -> int:
+        return sum(_width(table, column) + 2 * GAP for column in columns) - 2 * GAP
+
+    while len(columns) > 1 and needed() > width:
+        lightest = min(range(len(columns)), key=lambda at: (columns[at].weight, -at))
+        columns.pop(lightest)
+    return columns
+
+
+def _width(table: Table, column: Column) -> int:
+    return max(len(column.label), *(len(row.get(column.key, EMPTY).text) for row in table.rows))

@@ -103,7 +103,8 @@ def beside_published(study: Study) -> str | None:
         axes.set_ylabel(f"recovery of dense {name_of(study.metric).removesuffix(', %')}, % ± standard error")
         axes.set_title("Quality and speed beside published ones (up and to the right is better)")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
-        handles = _legend({f"ours, {name}": color for name, color in used.items()}, SHAPES)
+        ours = {f"ours, {name}": color for name, color in used.items()}
+        handles = _legend(ours, {"round: fp32": SHAPES["fp32"], "square: int8": SHAPES["int8"]})
         figure.legend(handles=[*handles, *_hollow(lines)], loc="outside lower left", ncols=3)
         named = [it for it in found if it.point in ahead]
         names = [it.level for it in named] + [

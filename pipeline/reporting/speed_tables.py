@@ -52,7 +52,7 @@ def published(study: Study) -> Table:
     """Each ratio of ours that has a published one at its level, precision and pattern; then what only the paper has."""
     rows = []
     for at in merged(study.speed_comparisons):
-        own = options({key: value for key, value in at.dials.items() if key != "sparsity"} | {"machine": at.machine})
+        own = options(at.dials | {"our machine": at.machine})
         own["ours"] = Cell(f"{at.ours:.2f} ({at.slowest:.2f}–{at.fastest:.2f})", at.ours, None, at.benchmarks)
         if at.whole:
             own["whole"] = Cell(f"{at.whole:.2f}", at.whole, None, at.benchmarks)
@@ -63,17 +63,18 @@ def published(study: Study) -> Table:
             if (reference, gain) not in met:
                 rows.append(_there(reference, gain, ratio) | {"verdict": Cell("not measured here")})
     columns = [
-        *option_columns([*study.columns, "machine"]),
+        *option_columns([*study.columns, "our machine", "paper's model, runtime, hardware"]),
         Column("zeros", "zeros", weight=10),
         Column("precision", "precision", number=False, weight=8),
         Column("gain", "gain of", number=False, weight=9),
         Column("ours", "ours ×", weight=10),
         Column("there", "paper ×", weight=10),
         Column("verdict", "verdict", number=False, weight=9),
-        Column("ran", "paper's model, runtime, hardware", number=False, weight=7),
         Column("whole", "ours over torch ×", weight=6),
     ]
-    return table("published_speeds", "Speed beside published figures", columns, rows, *_about(study.speed_references))
+    ran = dict.fromkeys(at.ran for at in study.speed_references)
+    title = "Speed beside published figures" + (f": {', '.join(ran)}" if len(ran) == 1 else "")
+    return table("published_speeds", title, columns, rows, *_about(study.speed_references))
 
 
 def _there(reference: Reference, gain: Gain, ratio: float) -> dict[str, Cell]:
@@ -84,8 +85,7 @@ def _there(reference: Reference, gain: Gain, ratio: float) -> dict[str, Cell]:
         "precision": Cell(reference.precision),
         "gain": Cell(gain),
         "there": Cell(f"{ratio:.2f}", ratio),
-        "ran": Cell(reference.ran),
-    }
+    } | options({"paper's model, runtime, hardware": reference.ran})
 
 
 def _about(references: list[Reference]) -> Iterator[str]:

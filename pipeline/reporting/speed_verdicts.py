@@ -126,15 +126,16 @@ def merged(found: Sequence[SpeedComparison]) -> list[SpeedComparison]:
     """Those of models that differ in values of weights alone, together: by level, then fp32 before int8."""
     groups: dict[tuple[object, ...], list[SpeedComparison]] = {}
     for one in found:
-        dials = {key: value for key, value in one.dials.items() if not _is_of_values(key)}
+        level = ("sparsity", "prune", "row") if not one.reference.sparsity else ("sparsity",)  # the reference tells it
+        dials = {key: value for key, value in one.dials.items() if not _is_of(key, (*VALUES_ALONE, *level))}
         key = one.reference, one.gain, one.machine, tuple(dials.items())
         groups.setdefault(key, []).append(replace(one, dials=dials))
     together = [_together(group) for group in groups.values()]
     return sorted(together, key=lambda it: (it.reference.sparsity, it.precision, it.gain))
 
 
-def _is_of_values(option: str) -> bool:
-    return is_seed(option) or option.partition(".")[0] in VALUES_ALONE
+def _is_of(option: str, sections: Sequence[str]) -> bool:
+    return is_seed(option) or option.partition(".")[0] in sections
 
 
 def _together(group: Sequence[SpeedComparison]) -> SpeedComparison:

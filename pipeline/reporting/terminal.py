@@ -6,11 +6,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline.reporting import quality_tables, speed_tables
-from pipeline.reporting.cells import EMPTY, Column, Table
+from pipeline.reporting.cells import EMPTY, Table, fitting
 from pipeline.reporting.study import Study
-
-GAP = 1
-"""Columns of the terminal between two of the table, on either side."""
 
 
 def show(study: Study, console: Console) -> None:
@@ -36,23 +33,6 @@ def _show(table: Table, console: Console) -> None:
     console.print(shown)
     if left := [column.label for column in table.columns if column not in columns]:
         console.print(f"[dim]and in the files: {_escaped(', '.join(dict.fromkeys(left)))}[/]", highlight=False)
-
-
-def fitting(table: Table, width: int) -> list[Column]:
-    """The columns that fit without being squeezed; the lightest go first, of those the rightmost."""
-    columns = list(table.columns)
-
-    def needed() -> int:
-        return sum(_width(table, column) + 2 * GAP for column in columns) - 2 * GAP
-
-    while len(columns) > 1 and needed() > width:
-        lightest = min(range(len(columns)), key=lambda at: (columns[at].weight, -at))
-        columns.pop(lightest)
-    return columns
-
-
-def _width(table: Table, column: Column) -> int:
-    return max(len(column.label), *(len(row.get(column.key, EMPTY).text) for row in table.rows))
 
 
 def _escaped(text: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.reporting import choices, tables
-from pipeline.reporting.cells import EMPTY, Table
+from pipeline.reporting.cells import EMPTY, Table, fitting
 from pipeline.reporting.models import ModelRow
 from pipeline.reporting.speed_verdicts import SpeedComparison, merged
 from pipeline.reporting.speeds import SpeedRow
@@ -22,10 +22,13 @@ FORMAT = 1
 """Of report.json."""
 PAPER = ("models", "seeds", "published", "shares", "published_speeds")
 """Tables that are short enough for one."""
+WIDTH = 100
+"""Characters of a line of them: in small type somewhat more than a page is wide, to which it is shrunk."""
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "–": "--",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\ge$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\ge$", "≤": r"$\le$",
+    "<": "$<$", ">": "$>$", "|": "$|$", "→": r"$\to$", "…": r"\dots{}",
 }  # fmt: skip
 
 
@@ -36,12 +39,14 @@ def markdown(study: Study) -> str:
 
 
 def latex(study: Study) -> str:
-    """Tables for a paper, without the long ones: what \\input needs, and nothing of a document."""
+    """Tables for a paper, without the long ones and the columns of least weight: what \\input needs, nothing of a
+    document."""
     template = _environment(
         autoescape=False, block_start_string="<%", block_end_string="%>", variable_start_string="<<",
         variable_end_string=">>", comment_start_string="<#", comment_end_string="#>",
     ).get_template("report.tex.j2")  # fmt: skip
-    wanted = [table for table in tables.everything(study) if table.name in PAPER]
+    wanted = [replace(table, columns=fitting(table, WIDTH)) for table in tables.everything(study)
+              if table.name in PAPER]  # fmt: skip
     return template.render(study=study, tables=wanted, tex=tex, empty=EMPTY)
 
 
