@@ -31,9 +31,11 @@ class Stores:
     def of(cls, config: Config) -> Stores:
         """The stores of a configuration; sources, in this process and its children, learn where the cache is."""
         os.environ["SQUAREHEAD_CACHE"] = config.cache.folder
-        return cls(
-            Store(Path(config.runs) / "store", "runs"), Store(Path(config.cache.folder) / "store", "cache.folder")
-        )
+        return cls.below(Path(config.runs), Path(config.cache.folder))
+
+    @classmethod
+    def below(cls, runs: Path, cache: Path) -> Stores:
+        return cls(Store(runs / "store", "runs"), Store(cache / "store", "cache.folder"))
 
     def for_stage(self, spec: StageSpec) -> Store:
         return self.cache if spec.in_cache else self.runs

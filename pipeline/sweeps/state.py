@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pipeline import progress
 from pipeline.headline import headline, main_metric
 from pipeline.job import RECORD, read_summary
+from pipeline.plan import Stores
 from pipeline.process import is_dead
 from pipeline.progress import Progress
 from pipeline.store.record import META
@@ -112,7 +113,7 @@ class SweepState:
 
 
 def read(sweep: Sweep) -> SweepState:
-    stores = _Stores.of(sweep)
+    stores = Stores.below(sweep.folder.parent.parent, Path(sweep.cache))
     common = read_shared(sweep.folder)
     nodes: dict[str, Node] = {}
     having = users(sweep.jobs)
@@ -125,7 +126,8 @@ def read(sweep: Sweep) -> SweepState:
         for name, node in job.nodes.items():
             key = node["fingerprint"]
             if key not in nodes:
-                nodes[key] = stores.node(name, node["stage"], key, having[key], key in failed)
+                store = stores.for_stage(STAGES[node["stage"]])
+                nodes[key] = _node(store, name, node["stage"], key, having[key], key in failed)
     return SweepState(
         sweep=sweep,
         jobs=[_job_state(sweep, job, summaries[job.num], nodes) for job in sweep.jobs],
@@ -139,23 +141,13 @@ def shared_nodes(state: SweepState) -> list[Node]:
     return [node for node in state.nodes if node.fingerprint in common]
 
 
-@dataclass(frozen=True)
-class _Stores:
-    runs: Store
-    cache: Store
-
-    @classmethod
-    def of(cls, sweep: Sweep) -> _Stores:
-        return cls(Store(sweep.folder.parent.parent / "store"), Store(Path(sweep.cache) / "store"))
-
-    def node(self, name: str, stage: str, fingerprint: str, users: int, failed: bool) -> Node:
-        store = self.cache if STAGES[stage].in_cache else self.runs
-        if store.is_stored(stage, fingerprint):
-            return Node(name, stage, fingerprint, "stored", users, _seconds(store.folder(stage, fingerprint) / META))
-        found = progress.read(store.progress(stage, fingerprint))
-        if found:
-            return Node(name, stage, fingerprint, "running" if found.alive else "stopped", users, None, found)
-        return Node(name, stage, fingerprint, "failed" if failed else "waiting", users)
+def _node(store: Store, name: str, stage: str, fingerprint: str, users: int, failed: bool) -> Node:
+    if store.is_stored(stage, fingerprint):
+        return Node(name, stage, fingerprint, "stored", users, _seconds(store.folder(stage, fingerprint) / META))
+    found = progress.read(store.progress(stage, fingerprint))
+    if found:
+        return Node(name, stage, fingerprint, "running" if found.alive else "stopped", users, None, found)
+    return Node(name, stage, fingerprint, "failed" if failed else "waiting", users)
 
 
 @functools.cache

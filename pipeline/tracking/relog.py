@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at
+from pipeline.plan import Stores
 from pipeline.store.store import Entry, Store
 from pipeline.sweeps.sweep import Sweep, read_shared, sweeps
 from pipeline.tracking.view import View, card_of
@@ -73,10 +74,10 @@ def _results(job: Job, runs: Path, status: str) -> dict[str, Entry]:
 
 def _stored(nodes: Mapping[str, Mapping[str, Any]], job: Job, runs: Path) -> dict[str, Entry]:
     """Sources are in the user's cache."""
-    stores = (Store(runs / "store"), Store(Path(job.config["cache"]["folder"]) / "store"))
+    stores = Stores.below(runs, Path(job.config["cache"]["folder"]))
     found = {}
     for node, outcome in nodes.items():
-        entries = (store.find(outcome["stage"], outcome["fingerprint"]) for store in stores)
+        entries = (store.find(outcome["stage"], outcome["fingerprint"]) for store in (stores.runs, stores.cache))
         if entry := next(filter(None, entries), None):
             found[node] = entry
     return found
