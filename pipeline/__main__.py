@@ -20,14 +20,14 @@ from pipeline.contracts import UserError
 from pipeline.estimating.estimates import of_plan
 from pipeline.graph import build, resolve
 from pipeline.headline import headline, main_metric
-from pipeline.job import SUMMARY, Job, read_summary
+from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.reporting import plots
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
 from pipeline.sweeps import state as sweep_state
 from pipeline.sweeps.start import StoppedError, SweepStart, failures, settled
-from pipeline.sweeps.sweep import Sweep, SweepJob, add_job, dials, end, is_done, name_of, read_shared
+from pipeline.sweeps.sweep import Sweep, SweepJob, add_job, dials, end, name_of, read_shared
 from pipeline.sweeps.tables import show_end, show_job_end
 from pipeline.table import (
     show_benchmark,
@@ -129,7 +129,7 @@ def _run(
     ok = False
     try:
         run_plan(plan, config, stores, tracker, console, folder, bars, outcomes, failed)
-        ok = all(outcome.status not in ("failed", "not run") for outcome in outcomes.values())
+        ok = went_well(summary(outcomes))
     finally:
         write_json(summary(outcomes), folder / SUMMARY)
         measured = any(it.status == "done" and it.stage in ("evaluate", "benchmark") for it in outcomes.values())

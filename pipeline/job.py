@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 RECORD = "job.json"
 SUMMARY = "summary.json"
+End = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,22 @@ def read_summary(folder: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     return found
+
+
+def end_of(nodes: Mapping[str, Mapping[str, Any]]) -> tuple[End, str]:
+    """What became of a job by its summary, and why in one line."""
+    if failed := [name for name, node in nodes.items() if node["status"] == "failed"]:
+        return "failed", f"{failed[0]}: {nodes[failed[0]].get('error', '')}"
+    if left := [name for name, node in nodes.items() if node["status"] == "not run"]:
+        return "interrupted", f"interrupted at {left[0]}"
+    return "done", ""
+
+
+def went_well(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    return end_of(nodes)[0] == "done"
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the job of this folder came to its end, and all went well."""
+    nodes = read_summary(folder)
+    return bool(nodes) and went_well(nodes)

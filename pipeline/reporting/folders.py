@@ -17,7 +17,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 
 from pipeline.contracts import UserError
-from pipeline.job import RECORD, SUMMARY
+from pipeline.job import RECORD, SUMMARY, end_of
 from pipeline.process import is_dead
 from pipeline.sweeps.sweep import RECORD as SWEEP
 from pipeline.sweeps.sweep import SHARED
@@ -188,13 +188,12 @@ def _state(folder: Path, nodes: Mapping[str, Node], refused: str) -> tuple[State
         return "unfinished", f"{broken[0]} cannot be read"
     if not nodes:
         return "not planned", refused or "its configuration was refused, or it was interrupted at once"
-    if failed := [node for node in nodes.values() if node.status == "failed"]:
-        return "failed", f"{failed[0].name}: {failed[0].error}"
     if not (folder / SUMMARY).exists():
         return "unfinished", ""
-    if left := [node.name for node in nodes.values() if node.status in ("", "not run")]:
-        return "unfinished", f"interrupted at {left[0]}"
-    return "done", ""
+    state, told = end_of(
+        {name: {"status": node.status or "not run", "error": node.error} for name, node in nodes.items()}
+    )
+    return ("unfinished" if state == "interrupted" else state), told
 
 
 def _choices(folder: Path) -> dict[str, str]:

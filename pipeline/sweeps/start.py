@@ -16,12 +16,13 @@ from rich.console import Console
 
 from pipeline import cpu
 from pipeline.contracts import UserError
+from pipeline.job import is_done
 from pipeline.plan import Plan, Stores
 from pipeline.process import this_process
 from pipeline.run import Outcome, Outcomes, run_plan
 from pipeline.store.store import Entry
 from pipeline.sweeps.plan import JobPlan, distinct, is_listed, plan_jobs
-from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, is_done, read_shared, shared, sweeps
+from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, read_shared, shared, sweeps
 from pipeline.sweeps.tables import listed, show_plans
 from pipeline.table import table_console, write_json
 from pipeline.tracking.tracker import Tracker, open_sweep_tracker

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pipeline import progress
 from pipeline.headline import headline, main_metric
-from pipeline.job import RECORD, read_summary
+from pipeline.job import RECORD, end_of, read_summary
 from pipeline.plan import Stores
 from pipeline.process import is_dead
 from pipeline.progress import Progress
@@ -176,12 +176,8 @@ def _job_state(
 def _status(sweep: Sweep, job: SweepJob, summary: Mapping[str, Mapping[str, Any]]) -> tuple[JobStatus, str]:
     folder = sweep.folder / str(job.num)
     if summary:
-        failed = [f"{name}: {node.get('error', '')}" for name, node in summary.items() if node["status"] == "failed"]
-        if failed:
-            return "failed", failed[0]
-        if any(node["status"] == "not run" for node in summary.values()):
-            return "killed", "interrupted"
-        return "done", ""
+        status, reason = end_of(summary)
+        return ("killed" if status == "interrupted" else status), reason
     if job.error:
         return "failed", job.error
     try:

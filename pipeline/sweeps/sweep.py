@@ -15,7 +15,6 @@ from filelock import FileLock
 
 from pipeline.contracts import UserError
 from pipeline.disk import replace_text
-from pipeline.job import read_summary
 from pipeline.process import is_dead
 
 RECORD = "sweep.json"
@@ -114,12 +113,6 @@ def sweeps(runs: Path) -> list[Sweep]:
 
 def records(runs: Path) -> list[Path]:
     return sorted(runs.glob(f"sweeps/*/{RECORD}"), reverse=True)
-
-
-def is_done(folder: Path) -> bool:
-    """Whether the job of this folder came to its end, and all went well."""
-    nodes = read_summary(folder)
-    return bool(nodes) and all(node["status"] not in ("failed", "not run") for node in nodes.values())
 
 
 def users(jobs: Sequence[SweepJob]) -> Counter[str]:

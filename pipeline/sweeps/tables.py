@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipeline.estimating.estimates import of_jobs, told_total, total
 from pipeline.headline import Nodes, headline, main_metric
+from pipeline.job import went_well
 from pipeline.plan import Planned
 from pipeline.sweeps.plan import JobPlan, distinct
 from pipeline.sweeps.state import SweepState, started
@@ -96,9 +97,8 @@ def show_job_end(name: str, nodes: Nodes, console: Console) -> None:
     told = [f"{metric} {found[metric]:.4g}"] if metric in found else []
     told += [f"recovery {found['recovery']:.1f} %"] if "recovery" in found else []
     told += [f"{count} {status}" for status, count in counts.items()]
-    failed = counts["failed"] or counts["not run"]
     console.print(
-        f"[{'red' if failed else 'green'}]{'✗' if failed else '✓'} {escape(name)}[/]: {', '.join(told)}",
+        f"{'[green]✓' if went_well(nodes) else '[red]✗'} {escape(name)}[/]: {', '.join(told)}",
         highlight=False,
     )
 

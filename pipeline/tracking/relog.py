@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at
+from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at, went_well
 from pipeline.plan import Stores
 from pipeline.store.store import Entry, Store
 from pipeline.sweeps.sweep import Sweep, read_shared, sweeps
@@ -53,8 +53,7 @@ def _close(view: View, job: Job, runs: Path, run_id: str) -> None:
     results = _results(job, runs, "done") | _results(job, runs, "hit")
     links = {node: view.made_by(entry.fingerprint) for node, entry in results.items()}
     cards = {node: card for node, entry in results.items() if (card := card_of(entry))}
-    ok = all(outcome["status"] not in ("failed", "not run") for outcome in nodes.values())
-    view.close_job(run_id, job, nodes, links, cards, ok, ended_at(job))
+    view.close_job(run_id, job, nodes, links, cards, went_well(nodes), ended_at(job))
 
 
 def _show_shared(view: View, sweep: Sweep, jobs: list[Job], runs: Path) -> None:
