@@ -26,8 +26,9 @@ from pipeline.reporting import plots
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
 from pipeline.sweeps import state as sweep_state
+from pipeline.sweeps.plan import sweep_job
 from pipeline.sweeps.start import StoppedError, SweepStart, failures, settled
-from pipeline.sweeps.sweep import Sweep, SweepJob, add_job, dials, end, name_of, read_shared
+from pipeline.sweeps.sweep import Sweep, add_job, dials, end, name_of, read_shared
 from pipeline.sweeps.tables import show_end, show_job_end
 from pipeline.table import (
     show_benchmark,
@@ -92,10 +93,7 @@ def _with_job(sweep: Sweep, hydra_config: Any, plan: Plan) -> Sweep:
     num = hydra_config.job.num
     if sweep.job(num):
         return sweep
-    overrides = list(hydra_config.overrides.task)
-    chosen = dials(overrides, sweep.command)
-    nodes = {name: {"stage": item.node.stage, "fingerprint": item.fingerprint} for name, item in plan.items()}
-    return add_job(sweep.folder, SweepJob(num, name_of(chosen), overrides, chosen, nodes))
+    return add_job(sweep.folder, sweep_job(num, list(hydra_config.overrides.task), sweep.command, plan))
 
 
 def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:

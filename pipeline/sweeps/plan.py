@@ -51,18 +51,21 @@ def plan_jobs(master: DictConfig, parallel: int) -> list[JobPlan]:
     common = [line for line in dealt[0] if all(line in overrides for overrides in dealt)]
     plans = []
     for num, (overrides, composed) in enumerate(zip(dealt, _compose(master, dealt), strict=True)):
-        chosen = dials(overrides, common)
-        job = SweepJob(num, name_of(chosen), overrides, chosen)
         try:
             config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), max(parallel, 1))  # type: ignore[arg-type]
             plan = make_plan(config, build(config), Stores.of(config), reasons=False)
         except (UserError, OmegaConfBaseException) as error:
-            told = str(error).splitlines()[0]
-            plans.append(JobPlan(SweepJob(num, job.name, overrides, chosen, error=told), None))
+            plans.append(JobPlan(sweep_job(num, overrides, common, {}, error=str(error).splitlines()[0]), None))
             continue
-        nodes = {name: {"stage": item.node.stage, "fingerprint": item.fingerprint} for name, item in plan.items()}
-        plans.append(JobPlan(SweepJob(num, job.name, overrides, chosen, nodes), config, plan))
+        plans.append(JobPlan(sweep_job(num, overrides, common, plan), config, plan))
     return plans
+
+
+def sweep_job(num: int, overrides: list[str], common: Sequence[str], plan: Plan, error: str = "") -> SweepJob:
+    """A job for the record of its sweep, named by what is not `common` to its jobs."""
+    chosen = dials(overrides, common)
+    nodes = {name: {"stage": item.node.stage, "fingerprint": item.fingerprint} for name, item in plan.items()}
+    return SweepJob(num, name_of(chosen), overrides, chosen, nodes, error)
 
 
 def distinct(plans: Sequence[JobPlan]) -> dict[str, Planned]:
