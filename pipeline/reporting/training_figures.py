@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.estimating.estimates import told_duration
 from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, styled, svg
 from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.quality_figures import colors
@@ -212,12 +213,6 @@ def times(study: Study) -> str | None:
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds")
-        axes.set_title(f"Time by stage (distinct results): {_span(sum(seconds))} in all")
+        axes.set_title(f"Time by stage (distinct results): {told_duration(sum(seconds))} in all")
         axes.legend(loc="lower right")
         return svg(figure, "Seconds by stage")
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

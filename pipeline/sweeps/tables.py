@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.estimating.estimates import of_jobs, told_total, total
+from pipeline.estimating.estimates import of_jobs, told_duration, told_total, total
 from pipeline.headline import Nodes, headline, main_metric
 from pipeline.job import went_well
 from pipeline.plan import Planned
@@ -79,7 +79,7 @@ def show_end(state: SweepState, console: Console) -> None:
     console.print()
     show_jobs(state, console)
     nodes = sum(len(job.nodes) for job in sweep.jobs)
-    took = format_seconds(time.time() - started(sweep).timestamp())
+    took = told_duration(time.time() - started(sweep).timestamp())
     console.print(
         f"[bold]sweep {sweep.id}[/]: {_counted(state)}; {nodes} nodes, {len(state.nodes)} distinct, {state.executed} "
         f"executed, {state.shared_executed} of them before the jobs that share them; {took}",
@@ -170,14 +170,6 @@ def _asked(state: SweepState) -> str:
         for key, value in job.job.dials.items():
             values.setdefault(key, {})[value] = None
     return " ".join(f"{key}={','.join(found)}" for key, found in values.items())
-
-
-def format_seconds(seconds: float) -> str:
-    """`8 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _counted(state: SweepState) -> str:

@@ -11,9 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.estimating.estimates import told_duration
 from pipeline.sweeps.state import Node, SweepState, read
 from pipeline.sweeps.sweep import Sweep
-from pipeline.sweeps.tables import format_seconds, jobs_table
+from pipeline.sweeps.tables import jobs_table
 
 SECONDS_BETWEEN = 1.0
 SILENT_SECONDS = 120.0
@@ -42,7 +43,7 @@ def _head(state: SweepState) -> Table:
     stored = sum(node.status == "stored" for node in state.nodes)
     head = Table.grid(padding=(0, 1))
     seconds, unknown = state.seconds_left()
-    left = f"about {format_seconds(seconds)} left" if seconds else ""
+    left = f"about {told_duration(seconds)} left" if seconds else ""
     if unknown:
         left += f"{' and ' if left else ''}{unknown} stages of kinds not measured yet"
     told = left if state.alive else state.status
@@ -71,15 +72,15 @@ def _stages(nodes: list[Node]) -> Table:
         if node.status == "stopped":
             told.append("[red]killed[/]; goes on from its checkpoint, if it made one")
         elif (silent := time.time() - found.updated) > SILENT_SECONDS:
-            told.append(f"last sign {format_seconds(silent)} ago")
+            told.append(f"last sign {told_duration(silent)} ago")
         table.add_row(
             node.name,
             found.what,
             bar,
             f"{found.done}/{found.total}" if found.total else "",
             _rate(found.rate, found.unit),
-            format_seconds(found.seconds_left) if found.seconds_left is not None else "",
-            format_seconds((time.time() if node.status == "running" else found.updated) - found.started),
+            told_duration(found.seconds_left) if found.seconds_left is not None else "",
+            told_duration((time.time() if node.status == "running" else found.updated) - found.started),
             "  ".join([shown, *told]).strip(),
         )
     return table
