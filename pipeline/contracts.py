@@ -154,6 +154,8 @@ class Log(Protocol):
     resume: Path
     """A folder that survives a kill and belongs to this fingerprint: checkpoints of a long stage go here.
     It is removed when the stage is published."""
+    device: str
+    """Where models in floating point are computed: `cpu` or `cuda`. No part of a fingerprint."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics at a step (training step, layer number). Kept in `metrics.jsonl` of the artifact."""

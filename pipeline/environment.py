@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from pipeline import cpu
+from pipeline import cpu, gpu
 
 PACKAGES = ("squarehead", "torch", "transformers", "datasets", "lm-eval", "mlflow", "numpy")
 
@@ -26,6 +26,7 @@ def environment(threads: int) -> dict[str, Any]:
         "cpu": cpu.model(),
         "instructions": cpu.instructions(),
         "cores": cpu.cores(),
+        "gpus": gpu.models(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "threads": threads,
         "git": git_commit(Path(__file__).resolve().parent.parent),

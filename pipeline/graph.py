@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from engine.sources import library as engine_library
-from pipeline import cpu
+from pipeline import cpu, gpu
 from pipeline.contracts import UserError
 from pipeline.schema import (
     BenchmarkSlice,
@@ -52,9 +52,11 @@ Graph = dict[str, Node]
 
 
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
-    """Settles what depends on the machine before anything is fingerprinted: `auto` precision and runtime, 0 threads."""
+    """Settles what depends on the machine before anything is fingerprinted: `auto` device, precision and runtime, 0
+    threads."""
     threads = config.threads or max(1, cpu.cores() // min(parallel_jobs, cpu.cores()))
-    precision = "bf16" if cpu.has_bf16() else "fp32"
+    device = config.device if config.device != "auto" else "cuda" if gpu.models() else "cpu"
+    precision = "bf16" if device == "cuda" or cpu.has_bf16() else "fp32"
     int8_runtime = config.evaluate.int8_runtime
     if int8_runtime == "auto":
         int8_runtime = "engine" if config.evaluate.runtime == "engine" or engine_library() else "torch"
@@ -65,6 +67,7 @@ def resolve(config: Config, parallel_jobs: int = 1) -> Config:
     return config.model_copy(
         update={
             "threads": threads,
+            "device": device,
             "prune": settle(config.prune),
             "finetune": settle(config.finetune),
             "dense": config.dense.model_copy(update={"training": settle(config.dense.training)}),

@@ -34,9 +34,10 @@ class StageLog:
 
     def __init__(
         self, node: str, out: Path, resume: Path, console: Console, bars: bool,
-        send: Callable[[Mapping[str, float], int, float], None], progress: Path,
+        send: Callable[[Mapping[str, float], int, float], None], progress: Path, device: str,
     ) -> None:  # fmt: skip
         self.resume = resume
+        self.device = device
         self.found: dict[str, Any] = {}
         self._node = node
         self._out = out

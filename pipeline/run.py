@@ -115,7 +115,7 @@ def _execute(
         role: entries[source].artifact(STAGES[entries[source].stage].makes) for role, source in item.node.inputs.items()
     }
     started = time.monotonic()
-    with StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress) as log:
+    with StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device) as log:
         metrics = run(_with_commit(item), inputs, slot.out, log)
     return slot.publish(
         {
@@ -129,6 +129,7 @@ def _execute(
             "seconds": time.monotonic() - started,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": environment(config.threads),
+            "device": config.device,
             "code": code_digest(item.spec.module),
         }
     )

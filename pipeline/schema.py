@@ -394,6 +394,9 @@ class Config(Strict):
     seed: int
     threads: int = Field(ge=0)
     """Of torch; 0: all cores (divided by the sweep's parallel jobs)."""
+    device: Literal["auto", "cpu", "cuda"]
+    """Where models in floating point are trained, pruned and evaluated; auto: a GPU if the system lists one. Int8
+    models, the engine and benchmarks are computed on the CPU."""
     runs: str
     """Folder of the store, the sweeps and the MLflow database."""
     dry_run: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.contracts import Artifact, Checkpoint, DataSet, Log
 from pipeline.schema import DenseSlice
-from stages import families, masks
+from stages import devices, families, masks
 from stages.training import training_inputs
 from stages.training.trainer import train
 
@@ -19,7 +19,7 @@ def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     assert config.distill.kd == config.distill.squarehead == 0, "there is no teacher before the dense model"
     assert isinstance(data, DataSet)
     family = families.of(source.path)
-    model = training_inputs.load(source)
+    model = training_inputs.load(source, devices.of(log.device))
     plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
     pruned, metrics = train(model, plan, None, masks.of(source), log)
     log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))

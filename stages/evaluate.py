@@ -18,7 +18,7 @@ import torch
 
 from pipeline.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Generation, Perplexity
-from stages import checkpoints, engine_models, families, tokens
+from stages import checkpoints, devices, engine_models, families, tokens
 from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring
 from stages.families import UNLIMITED, Family
 from stages.families.encoder_decoder import EncoderDecoder
@@ -37,7 +37,7 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     assert isinstance(data, DataSet)
     family = families.of(source.path)
     _check_kind(config, family)
-    model, precision = _load(source, config.runtime)
+    model, precision = _load(source, config.runtime, log.device)
     measured: Measured = {}
     parts: dict[str, float] = {}
     if isinstance(family, EncoderDecoder):
@@ -76,12 +76,13 @@ def _check_kind(config: EvaluateSlice, family: Family) -> None:
             )
 
 
-def _load(source: Checkpoint, runtime: str) -> tuple[Any, str]:
-    """The model, and the precision of its quantized or prunable linears."""
+def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:
+    """The model, and the precision of its quantized or prunable linears. Int8 and the engine are the CPU's."""
     precision: Literal["int8", "fp32"] = "int8" if source.quantization else "fp32"
     if runtime == "engine":
         return engine_models.load(source, precision, "evaluate.runtime"), precision
-    return checkpoints.load(source, torch.float32), precision
+    model = checkpoints.load(source, torch.float32)
+    return model if source.quantization else model.to(devices.of(device)), precision
 
 
 def recovery(measured: Measured, dense: Measured) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, UserError
 from pipeline.schema import CubicSlice, FinetuneSlice
-from stages import calibrate, checkpoints, families, masks
+from stages import calibrate, checkpoints, devices, families, masks
 from stages.families import Family
 from stages.training import training_inputs
 from stages.training.gradual import Gradual
@@ -25,7 +25,7 @@ def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
     family = families.of(source.path)
-    model = training_inputs.load(source)
+    model = training_inputs.load(source, devices.of(log.device))
     gradual = _gradual(config.cubic, model, family, inputs) if config.cubic else None
     plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
     teacher = _teacher(plan, model, inputs, log) if config.distill.kd or config.distill.squarehead else None
@@ -46,7 +46,9 @@ def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -
     checkpoint = inputs.get("teacher")
     if not isinstance(checkpoint, Checkpoint):
         raise UserError("kd and squarehead need a teacher", "distill")
-    live = Teacher(checkpoint, plan.family, plan.training, all_layers=bool(plan.weights.squarehead))
+    live = Teacher(
+        checkpoint, plan.family, plan.training, all_layers=bool(plan.weights.squarehead), device=model.device
+    )
     shape = [(len(plan.family.blocks(m)), m.config.hidden_size, m.config.vocab_size) for m in (live.model, model)]
     if shape[0] != shape[1]:
         raise UserError(

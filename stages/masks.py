@@ -66,7 +66,8 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
 def apply_(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Zeroes the pruned weights in place."""
     for name, keep_OI in masks.items():
-        model.get_parameter(f"{name}.weight").mul_(keep_OI)
+        weight_OI = model.get_parameter(f"{name}.weight")
+        weight_OI.mul_(keep_OI.to(weight_OI.device))
 
 
 @torch.no_grad()
@@ -75,5 +76,5 @@ def check(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     for name, keep_OI in masks.items():
         weight_OI = model.get_parameter(f"{name}.weight")
         assert weight_OI.shape == keep_OI.shape, f"{name}: weight {weight_OI.shape}, mask {keep_OI.shape}"
-        revived = int(torch.count_nonzero(weight_OI.masked_fill(keep_OI, 0)))
+        revived = int(torch.count_nonzero(weight_OI.masked_fill(keep_OI.to(weight_OI.device), 0)))
         assert revived == 0, f"{name}: {revived} pruned weights are not zero"

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from pipeline.schema import PruneSlice
-from stages import calibrate, checkpoints, families, masks
+from stages import calibrate, checkpoints, devices, families, masks
 from stages.masks import Masks
 from stages.pruning.selection import num_pruned, target
 from stages.pruning.sequential import prune_model
@@ -27,7 +27,7 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     assert calibration is None or isinstance(calibration, Calibration)
     if source.quantization:
         raise UserError("a quantized model cannot be pruned; prune first, then quantize", "prune")
-    model = checkpoints.load(source)
+    model = checkpoints.load(source).to(devices.of(log.device))
     family = families.of(source.path)
     samples = calibrate.load(calibration) if calibration else None
     if samples:
@@ -36,7 +36,7 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     pruned, reports = prune_model(model, family, samples, config.prune, config.sparsity, previous, log, log.resume)
     names = [report.name for report in reports]
     _check(model, pruned, names, config, previous)
-    checkpoints.save(model, source, pruned, out)
+    checkpoints.save(model.cpu(), source, pruned, out)
     total = sum(parameter.numel() for parameter in model.parameters())
     del model
 

@@ -11,8 +11,9 @@ from typing import Any
 class RecordingLog:
     """`pipeline.contracts.Log` in memory: what a stage said can be read back."""
 
-    def __init__(self, resume: Path) -> None:
+    def __init__(self, resume: Path, device: str = "cpu") -> None:
         resume.mkdir(parents=True, exist_ok=True)
+        self.device = device
         self.resume = resume
         self.points: list[tuple[int, dict[str, float]]] = []
         """(step, values) in the order they were logged."""

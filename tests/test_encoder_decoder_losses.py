@@ -14,6 +14,7 @@ from torch.nn import functional
 from pipeline.contracts import Checkpoint
 from pipeline.schema import Distill
 from stages import families
+from stages.devices import CPU
 from stages.families import Batch
 from stages.training.batches import micro_batches
 from stages.training.distill import feature_tokens
@@ -60,7 +61,8 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A kind, and a teacher that gives all layers."""
     folder = tmp_path_factory.mktemp("teacher")
     tiny_models.build(request.param, seed=1).save_pretrained(folder)
-    return request.param, Teacher(Checkpoint(folder, "teacher"), family(request.param), training(), all_layers=True)
+    dense = Checkpoint(folder, "teacher")
+    return request.param, Teacher(dense, family(request.param), training(), all_layers=True, device=CPU)
 
 
 # ---- which tokens ----

@@ -157,7 +157,7 @@ def test_progress_is_written_while_a_stage_works_and_is_no_part_of_its_result(tm
     at = results.progress("dense", key)
     with results.fill("dense", key, lambda who: None) as slot:
         with StageLog(
-            "dense", slot.out, slot.resume, Console(quiet=True), False, lambda *point: None, slot.progress
+            "dense", slot.out, slot.resume, Console(quiet=True), False, lambda *point: None, slot.progress, "cpu"
         ) as log:
             begun = progress.read(at)
             assert begun is not None

@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
 from pipeline.schema import CubicSlice, DenseSlice, Distill, FinetuneSlice, Prune, Training
 from stages import calibrate, checkpoints, dense, families, finetune, masks
+from stages.devices import CPU
 from stages.families.causal_lm import TensorRows
 from stages.schedule import cubic
 from stages.tokens import training_rows
@@ -300,7 +301,7 @@ def test_no_teacher_is_read_without_distillation(inputs: dict[str, Artifact], tm
 
 def test_a_changed_teacher_is_noticed(inputs: dict[str, Artifact]) -> None:
     assert isinstance(inputs["teacher"], Checkpoint)
-    teacher = Teacher(inputs["teacher"], FAMILY, training(), all_layers=True)
+    teacher = Teacher(inputs["teacher"], FAMILY, training(), all_layers=True, device=CPU)
     assert not teacher.model.training
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     teacher.check_untouched()
@@ -317,7 +318,7 @@ def test_cached_states_are_those_of_the_live_teacher(
     assert isinstance(teacher, Checkpoint)
     assert isinstance(inputs["data"], Corpus)
     config = training(teacher_cache_gb=1, precision=precision)
-    live = Teacher(teacher, FAMILY, config, all_layers=True)
+    live = Teacher(teacher, FAMILY, config, all_layers=True, device=CPU)
     rows = FAMILY.rows(live.model, teacher.path, inputs["data"], "train", 32, "")
     log = RecordingLog(tmp_path / "resume")
     cached = CachedTeacher(live, rows, torch.tensor([5, 2, 9, 2]), config, log, "finetune")
@@ -339,7 +340,7 @@ def test_states_of_padded_rows_are_cached_without_the_padding(
     teacher, data = inputs["teacher"], qa_data(tmp_path / "qa")
     assert isinstance(teacher, Checkpoint)
     config = training(teacher_cache_gb=1)
-    live = Teacher(teacher, FAMILY, config, all_layers)
+    live = Teacher(teacher, FAMILY, config, all_layers, CPU)
     rows = FAMILY.rows(live.model, teacher.path, data, "train", 48, "", packed=False)
     log = RecordingLog(tmp_path / "resume")
     cached = CachedTeacher(live, rows, torch.arange(12), config, log, "finetune")

@@ -98,7 +98,7 @@ def total(estimates: Iterable[Estimate]) -> Total:
 
 def _estimate(item: Planned, plan: Plan, config: Config, size: ModelSize | None, history: History) -> Estimate:
     load = _planned_load(item, plan, config, history)
-    seconds, basis = _seconds(item, load, size, config.threads, history)
+    seconds, basis = _seconds(item, load, size, config, history)
     if size is None or item.node.stage in (*SOURCES, "data"):
         return Estimate(seconds, None, None, basis)
     written = [past.num_bytes for past in history.of(item.node.stage) if _is_size(past, size)]
@@ -107,9 +107,11 @@ def _estimate(item: Planned, plan: Plan, config: Config, size: ModelSize | None,
 
 
 def _seconds(
-    item: Planned, load: Workload, size: ModelSize | None, threads: int, history: History
+    item: Planned, load: Workload, size: ModelSize | None, config: Config, history: History
 ) -> tuple[float | None, Basis]:
-    pasts = [(past, _past_load(past, history)) for past in history.of(item.node.stage)]
+    threads = config.threads
+    here = (past for past in history.of(item.node.stage) if past.device == config.device)
+    pasts = [(past, _past_load(past, history)) for past in here]
     same_kind = [(past, then) for past, then in pasts if then.kind == load.kind]
     if size is None:
         again = [past for past, _ in same_kind if _is_same(past, item) and past.threads == threads]
@@ -126,7 +128,9 @@ def _seconds(
         return None, "unknown"
     if found := _speed(near):
         return work / found, "measured"
-    return work / (_speed(same_kind) or FLOPS_PER_THREAD * threads), "rough"
+    guess = FLOPS_PER_THREAD * threads if config.device == "cpu" else None  # of a GPU nothing is known beforehand
+    found = _speed(same_kind) or guess
+    return (work / found, "rough") if found else (None, "unknown")
 
 
 def _speed(pasts: Iterable[tuple[Past, Workload]]) -> float | None:

@@ -34,6 +34,7 @@ class Past:
     seconds: float
     num_bytes: int
     threads: int
+    device: str
     parameters: float | None
     """Of the model at the root of its inputs; None where that is gone."""
 
@@ -92,6 +93,7 @@ class History:
             seconds=seconds,
             num_bytes=sum(file["bytes"] for file in meta["files"].values()),
             threads=int(meta["environment"]["threads"]),
+            device=meta.get("device", "cpu"),
             parameters=self.parameters(meta["fingerprint"]),
         )
 

@@ -57,7 +57,7 @@ def compare(
         rows = [row for row in speeds if row.benchmark == benchmark]
         table = jobs[rows[0].jobs[0]].config.get("reference")
         machine = next(machine for machine in machines if benchmark in machine.fingerprints)
-        for reference in _of_levels(of_speed(table)) if table else ():
+        for reference in by_level(of_speed(table)) if table else ():
             found += _compared(rows, reference, f"{machine.cpu}, {machine.threads} threads")
     return found
 
@@ -65,7 +65,7 @@ def compare(
 def published(jobs: Sequence[JobRecord]) -> list[Reference]:
     """The figures with speed of the tables that jobs name, one for each level, precision and pattern."""
     tables = dict.fromkeys(table for job in jobs if (table := job.config.get("reference")))
-    return [reference for table in tables for reference in _of_levels(of_speed(table))]
+    return [reference for table in tables for reference in by_level(of_speed(table))]
 
 
 def ratios(reference: Reference) -> Iterator[tuple[Gain, str, float]]:
@@ -76,7 +76,7 @@ def ratios(reference: Reference) -> Iterator[tuple[Gain, str, float]]:
         yield "zeros", reference.precision, reference.zeros_speedup
 
 
-def _of_levels(references: Sequence[Reference]) -> list[Reference]:
+def by_level(references: Sequence[Reference]) -> list[Reference]:
     """One for each level, precision and pattern."""
     levels: dict[tuple[float, str, str], Reference] = {}
     for reference in references:

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.contracts import Bar, Log, UserError
 from pipeline.schema import Generation
+from stages import devices
 from stages.families.encoder_decoder import Decoding, ExampleRows
 
 
@@ -112,7 +113,7 @@ def _decode(
     found: dict[int, list[int]] = {}
     seconds, tokens = 0.0, 0
     for chosen_B in torch.split(by_size_N, batch_size):
-        batch = rows.take(chosen_B)
+        batch = devices.moved(rows.take(chosen_B), model.device)
         start = time.perf_counter()
         ids_of_B = rows.family.generate(model, batch, decoding)
         seconds += time.perf_counter() - start

@@ -119,7 +119,7 @@ def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:
                 self.set_cache_hook(_Advance(bar))
                 return answer(requests, disable_tqdm=True)
 
-    return Reporting(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size, device="cpu")
+    return Reporting(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size, device=str(model.device))
 
 
 class _Advance:

@@ -39,11 +39,12 @@ def window_losses(model: Any, family: Family, ids_NL: Tensor, batch_size: int, l
     losses = []
     with torch.inference_mode(), log.bar("perplexity", total=len(ids_NL), unit="window") as bar:
         for ids_BL in torch.split(ids_NL, size):
+            ids_BL = ids_BL.to(model.device)
             batch = {"input_ids": ids_BL, "labels": ids_BL, "use": torch.ones_like(ids_BL)}
             logits_BTV = model(**family.inputs(batch), use_cache=False).logits
             losses.append(_mean_nll(*family.logits_and_labels(logits_BTV, ids_BL)))
             bar.advance(len(ids_BL), perplexity=math.exp(min(float(torch.cat(losses).mean()), 700.0)))
-    return torch.cat(losses)
+    return torch.cat(losses).cpu()
 
 
 def estimate(nll_N: Tensor) -> Estimate:

@@ -82,7 +82,7 @@ class CausalLM(HuggingFaceFolder):
         head: nn.Module = model.get_output_embeddings()
         was_training = model.training
         model.eval()
-        probe_BT = torch.arange(1, 5)[None]
+        probe_BT = torch.arange(1, 5, device=model.device)[None]
         logits_BTV = model(input_ids=probe_BT, use_cache=False).logits
         h_BTD = self.hidden(model, {"input_ids": probe_BT})
         model.train(was_training)

@@ -123,7 +123,7 @@ class T5(EncoderDecoder):
         ids_BT = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            decoder_input_ids=torch.tensor([decoding.prompt] * len(batch["input_ids"])),
+            decoder_input_ids=torch.tensor([decoding.prompt] * len(batch["input_ids"]), device=model.device),
             num_beams=decoding.beams,
             length_penalty=decoding.length_penalty,
             max_new_tokens=decoding.max_new_tokens,

@@ -37,9 +37,12 @@ def lowest(scores_RN: Tensor, count: int) -> Tensor:
     """
     if count == 0:
         return torch.zeros_like(scores_RN, dtype=torch.bool)
-    # numpy's vectorised selection is 30 times as fast as torch.kthvalue on a CPU
-    ranked_RN = np.partition(scores_RN.numpy(force=True), count - 1, axis=-1)
-    threshold_R1 = torch.from_numpy(ranked_RN[:, count - 1 : count].copy()).to(scores_RN.device)
+    if scores_RN.device.type == "cpu":
+        # numpy's vectorised selection is 30 times as fast as torch.kthvalue on a CPU
+        ranked_RN = np.partition(scores_RN.numpy(force=True), count - 1, axis=-1)
+        threshold_R1 = torch.from_numpy(ranked_RN[:, count - 1 : count].copy())
+    else:
+        threshold_R1 = scores_RN.kthvalue(count, keepdim=True).values
     chosen_RN = scores_RN <= threshold_R1
     if int(chosen_RN.sum()) > count * len(scores_RN):
         tied_RN = scores_RN == threshold_R1

@@ -200,7 +200,8 @@ def _prune_block(
         for name, linear in linears.items():
             begin = time.perf_counter()
             with _naming([name]):
-                masks[name] = pruners.magnitude(linear.weight.detach(), goal, previous.get(name)).cpu()
+                W_OI = linear.weight.detach()
+                masks[name] = pruners.magnitude(W_OI, goal, _on(W_OI.device, previous.get(name))).cpu()
             linear.weight.data.masked_fill_(~masks[name].to(linear.weight.device), 0)
             reports.append(LayerReport(name, _sparsity(masks[name]), None, None, time.perf_counter() - begin))
         return masks, reports
@@ -209,7 +210,7 @@ def _prune_block(
     for group in Collector(linears, family, config.precision == "bf16").collect(walk):
         begin = time.perf_counter()
         weights = [linears[name].weight.detach().clone() for name in group.names]
-        kept = [previous.get(name) for name in group.names]
+        kept = [_on(weight.device, previous.get(name)) for weight, name in zip(weights, group.names, strict=True)]
         damping = None
         with _naming(group.names):
             if config.method == "sparsegpt":
@@ -240,6 +241,10 @@ def _naming(names: list[str]) -> Any:
 
 def _ones(linear: nn.Linear) -> Tensor:
     return torch.ones_like(linear.weight, dtype=torch.bool, device="cpu")
+
+
+def _on(device: torch.device, keep_OI: Tensor | None) -> Tensor | None:
+    return None if keep_OI is None else keep_OI.to(device)
 
 
 def _sparsity(keep_OI: Tensor) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.schema import Training
+from stages import devices
 from stages.families import Batch, Rows
 
 EPOCHS = 1_000_003
@@ -44,14 +45,16 @@ def grouped(order_N: Tensor, sizes_R: Tensor, batch_size: int, seed: int) -> Ten
     return torch.cat(groups) if groups else order_N
 
 
-def micro_batches(rows: Rows, chosen_B: Tensor, size: int) -> Iterator[tuple[Tensor, Batch]]:
+def micro_batches(
+    rows: Rows, chosen_B: Tensor, size: int, device: torch.device = devices.CPU
+) -> Iterator[tuple[Tensor, Batch]]:  # fmt: skip
     """(row numbers, batch) of at most `size` rows each, the largest of them at most twice the smallest: padding costs
-    less than computing, and what a step adds up to does not depend on how it is cut."""
+    less than computing, and what a step adds up to does not depend on how it is cut. Batches are on `device`."""
     sizes_B, order_B = rows.sizes[chosen_B].sort(descending=True, stable=True)
     ordered_B = chosen_B[order_B]
     start = 0
     for end in range(1, len(ordered_B) + 1):
         if end == len(ordered_B) or end - start == size or 2 * sizes_B[end] < sizes_B[start]:
             part_B = ordered_B[start:end]
-            yield part_B, rows.take(part_B)
+            yield part_B, devices.moved(rows.take(part_B), device)
             start = end

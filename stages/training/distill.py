@@ -70,7 +70,9 @@ def feature_tokens(family: Family, model: nn.Module, batch: Batch, skip_first: i
         if use_BT is not None and id(use_BT) not in known:
             wanted_BT = use_BT
             if skip_first:
-                positions_BT = batch.get("position_ids", torch.arange(use_BT.shape[1]).expand_as(use_BT))
+                positions_BT = batch.get(
+                    "position_ids", torch.arange(use_BT.shape[1], device=use_BT.device).expand_as(use_BT)
+                )
                 wanted_BT = use_BT & (positions_BT >= skip_first)
             known[id(use_BT)] = wanted_BT.flatten().nonzero().squeeze(-1)
         found.append(None if use_BT is None else known[id(use_BT)])

@@ -48,7 +48,7 @@ class Objective:
         the step ends, for the totals of SquareHead need them all.
         """
         # one cast of the weights serves all micro-batches
-        with autocast(self.precision):
+        with autocast(self.precision, next(model.parameters()).device):
             return self._backward(model, head, micro)
 
     def _backward(self, model: nn.Module, head: nn.Module, micro: Sequence[tuple[Tensor, Batch]]) -> dict[str, Tensor]:
@@ -57,7 +57,8 @@ class Objective:
         taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
         num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
         totals = self._totals(taught, compared)
-        found = {name: torch.zeros(()) for name in distill.TERMS if getattr(self.weights, name)}
+        zero = torch.zeros((), device=next(model.parameters()).device)
+        found = {name: zero.clone() for name in distill.TERMS if getattr(self.weights, name)}
         for (_, batch), states, tokens in zip(micro, taught, compared, strict=True):
             student = self._student(model, batch)
             roots: list[Tensor] = []
@@ -156,14 +157,15 @@ def validation_loss(
     """Mean cross entropy (nats) over the label tokens of the first `count` rows, in eval mode; `size` at a time."""
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     loss, num_labels = torch.zeros((), dtype=torch.float64), 0
-    for _, batch in batches.micro_batches(rows, torch.arange(min(count, len(rows))), size):
-        with autocast(precision):
+    for _, batch in batches.micro_batches(rows, torch.arange(min(count, len(rows))), size, device):
+        with autocast(precision, device):
             h_ND, labels_N = distill.label_tokens(family, family.hidden(model, batch), batch["labels"])
         for part in chunks(head, len(labels_N)):
-            with autocast(precision):
+            with autocast(precision, device):
                 logits_NV = head(h_ND[part])
-            loss += distill.ce(logits_NV, labels_N[part], 1)
+            loss += distill.ce(logits_NV, labels_N[part], 1).cpu()
         num_labels += len(labels_N)
     model.train(was_training)
     return float(loss / num_labels)

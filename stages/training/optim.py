@@ -54,7 +54,8 @@ class MaskedOptimizer:
     @torch.no_grad()
     def set_masks(self, pruned: Mapping[str, Tensor]) -> None:
         """From now on these weights are pruned: zeroed, and so are their moments."""
-        self.masked = [(self.parameters[f"{name}.weight"], keep_OI) for name, keep_OI in pruned.items()]
+        weights = {name: self.parameters[f"{name}.weight"] for name in pruned}
+        self.masked = [(weights[name], keep_OI.to(weights[name].device)) for name, keep_OI in pruned.items()]
         for weight_OI, keep_OI in self.masked:
             weight_OI.mul_(keep_OI)
             state = self.inner.state.get(weight_OI, {})

@@ -83,5 +83,9 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
         if name in state:
-            optimizer.state[parameter] = state[name]
+            # the count of steps stays where the optimizer keeps it
+            optimizer.state[parameter] = {
+                key: value if key == "step" and not optimizer.defaults.get("fused") else value.to(parameter.device)
+                for key, value in state[name].items()
+            }
     return masks.load(checkpoint / "masks.safetensors"), done

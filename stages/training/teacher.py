@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Checkpoint, Log, UserError
 from pipeline.schema import Training
-from stages import checkpoints
+from stages import checkpoints, devices
 from stages.families import Batch, Family, Rows
 from stages.training import batches
 from stages.training.precision import autocast
@@ -27,11 +27,13 @@ from stages.training.precision import autocast
 class Teacher:
     """Runs the dense model for every batch. `all_layers`: its states are those of every layer; else only the last."""
 
-    def __init__(self, checkpoint: Checkpoint, family: Family, config: Training, all_layers: bool) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, family: Family, config: Training, all_layers: bool, device: torch.device
+    ) -> None:
         self.family = family
         self.precision = config.precision
         self.all_layers = all_layers
-        self.model: Any = checkpoints.load(checkpoint).eval().requires_grad_(False)
+        self.model: Any = checkpoints.load(checkpoint).eval().requires_grad_(False).to(device)
         self.head: nn.Module = family.head(self.model)
         if config.precision == "bf16":
             # what autocast would do anew for every batch
@@ -42,7 +44,7 @@ class Teacher:
     @torch.no_grad()
     def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
         """`h_BTD` of each layer for these rows of the training data; the last is what `head` reads."""
-        with autocast(self.precision):
+        with autocast(self.precision, self.model.device):
             if self.all_layers:
                 return self.family.states(self.model, batch)
             return [self.family.hidden(self.model, batch)]
@@ -73,7 +75,8 @@ class CachedTeacher:
         self.head = live.head
         self.numbers = torch.unique(visited)
         size = config.micro_batch_size
-        probe = live.states(self.numbers[:1], rows.take(self.numbers[:1]))
+        self.device = live.model.device
+        probe = live.states(self.numbers[:1], devices.moved(rows.take(self.numbers[:1]), self.device))
         self.widths_L = torch.tensor([h_BTD.shape[-1] for h_BTD in probe])
         self.length_RL = torch.zeros(len(self.numbers), len(probe), dtype=torch.long)
         for numbers_B, batch in batches.micro_batches(rows, self.numbers, size):
@@ -98,7 +101,7 @@ class CachedTeacher:
 
     def _fill(self, rows: Rows, micro_batch_size: int, log: Log) -> None:
         with log.bar("teacher states", total=len(self.numbers), unit="row") as bar:
-            for numbers_B, batch in batches.micro_batches(rows, self.numbers, micro_batch_size):
+            for numbers_B, batch in batches.micro_batches(rows, self.numbers, micro_batch_size, self.device):
                 places_B = self._places(numbers_B).tolist()
                 for layer, h_BTD in enumerate(self.live.states(numbers_B, batch)):
                     for place, h_TD in zip(places_B, h_BTD, strict=True):
@@ -118,7 +121,7 @@ class CachedTeacher:
         """As `Teacher.states`, in bf16, zero where there is padding."""
         places_B = self._places(rows_B).tolist()
         return [
-            _padded([self._stored(place, layer) for place in places_B], mask_BT.shape[1])
+            _padded([self._stored(place, layer) for place in places_B], mask_BT.shape[1]).to(self.device)
             for layer, mask_BT in enumerate(self.live.masks(batch))
         ]
 
@@ -153,5 +156,5 @@ def _digest(model: nn.Module, count: int = 8) -> str:
     parameters = list(model.parameters())
     sha = hashlib.sha256()
     for parameter in itertools.islice(parameters, 0, None, max(1, len(parameters) // count)):
-        sha.update(parameter.detach().flatten()[:65536].float().numpy().tobytes())
+        sha.update(parameter.detach().flatten()[:65536].float().cpu().numpy().tobytes())
     return sha.hexdigest()

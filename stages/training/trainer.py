@@ -105,7 +105,7 @@ class _Run:
         """One optimizer step, and the mask update that follows it. Returns what is logged."""
         begin, config, plan, done = time.perf_counter(), self.plan.training, self.plan, self.done
         chosen_B = self.order[done.step * config.batch_size :][: config.batch_size]
-        micro = list(batches.micro_batches(plan.rows, chosen_B, config.micro_batch_size))
+        micro = list(batches.micro_batches(plan.rows, chosen_B, config.micro_batch_size, self.model.device))
         with torch.random.fork_rng(devices=[]):
             # dropout draws what it would draw in a run that was never interrupted
             torch.manual_seed(config.seed * batches.EPOCHS + done.step)

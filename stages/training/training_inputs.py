@@ -16,15 +16,15 @@ from stages.training.gradual import Gradual
 from stages.training.trainer import Plan
 
 
-def load(checkpoint: Checkpoint) -> Any:
-    """The model to train. Raises UserError for a quantized one, or weights that are not finite."""
+def load(checkpoint: Checkpoint, device: torch.device) -> Any:
+    """The model to train, on `device`. Raises UserError for a quantized one, or weights that are not finite."""
     if checkpoint.quantization:
         raise UserError("a quantized model cannot be trained; train first, then quantize", "model.path")
     model = checkpoints.load(checkpoint)
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} holds NaN or infinite weights", "model.path")
-    return model
+    return model.to(device)
 
 
 def plan(
@@ -54,7 +54,7 @@ def plan(
 def write(model: Any, source: Checkpoint, pruned: Masks, out: Path, log: Log) -> dict[str, float]:
     """Saves a trained model, reads it back, checks its zeros; returns its sparsities."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    checkpoints.save(model, source, pruned, out)
+    checkpoints.save(model.cpu(), source, pruned, out)
     written = Checkpoint(out, "")
     reloaded = masks.of(written)
     assert masks.digest(reloaded) == masks.digest(pruned), "the masks on disk are not those of training"

@@ -1,0 +1,26 @@
+"""Where a stage computes: the processor, or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.contracts import UserError
+
+CPU = torch.device("cpu")
+
+
+def of(name: str) -> torch.device:
+    """`cpu`, or a GPU by torch's name of it. Raises UserError where torch cannot compute on it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"torch {torch.__version__} finds no GPU; expected cpu, or a build of torch with CUDA", "device"
+        )
+    return torch.device(name)
+
+
+def moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on a device; its tensors themselves where they are there."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}
