@@ -79,19 +79,34 @@ def test_a_paired_difference_is_that_of_all_possible_resamples() -> None:
     a_N2 = np.array([[3.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
     b_N2 = np.array([[0.0, 5.0], [2.0, 5.0], [1.0, 5.0]])
     exact_S = word_errors.rate(every_resample(b_N2)) - word_errors.rate(every_resample(a_N2))
-    found = bootstrap.paired(a_N2, b_N2, word_errors.rate, 40_000, seed=0)
+    found = bootstrap.paired([a_N2], [b_N2], word_errors.rate, 40_000, seed=0)
     assert found.value == pytest.approx(-20.0)
     assert found.p == pytest.approx((exact_S >= -1e-9).mean(), abs=0.01)
     assert (found.low, found.high) == (pytest.approx(exact_S.min()), pytest.approx(exact_S.max()))
-    turned = bootstrap.paired(b_N2, a_N2, word_errors.rate, 40_000, seed=0)
+    turned = bootstrap.paired([b_N2], [a_N2], word_errors.rate, 40_000, seed=0)
     assert (turned.value, turned.low, turned.high, turned.p) == (-found.value, -found.high, -found.low, found.p)
+
+
+def test_seeds_are_resampled_in_pairs_beside_the_items() -> None:
+    a_RN2 = [np.array([[3.0, 5.0], [1.0, 5.0], [2.0, 5.0]]), np.array([[4.0, 5.0], [4.0, 5.0], [1.0, 5.0]])]
+    b_RN2 = [np.array([[0.0, 5.0], [2.0, 5.0], [1.0, 5.0]]), np.array([[5.0, 5.0], [4.0, 5.0], [2.0, 5.0]])]
+    one_S, two_S = (
+        word_errors.rate(every_resample(b)) - word_errors.rate(every_resample(a))
+        for a, b in zip(a_RN2, b_RN2, strict=True)
+    )
+    exact_S = np.concatenate([one_S, two_S, (one_S + two_S) / 2, (one_S + two_S) / 2])
+    low, high = np.quantile(exact_S, [0.025, 0.975], method="inverted_cdf")
+    found = bootstrap.paired(a_RN2, b_RN2, word_errors.rate, 40_000, seed=0)
+    assert found.value == pytest.approx((-20.0 + 40 / 3) / 2)
+    assert found.p == pytest.approx((exact_S >= -1e-9).mean(), abs=0.01)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_models_that_differ_alike_on_every_item_differ_for_certain() -> None:
     a_N2 = np.stack([np.arange(30.0), np.full(30, 40.0)], axis=1)
-    found = bootstrap.paired(a_N2, a_N2 + np.array([1.0, 0.0]), word_errors.rate, 500, seed=0)
+    found = bootstrap.paired([a_N2], [a_N2 + np.array([1.0, 0.0])], word_errors.rate, 500, seed=0)
     assert (found.low, found.value, found.high, found.p) == (*[pytest.approx(2.5)] * 3, 0.0)
-    same = bootstrap.paired(a_N2, a_N2, word_errors.rate, 500, seed=0)
+    same = bootstrap.paired([a_N2], [a_N2], word_errors.rate, 500, seed=0)
     assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
 
 
@@ -458,7 +473,7 @@ def test_two_models_are_compared_on_the_same_items_only(
     evaluated(store, {"model": mute, "data": clips}, "c3d4", beams=2, full_window=True)
     evaluated(store, {"model": other, "data": examples}, "d4e5")
     evaluated(store, {"model": model, "data": examples}, "e5f6")
-    found = {comparison.metric: comparison for comparison in compare.compare(a, b, 1000, seed=0)}
+    found = {comparison.metric: comparison for comparison in compare.compare([a], [b], 1000, seed=0)}
     assert found.keys() == {"wer", "cer", "wer_full_window", "cer_full_window"}
     for name, comparison in found.items():
         assert (comparison.a, comparison.b) == (a.values()[name]["value"], b.values()[name]["value"])
@@ -475,6 +490,10 @@ def test_two_models_are_compared_on_the_same_items_only(
     assert code == 0
     assert f"A {wer.a:.2f}   B {wer.b:.2f}   B - A {wer.difference.value:+.2f}" in said
     assert told("d4e5", "e5f6")[0] == 0
+    code, said = told("a1b2,b2c3", "b2c3")
+    assert code == 0
+    assert f"A {(wer.a + wer.b) / 2:.2f}   B {wer.b:.2f}" in said
+    assert "resamples of the items and of the seeds" in said
     assert told("a1b2", "c3d4") == (2, "wer was measured in two ways: beams is 1 and 2\n")
     code, said = told("a1b2", "d4e5")
     assert code == 2

@@ -151,7 +151,11 @@ def layers(study: Study) -> str | None:
     if not lines:
         return None
     with styled():
-        figure, (errors, sparsities) = canvas(WIDTH, 4.4, 2, 1, sharex=True, height_ratios=[3, 1.1])
+        judged = any(layer["error"] for _, told in lines for layer in told)  # magnitudes go without looking at outputs
+        if judged:
+            figure, (errors, sparsities) = canvas(WIDTH, 4.4, 2, 1, sharex=True, height_ratios=[3, 1.1])
+        else:
+            figure, (sparsities,) = canvas(WIDTH, 1.9)
         labels: set[str] = set()
         shades = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(name for name, _ in lines))}
         for name, told in lines:
@@ -161,15 +165,19 @@ def layers(study: Study) -> str | None:
                 "linestyle": "--" if "one-shot" in name else "-",
             }
             drawn = [(at, layer["error"]) for at, layer in enumerate(told) if layer["error"]]
+            once = None if name in labels else name
             if drawn:
-                errors.plot(*zip(*drawn, strict=True), **style, label=None if name in labels else name)
-            sparsities.plot(range(len(told)), [100 * float(layer["sparsity"] or 0) for layer in told], **style)
+                errors.plot(*zip(*drawn, strict=True), **style, label=once)
+            zeros = [100 * float(layer["sparsity"] or 0) for layer in told]
+            sparsities.plot(range(len(told)), zeros, **style, label=once)
             labels.add(name)
-        errors.set_yscale("log")
-        errors.set_ylabel("relative error of outputs")
-        errors.set_title("Layers as they were pruned")
-        if errors.lines:  # magnitudes are pruned without looking at outputs
+        if judged:
+            errors.set_yscale("log")
+            errors.set_ylabel("relative error of outputs")
             errors.legend(ncols=4, loc="best")
+        else:
+            figure.legend(loc="outside right upper")
+        (errors if judged else sparsities).set_title("Layers as they were pruned")
         sparsities.set_ylabel("zeros, %")
         sparsities.set_xlabel("linear, in the order of pruning")
         _blocks(sparsities, [str(layer["name"]) for layer in lines[0][1]])

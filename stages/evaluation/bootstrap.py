@@ -6,7 +6,7 @@ how often each item was drawn with the items' statistics; nothing is scored agai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +30,11 @@ class Interval:
 @dataclass(frozen=True)
 class Difference:
     value: float
-    """Of the second model over the first."""
+    """Of the second model, or the mean of several, over the first."""
     low: float
     high: float
     p: float
-    """Share of resamples in which the models are level or stand in the other order; one-sided."""
+    """Share of resamples in which the two are level or stand in the other order; one-sided."""
 
 
 def interval(stats_NK: Array, score: Score, samples: int, seed: int) -> Interval | None:
@@ -46,13 +46,25 @@ def interval(stats_NK: Array, score: Score, samples: int, seed: int) -> Interval
     return Interval(float(score_S.std(ddof=1)), low, high)
 
 
-def paired(a_NK: Array, b_NK: Array, score: Score, samples: int, seed: int) -> Difference:
-    """Score of b minus score of a on the same N items; both are resampled with the same draws."""
-    assert a_NK.shape == b_NK.shape
-    value = float(score(b_NK.sum(0)[None])[0] - score(a_NK.sum(0)[None])[0])
-    sums_S2K = resampled(np.concatenate([a_NK, b_NK], axis=1), samples, seed)
-    a_SK, b_SK = np.split(sums_S2K, 2, axis=1)
-    difference_S = score(b_SK) - score(a_SK)
+def paired(a_RNK: Sequence[Array], b_RNK: Sequence[Array], score: Score, samples: int, seed: int) -> Difference:
+    """Mean score of the models b minus that of the models a on the same N items; all are resampled with the same draws.
+
+    Where there are several models (seeds of a training), they are resampled as well: an interval that knew the items
+    alone would call a lucky seed a difference. As many on both sides are taken for pairs, r-th with r-th.
+    """
+    models = [*a_RNK, *b_RNK]
+    assert all(stats_NK.shape == models[0].shape for stats_NK in models)
+    scores_R = np.array([score(stats_NK.sum(0)[None])[0] for stats_NK in models])
+    of_a = len(a_RNK)
+    value = float(scores_R[of_a:].mean() - scores_R[:of_a].mean())
+    sums_SRK = np.split(resampled(np.concatenate(models, axis=1), samples, seed), len(models), axis=1)
+    scores_RS = np.stack([score(sums_SK) for sums_SK in sums_SRK])
+    draw = np.random.default_rng(seed)
+    a_RS = draw.integers(of_a, size=(of_a, samples))
+    b_RS = a_RS if len(b_RNK) == of_a else draw.integers(len(b_RNK), size=(len(b_RNK), samples))
+    a_S, b_S = (np.take_along_axis(s, chosen_RS, 0).mean(0) for s, chosen_RS in
+                ((scores_RS[:of_a], a_RS), (scores_RS[of_a:], b_RS)))  # fmt: skip
+    difference_S = b_S - a_S
     low, high = _percentiles(difference_S)
     return Difference(value, low, high, float((difference_S * np.sign(value) <= 0).mean()))
 

@@ -1,7 +1,8 @@
 """`python -m stages.evaluation.compare A B`: is model B better than A on the same items? A paired bootstrap.
 
 A and B are results of the stage `evaluate` of encoder-decoders: folders, or fingerprints (or their first digits) in
-the store of `--runs`. Both must have written texts for the same items under the same protocol.
+the store of `--runs`; each may be several with commas between, the seeds of one training, whose mean is compared. All
+must have written texts for the same items under the same protocol.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -41,21 +43,25 @@ class Comparison:
     difference: Difference
 
 
-def compare(a: Metrics, b: Metrics, samples: int, seed: int) -> list[Comparison]:
+def compare(a: Sequence[Metrics], b: Sequence[Metrics], samples: int, seed: int) -> list[Comparison]:
     """One for each metric. Raises UserError where a comparison would be unfair."""
-    metrics_a, metrics_b = a.values(), b.values()
-    for name in metrics_a | metrics_b:
-        _check_protocols(name, metrics_a.get(name), metrics_b.get(name))
+    models = [*a, *b]
+    first, *others = metrics = [model.values() for model in models]
+    for other in others:
+        for name in first | other:
+            _check_protocols(name, first.get(name), other.get(name))
     found = []
-    for name, metric in metrics_a.items():
+    for name, metric in first.items():
         kind, window, _ = name.partition("_full_window")
-        rows_a, rows_b = _hypotheses(a, window), _hypotheses(b, window)
-        if [(row["id"], row["reference"]) for row in rows_a] != [(row["id"], row["reference"]) for row in rows_b]:
+        rows = [_hypotheses(model, window) for model in models]
+        items = [[(row["id"], row["reference"]) for row in of_model] for of_model in rows]
+        if any(of_model != items[0] for of_model in items):
             raise UserError("they were evaluated on other items")
-        stats_a_NK, stats_b_NK, score = _stats(kind, rows_a, rows_b)
-        difference = bootstrap.paired(stats_a_NK, stats_b_NK, score, samples, seed)
+        stats_RNK, score = _stats(kind, rows)
+        difference = bootstrap.paired(stats_RNK[: len(a)], stats_RNK[len(a) :], score, samples, seed)
         better = metric["protocol"]["higher_is_better"]
-        found.append(Comparison(name, metric["value"], metrics_b[name]["value"], better, difference))
+        values = [of_model[name]["value"] for of_model in metrics]
+        found.append(Comparison(name, fmean(values[: len(a)]), fmean(values[len(a) :]), better, difference))
     return found
 
 
@@ -75,22 +81,16 @@ def _hypotheses(metrics: Metrics, window: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _stats(
-    name: str, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
-) -> tuple[Array, Array, Score]:
+def _stats(name: str, models: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[Array], Score]:
     if name in ("bleu", "chrf"):
         metric = TranslationScore(name)
-        a_NK, b_NK = (
-            metric.stats([row["reference"] for row in rows], [row["hypothesis"] for row in rows])
-            for rows in (rows_a, rows_b)
-        )
-        return a_NK, b_NK, metric.score
+        references = [row["reference"] for row in models[0]]
+        return [metric.stats(references, [row["hypothesis"] for row in rows]) for rows in models], metric.score
     columns = {"wer": ("errors", "words"), "cer": ("character_errors", "characters")}[name]
-    a_N2, b_N2 = (np.array([[row[c] for c in columns] for row in rows], np.float64) for rows in (rows_a, rows_b))
-    return a_N2, b_N2, word_errors.rate
+    return [np.array([[row[c] for c in columns] for row in rows], np.float64) for rows in models], word_errors.rate
 
 
-def table(found: Iterable[Comparison], samples: int) -> str:
+def table(found: Iterable[Comparison], samples: int, several: bool) -> str:
     lines = []
     for it in found:
         sure = it.difference.low > 0 or it.difference.high < 0
@@ -101,13 +101,16 @@ def table(found: Iterable[Comparison], samples: int) -> str:
             f"{it.metric:<5} A {it.a:.2f}   B {it.b:.2f}   B - A {it.difference.value:+.2f} "
             f"[{it.difference.low:+.2f}, {it.difference.high:+.2f}]   {p}   {verdict}"
         )
-    return "\n".join([*lines, f"[95 % interval]; p: share of {samples} resamples of the items without that order"])
+    of = "items and of the seeds" if several else "items"
+    return "\n".join([*lines, f"[95 % interval]; p: share of {samples} resamples of the {of} without that order"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 if the two cannot be compared."""
     parser = argparse.ArgumentParser(prog="python -m stages.evaluation.compare", description=__doc__)
-    parser.add_argument("a", metavar="A", help="a folder, or a fingerprint of the stage evaluate")
+    parser.add_argument(
+        "a", metavar="A", help="a folder or a fingerprint of the stage evaluate; seeds: several, with commas"
+    )
     parser.add_argument("b", metavar="B")
     parser.add_argument(
         "--runs", default=os.environ.get("SQUAREHEAD_RUNS", "runs"), help="folder of runs (%(default)s)"
@@ -118,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.samples < 100:
             raise UserError(f"expected at least 100 resamples, got {options.samples}", "--samples")
-        a, b = (_find(name, Path(options.runs)) for name in (options.a, options.b))
-        print(table(compare(a, b, options.samples, options.seed), options.samples))
+        a, b = ([_find(name, Path(options.runs)) for name in side.split(",")] for side in (options.a, options.b))
+        print(table(compare(a, b, options.samples, options.seed), options.samples, several=len(a) + len(b) > 2))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
