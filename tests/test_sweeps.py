@@ -132,7 +132,7 @@ def test_failed_jobs_are_retried_alone_in_their_sweep_with_their_own_options(she
     away.symlink_to(shell.place.sources.texts)
     kept = (sweep.folder / "0" / "summary.json").read_bytes()
     # the stored line is run by a process of its own
-    shell.patch.setattr(sweeps, "PROGRAM", ("-m", "tests.cheap"))
+    shell.patch.setattr(command_line, "PROGRAM", ("-m", "tests.cheap"))
     assert command_line.main(["--runs", str(shell.place.runs), "retry-failed", sweep.id]) == 0
     assert shell.newest.id == sweep.id, "in its own folder"
     assert shell.newest.command == sweep.command
