@@ -270,6 +270,8 @@ def test_a_total_counts_what_it_does_not_know() -> None:
     assert told == (
         "estimated: 2 min (rough: 1 of 3 nodes, unknown: 1 of 3 nodes), peak memory about 5 GB, 1 MB to store"
     )
+    nothing = told_total(total([Estimate(None, None, None, "unknown")] * 2))
+    assert nothing == "estimated: nothing yet; the size of the model is known once it is here (until=model)"
 
 
 @pytest.mark.parametrize(

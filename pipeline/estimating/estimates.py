@@ -241,7 +241,9 @@ def told_duration(seconds: float) -> str:
 
 
 def told_total(found: Total) -> str:
-    """One line: `1.2 h (rough: 3 of 11 nodes), peak memory about 2.1 GB, 1.3 GB to store`."""
+    """One line: `1.2 h (rough: 3 of 11 nodes), peak memory about 2.1 GB, 1.3 GB to store`; or how to know more."""
+    if found.nodes and found.unknown == found.nodes:
+        return "estimated: nothing yet; the size of the model is known once it is here (until=model)"
     counts = {"rough": found.rough, "unknown": found.unknown}
     doubts = [f"{word}: {count} of {found.nodes} nodes" for word, count in counts.items() if count]
     memory = "unknown" if found.memory_bytes is None else f"about {format_bytes(found.memory_bytes)}"

@@ -140,11 +140,9 @@ def jobs_table(state: SweepState) -> Table:
 
 def sweeps_table(states: Sequence[SweepState]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("id", "started", "status"):
+    for column in ("id", "status", "jobs done", "executed"):
         table.add_column(column, no_wrap=True)
-    for column in ("jobs", "done", "failed", "running", "missing", "executed"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("what", overflow="fold")
     successors = {state.sweep.continues: state.sweep.id for state in states if state.sweep.continues}
     for state in states:
         counts = state.counts
@@ -152,11 +150,8 @@ def sweeps_table(states: Sequence[SweepState]) -> Table:
         told = [f"→ {after}"] if after else []
         table.add_row(
             state.sweep.id,
-            f"{started(state.sweep):%Y-%m-%d %H:%M}",
             f"[{STYLES[state.status]}]{state.status}[/]",
-            str(len(state.jobs)),
-            *(str(count) if count else "" for count in (counts["done"], counts["failed"], counts["running"])),
-            str(counts["missing"] + counts["killed"] + counts["waiting"] or ""),
+            f"{counts['done']} of {len(state.jobs)}" + (f", {counts['failed']} failed" if counts["failed"] else ""),
             f"{state.executed} of {len(state.nodes)}",
             escape(" ".join([*told, _asked(state)])),
         )
@@ -164,12 +159,13 @@ def sweeps_table(states: Sequence[SweepState]) -> Table:
 
 
 def _asked(state: SweepState) -> str:
-    """`sparsity=0.5,0.6 distill=ce,kd`."""
+    """`experiment=gradual sparsity=0.5,0.6 distill=ce,kd`."""
     values: dict[str, dict[str, None]] = {}
     for job in state.jobs:
         for key, value in job.job.dials.items():
             values.setdefault(key, {})[value] = None
-    return " ".join(f"{key}={','.join(found)}" for key, found in values.items())
+    chosen = [word for word in state.sweep.command if word.startswith("experiment=")]
+    return " ".join([*chosen, *(f"{key}={','.join(found)}" for key, found in values.items() if key != "experiment")])
 
 
 def _counted(state: SweepState) -> str:
