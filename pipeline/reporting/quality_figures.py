@@ -26,6 +26,8 @@ DODGE = 0.008
 """Between the bars of series that would cover each other, as a share of the axis."""
 LONG = 34
 """Characters of a name that leave no room beside the axes."""
+HALF = 44
+"""Characters of a name in a legend that leaves room for a second column."""
 
 
 def colors(study: Study) -> dict[str, str]:
@@ -68,10 +70,10 @@ def quality(study: Study, metric: str) -> str | None:
         what = "sparsity" if over_sparsity else study.axis
         _place_axis(axes, places, ZEROS if over_sparsity else what)
         seeds = any(len(level.each) > 1 for line in lines.values() for level in line)
-        spread = "standard error (seeds: deviation)" if seeds else "standard error"
-        axes.set_ylabel(f"{name_of(metric)} ± {spread}")
+        spread = "standard error, of seeds the deviation" if seeds else "standard error"
+        axes.set_ylabel(name_of(metric))
         better = "higher" if study.higher_is_better(metric) else "lower"
-        axes.set_title(f"{name_of(metric)} over {what} ({better} is better)")
+        axes.set_title(f"{name_of(metric)} over {what} ({better} is better; bars: {spread})")
         _legend(figure, axes)
         return svg(figure, f"{name_of(metric)} over {what}, a line for each of: {', '.join(lines)}")
 
@@ -164,7 +166,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
     if max(map(len, kept)) <= LONG:
         figure.legend(list(kept.values()), list(kept), loc="outside right upper")
     else:
-        figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=2)
+        columns = 2 if max(map(len, kept)) <= HALF else 1
+        figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=columns)
 
 
 def _logarithmic(axes: Axes) -> None:
