@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import plots, references
+from pipeline import references
 from pipeline.references import Reference
-from pipeline.reporting import page, speed_figures, speed_tables, speed_verdicts, study, writers
+from pipeline.reporting import page, plots, speed_figures, speed_tables, speed_verdicts, study, writers
 from pipeline.reporting.cells import Table
 from pipeline.reporting.speed_verdicts import SpeedComparison, merged, verdict
 from pipeline.reporting.study import Study
