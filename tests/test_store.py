@@ -364,6 +364,24 @@ def test_a_reader_always_finds_a_whole_result_while_it_is_replaced(store):
     assert misses == []
 
 
+def test_a_result_replaced_twice_while_it_is_looked_at_is_whole(store, monkeypatch):
+    """A file system gives the number of a deleted folder's inode to the next one: it must not pass for the old one."""
+    put(store, content=b"x")
+    read, replaced = record.read, []
+
+    def read_and_replace(folder: Path) -> dict:
+        old = read(folder)
+        if not replaced:
+            replaced.append(folder)
+            put(store, content=b"xx")
+            put(store, content=b"xxx")
+        return old
+
+    monkeypatch.setattr(record, "read", read_and_replace)
+    assert store.find("prune", ONE) is not None
+    assert replaced
+
+
 # ---- damage ----
 
 

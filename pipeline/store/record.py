@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,28 @@ def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -
 
 
 def _settled(folder: Path, check: Callable[[Path], list[str]]) -> list[str]:
-    """Checks again what was replaced while it was being checked: old list, new files."""
+    """Checks again what was replaced while it was being checked: old list, new files.
+
+    The folder is held open meanwhile: until it is let go, no later one can have the number of its inode.
+    """
     while True:
-        before = _identity(folder)
-        found = check(folder) if before else []
-        if not found or _identity(folder) == before:
-            return found
+        try:
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        try:
+            found = check(folder)
+            if not found or _is_at(folder, held):
+                return found
+        finally:
+            os.close(held)
 
 
-def _identity(folder: Path) -> int:
-    return folder.stat().st_ino if folder.is_dir() else 0
+def _is_at(folder: Path, held: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(held))
+    except FileNotFoundError:
+        return False
 
 
 def _by_size(folder: Path) -> list[str]:
