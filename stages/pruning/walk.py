@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from stages import devices
 from stages.families import Batch, Family
 
 
@@ -43,7 +44,7 @@ class Walk:
         self.batches: list[Batch] = []
         for rows_B in torch.split(order_N, micro_batch_size):
             batch = family.trim({name: tensor[rows_B] for name, tensor in samples.items()})
-            self.batches.append({name: tensor.to(self.device) for name, tensor in batch.items()})
+            self.batches.append(devices.moved(batch, self.device))
         self.done = 0
         self._outputs: list[dict[str, Any]] = [{} for _ in self.batches]
         """Of each micro-batch: by stack (the list that a block is in), what its last block done put out, which is the
