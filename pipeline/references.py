@@ -5,6 +5,7 @@ A job says with the option `reference` which table is its own.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -78,10 +79,11 @@ class Reference:
         return ", ".join(filter(None, (self.model, self.runtime, self.hardware)))
 
 
-def load() -> list[Reference]:
-    """All figures, in the order of the file."""
+@functools.cache
+def load() -> tuple[Reference, ...]:
+    """All figures, in the order of the file; read once, for every job of a sweep asks for its table."""
     tables: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return [reference for name, table in tables.items() for reference in _rows(name, table)]
+    return tuple(reference for name, table in tables.items() for reference in _rows(name, table))
 
 
 def of_table(table: str) -> list[Reference]:
