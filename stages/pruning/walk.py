@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from stages import devices
 from stages.families import Batch, Family
+from stages.precision import autocast
 
 
 class Reached(Exception):  # noqa: N818 (no error)
@@ -36,7 +37,6 @@ class Walk:
     """
 
     def __init__(self, model: nn.Module, family: Family, samples: Batch, precision: str, micro_batch_size: int) -> None:
-        assert precision in ("fp32", "bf16"), precision
         self.model, self.family, self.precision = model, family, precision
         self.blocks = family.blocks(model)
         self.device = next(model.parameters()).device
@@ -66,8 +66,8 @@ class Walk:
     @torch.no_grad()
     def _forward(self, i: int) -> Any:
         """The output of the next block for a micro-batch, or whatever a hook inside it ended with."""
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with autocast, self._short_cut(i), self._end_after(self.blocks[self.done][1]):
+        block = self.blocks[self.done][1]
+        with autocast(self.precision, self.device), self._short_cut(i), self._end_after(block):
             try:
                 self.model(**self.family.inputs(self.batches[i]), use_cache=False)
             except Reached as end:

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.schema import Distill
 from stages.families import Batch, Family, Rows
+from stages.precision import autocast
 from stages.training import batches, distill
-from stages.training.precision import autocast
 
 LOGITS_AT_ONCE = 1 << 24
 """Elements: 64 MB of fp32 for each of the few tensors of that size."""

@@ -20,8 +20,8 @@ from pipeline.contracts import Checkpoint, Log, UserError
 from pipeline.schema import Training
 from stages import checkpoints, devices
 from stages.families import Batch, Family, Rows
+from stages.precision import autocast
 from stages.training import batches
-from stages.training.precision import autocast
 
 
 class Teacher:
