@@ -8,5 +8,5 @@ store         results on disk: published whole, verified, deleted
 sweeps        many jobs of one line: planned together, what they share made first, watched
 tracking      MLflow, a view of the store
 reporting     tables, figures and pages of runs and sweeps; references: the published figures beside ours
-for all       contracts, cpu (with schema all that stages may import), gpu, process, environment, disk
+for all       contracts, cpu (with schema all that stages may import), gpu, heap, process, environment, disk
 """

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from pipeline import heap
 from pipeline.contracts import Artifact, UserError
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
@@ -115,7 +116,8 @@ def _execute(
         role: entries[source].artifact(STAGES[entries[source].stage].makes) for role, source in item.node.inputs.items()
     }
     started = time.monotonic()
-    with StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device) as log:
+    log = StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device)
+    with heap.kept(), log:
         metrics = run(_with_commit(item), inputs, slot.out, log)
     return slot.publish(
         {
