@@ -1,6 +1,7 @@
 """Stage `evaluate`: quality of one model, and its recovery against the dense model.
 
-Of causal models perplexity and lm-eval tasks; of encoder-decoders scores of the texts they write, which are kept.
+Of causal models perplexity and lm-eval tasks; of encoder-decoders scores of the texts they write. What each window or
+item came to is kept, for paired comparisons.
 
 Models in floating point are computed in fp32, quantized ones in int8; by torch, or by the sparse engine.
 """
@@ -19,7 +20,7 @@ import torch
 from pipeline.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Generation, Perplexity
 from stages import checkpoints, devices, engine_models, families, tokens
-from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring
+from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
 from stages.families import UNLIMITED, Family
 from stages.families.encoder_decoder import EncoderDecoder
 
@@ -31,7 +32,7 @@ FULL_WINDOW = "_full_window"
 
 def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
     """`model` (Checkpoint), `data` (Corpus; of encoder-decoders Examples) and optionally `baseline` (Metrics of the
-    dense model) -> Metrics; of encoder-decoders `hypotheses.jsonl` beside them."""
+    dense model) -> Metrics; beside them `windows.jsonl` of perplexity, `hypotheses.jsonl` of encoder-decoders."""
     source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
@@ -47,7 +48,7 @@ def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: L
             measured, parts = _generation(config.generation, config.batch_size, model, family, source, data, out, log)
     else:
         assert isinstance(data, Corpus)
-        measured = _language_modelling(config, model, family, source, data, log)
+        measured = _language_modelling(config, model, family, source, data, out, log)
     for metric in measured.values():
         metric["protocol"] |= {"precision": precision, "threads": torch.get_num_threads(), "runtime": config.runtime}
     (out / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
@@ -100,19 +101,20 @@ def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
 
 
 def _language_modelling(
-    config: EvaluateSlice, model: Any, family: Family, source: Checkpoint, data: Corpus, log: Log
+    config: EvaluateSlice, model: Any, family: Family, source: Checkpoint, data: Corpus, out: Path, log: Log
 ) -> Measured:
     tokenizer = family.tokenizer(source.path)
     measured: Measured = {}
     if config.perplexity:
-        measured["perplexity"] = _perplexity(config.perplexity, config.batch_size, model, family, tokenizer, data, log)
+        asked = config.perplexity
+        measured["perplexity"] = _perplexity(asked, config.batch_size, model, family, tokenizer, data, out, log)
     for task in config.tasks:
         measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
     return measured
 
 
 def _perplexity(
-    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, log: Log
+    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, out: Path, log: Log
 ) -> dict[str, Any]:
     checkpoints.check_length(family.context(model), config.length, "evaluate.perplexity.length")
     ids_NL = tokens.stream(data, config.split, tokenizer, config.length, "evaluate.perplexity.length")
@@ -129,6 +131,7 @@ def _perplexity(
         raise UserError(
             f"the mean negative log-likelihood is {float(nll_N.mean()):g}: this model is broken", "evaluate.perplexity"
         )
+    windows.save(nll_N.tolist(), config.length - 1, out)
     found = perplexity.estimate(nll_N)
     return {
         "value": found.value,

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +15,7 @@ from engine import kernels
 from pipeline.contracts import Artifact, Checkpoint, Corpus, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Quantize, Task
 from stages import checkpoints, evaluate, families, quantize, tokens
-from stages.evaluation import lm_eval_tasks, perplexity
+from stages.evaluation import compare, lm_eval_tasks, perplexity
 from tests import tiny
 from tests.recording import RecordingLog
 
@@ -106,6 +107,33 @@ def test_windows_take_the_first_and_the_tail_is_dropped(model: Checkpoint, texts
     with pytest.raises(UserError) as caught:
         evaluated(tmp_path, inputs, config(whole_test(windows=10_000)), "more")
     assert caught.value.option == "evaluate.perplexity.windows"
+
+
+def test_perplexities_are_compared_window_by_window(
+    model: Checkpoint, texts: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Checkpoint(tiny.save_model(tmp_path / "other", seed=1), "other")
+    inputs = {"model": model, "data": texts}
+    _, a, _ = evaluated(tmp_path, inputs, config(whole_test()), "a")
+    _, b, _ = evaluated(tmp_path, {"model": other, "data": texts}, config(whole_test()), "b")
+    _, few, _ = evaluated(tmp_path, inputs, config(whole_test(windows=2)), "few")
+    nll_NA, nll_NB = (
+        np.array([json.loads(line)["nll"] for line in (of.path / "windows.jsonl").read_text().splitlines()])
+        for of in (a, b)
+    )
+    (found,) = compare.compare([a], [b], 4000, seed=0)
+    assert (found.a, found.b) == (a.values()["perplexity"]["value"], b.values()["perplexity"]["value"])
+    assert np.exp(nll_NA.mean()) == pytest.approx(found.a)
+    assert found.difference.value == pytest.approx(found.b - found.a)
+    # the delta method on the differences of the same windows
+    slope_N = found.b * nll_NB - found.a * nll_NA
+    error = slope_N.std(ddof=1) / math.sqrt(len(slope_N))
+    assert found.difference.high - found.difference.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert compare.main([str(a.path), str(few.path)]) == 2
+    assert "perplexity was measured in two ways" in capsys.readouterr().err
+    (b.path / "windows.jsonl").unlink()
+    assert compare.main([str(a.path), str(b.path)]) == 2
+    assert "force=[evaluate]" in capsys.readouterr().err
 
 
 def test_perplexity_does_not_depend_on_the_batch(

@@ -1,8 +1,9 @@
 """`python -m stages.evaluation.compare A B`: is model B better than A on the same items? A paired bootstrap.
 
-A and B are results of the stage `evaluate` of encoder-decoders: folders, or fingerprints (or their first digits) in
-the store of `--runs`; each may be several with commas between, the seeds of one training, whose mean is compared. All
-must have written texts for the same items under the same protocol.
+A and B are results of the stage `evaluate`: folders, or fingerprints (or their first digits) in the store of `--runs`;
+each may be several with commas between, the seeds of one training, whose mean is compared. All must have been measured
+on the same items under the same protocol: windows of text for perplexity, texts that models wrote for the scores of
+encoder-decoders. Accuracies of lm-eval's tasks are not compared.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.contracts import Metrics, UserError
-from stages.evaluation import bootstrap, word_errors
+from stages.evaluation import bootstrap, windows, word_errors
 from stages.evaluation.bootstrap import Array, Difference, Score
 from stages.evaluation.translation_scores import TranslationScore
 
@@ -30,6 +31,11 @@ MAY_DIFFER = {
     *("stderr", "interval", "bootstrap", "bootstrap_seed"),
 }
 """Entries of a protocol that say what a model is, what it did, and how sure that is; the others, what it was asked."""
+ITEMS = {
+    "perplexity": (windows.FILE, ("window", "tokens")),
+    **dict.fromkeys(("bleu", "chrf", "wer", "cer"), ("hypotheses.jsonl", ("id", "reference"))),
+}
+"""Of each metric, where its items are recorded, and what tells one item from another."""
 SHORT = 16
 """Digits of a fingerprint in the names of the store's folders."""
 
@@ -52,9 +58,12 @@ def compare(a: Sequence[Metrics], b: Sequence[Metrics], samples: int, seed: int)
             _check_protocols(name, first.get(name), other.get(name))
     found = []
     for name, metric in first.items():
-        kind, window, _ = name.partition("_full_window")
-        rows = [_hypotheses(model, window) for model in models]
-        items = [[(row["id"], row["reference"]) for row in of_model] for of_model in rows]
+        kind, full_window, _ = name.partition("_full_window")
+        if kind not in ITEMS:
+            continue
+        records, identity = ITEMS[kind]
+        rows = [_rows(model, records.replace(".", f"{full_window}.")) for model in models]
+        items = [[tuple(row[key] for key in identity) for row in of_model] for of_model in rows]
         if any(of_model != items[0] for of_model in items):
             raise UserError("they were evaluated on other items")
         stats_RNK, score = _stats(kind, rows)
@@ -62,6 +71,8 @@ def compare(a: Sequence[Metrics], b: Sequence[Metrics], samples: int, seed: int)
         better = metric["protocol"]["higher_is_better"]
         values = [of_model[name]["value"] for of_model in metrics]
         found.append(Comparison(name, fmean(values[: len(a)]), fmean(values[len(a) :]), better, difference))
+    if not found:
+        raise UserError(f"they have nothing that can be compared: {', '.join(first) or 'no metrics'}")
     return found
 
 
@@ -74,10 +85,10 @@ def _check_protocols(name: str, a: Mapping[str, Any] | None, b: Mapping[str, Any
             raise UserError(f"{name} was measured in two ways: {key} is {asked_a.get(key)} and {asked_b.get(key)}")
 
 
-def _hypotheses(metrics: Metrics, window: str) -> list[dict[str, Any]]:
-    path = metrics.path / f"hypotheses{window}.jsonl"
+def _rows(metrics: Metrics, records: str) -> list[dict[str, Any]]:
+    path = metrics.path / records
     if not path.exists():
-        raise UserError(f"{metrics.path} has no {path.name}; only texts that models wrote can be compared")
+        raise UserError(f"{metrics.path} has no {records}; evaluate it again with this version: force=[evaluate]")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -86,19 +97,22 @@ def _stats(name: str, models: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[li
         metric = TranslationScore(name)
         references = [row["reference"] for row in models[0]]
         return [metric.stats(references, [row["hypothesis"] for row in rows]) for rows in models], metric.score
+    if name == "perplexity":
+        nats = [[(row["nll"] * row["tokens"], row["tokens"]) for row in rows] for rows in models]
+        return [np.array(of_model, np.float64) for of_model in nats], windows.perplexity
     columns = {"wer": ("errors", "words"), "cer": ("character_errors", "characters")}[name]
     return [np.array([[row[c] for c in columns] for row in rows], np.float64) for rows in models], word_errors.rate
 
 
-def table(found: Iterable[Comparison], samples: int, several: bool) -> str:
-    lines = []
+def table(found: Sequence[Comparison], samples: int, several: bool) -> str:
+    lines, width = [], max(len(it.metric) for it in found)
     for it in found:
         sure = it.difference.low > 0 or it.difference.high < 0
         b_ahead = (it.difference.value > 0) == it.higher_is_better
         verdict = ("B is better" if b_ahead else "A is better") if sure else "not told apart"
         p = f"p = {it.difference.p:.4f}" if it.difference.p else f"p < {1 / samples:g}"
         lines.append(
-            f"{it.metric:<5} A {it.a:.2f}   B {it.b:.2f}   B - A {it.difference.value:+.2f} "
+            f"{it.metric:<{width}} A {it.a:.2f}   B {it.b:.2f}   B - A {it.difference.value:+.2f} "
             f"[{it.difference.low:+.2f}, {it.difference.high:+.2f}]   {p}   {verdict}"
         )
     of = "items and of the seeds" if several else "items"

@@ -1,0 +1,24 @@
+"""What perplexity came to in each window, on disk: so that two models can be compared on the same windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE = "windows.jsonl"
+
+
+def save(nll_N: Sequence[float], tokens: int, folder: Path) -> None:
+    """One line a window: its number, how many tokens were predicted in it, and their mean NLL in nats."""
+    rows = [{"window": i, "tokens": tokens, "nll": nll} for i, nll in enumerate(nll_N)]
+    (folder / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def perplexity(sums_SK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`score_S` of sums over windows: of NLL in nats, and of predicted tokens (K = 2)."""
+    score_S: NDArray[np.float64] = np.exp(sums_SK[:, 0] / sums_SK[:, 1])
+    return score_S
