@@ -184,7 +184,23 @@ def test_the_plan_of_a_sweep_of_twelve_is_one_table_in_three_seconds_of_a_proces
     assert after.ru_utime - before.ru_utime < 4, "it takes 2 s; 3 s are promised"
 
 
-def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twice(place: Place) -> None:
+def findings(sweep: Sweep) -> dict[str, Any]:
+    """What the report of a sweep says, without where and when it ran, and how long that took."""
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.report", sweep.folder], cwd=PROJECT, check=True, capture_output=True
+    )
+    told = json.loads((sweep.folder / "report.json").read_text())
+    jobs = [
+        (job["name"], job["state"], job["options"], {name: node["fingerprint"] for name, node in job["nodes"].items()})
+        for job in told["jobs"]
+    ]
+    models = [{key: model[key] for key in model.keys() - {"seconds", "speed"}} for model in told["models"]]
+    return {key: told[key] for key in ("title", "metric", "options", "seeds")} | {"jobs": jobs, "models": models}
+
+
+def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twice(
+    place: Place, tmp_path: Path
+) -> None:
     """Twelve jobs. Killed first while shared stages run, then among the jobs."""
     command = [sys.executable, "-m", "tests.cheap", *place.command(*TWELVE)[3:]]
     settings: dict[str, Any] = {"cwd": place.folder, "env": os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "200"}}
@@ -214,3 +230,8 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
     state = sweep_state.read(third)
     assert (state.status, state.counts) == ("done", {"done": 12})
     assert {node.status for node in state.nodes} == {"stored"}
+    unbroken = Place(place.sources, tmp_path / "unbroken")
+    unbroken.folder.mkdir()
+    command = [sys.executable, "-m", "tests.cheap", *unbroken.command(*TWELVE)[3:]]
+    subprocess.run(command, capture_output=True, check=True, timeout=900, **(settings | {"cwd": unbroken.folder}))
+    assert findings(third) == findings(sweeps(unbroken.runs)[0])
