@@ -224,7 +224,7 @@ def test_one_shot_and_ladder_take_as_many_steps() -> None:
         trained = [node.config.training.steps for node in build(one).values() if node.stage == "finetune"]  # type: ignore[attr-defined]
         steps.setdefault(one.sparsity, set()).add(sum(trained))
         kinds.append((one.schedule.kind, len(trained)))
-    assert steps == {0.7: {150}, 0.8: {200}}
+    assert steps == {0.7: {60}, 0.8: {80}}
     assert kinds == [("one_shot", 1), ("ladder", 3), ("one_shot", 1), ("ladder", 4)]
 
 
