@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
@@ -155,6 +156,8 @@ def _run(
 
 def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; one line is made of them below
+    if yaml.__with_libyaml__:  # which OmegaConf does not ask for; Hydra reads every file anew for every job
+        yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc,assignment]
     failed: list[JobFailedError | UserError] = []
 
     def job(composed: DictConfig) -> float | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -135,24 +135,32 @@ def _source(module: str, project: Path) -> Path | None:
 
 @cache
 def _mentioned(source: Path, module: str) -> tuple[str, ...]:
-    """Names in a source that may be modules: those imported, their parent packages, and string constants."""
+    """Names in a source that may be modules: those imported, their parent packages, and string constants.
+
+    Read by patterns: parsing all stages takes longer than the rest of planning a sweep of stored results.
+    """
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-    names: set[str] = {package}
-    for node in ast.walk(ast.parse(source.read_bytes(), filename=str(source))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
-                base = f"{above}.{base}" if base else above
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value.partition(":")[0])
+    text = source.read_text(encoding="utf-8")
+    names: set[str] = {package, *_STRING.findall(text)}
+    for modules in _IMPORT.findall(text):
+        names.update(_WORD.findall(modules))
+    for dots, base, imported in _FROM_IMPORT.findall(text):
+        if dots:
+            above = ".".join(package.split(".")[: len(package.split(".")) - len(dots) + 1])
+            base = f"{above}.{base}" if base else above
+        names.add(base)
+        names.update(f"{base}.{name}" for name in _WORD.findall(_COMMENT.sub("", imported)))
     project_names = [name for name in names if name.partition(".")[0] in CODE_PACKAGES]
     parents = {".".join(name.split(".")[:length]) for name in project_names for length in range(1, name.count(".") + 1)}
     return tuple(sorted(parents.union(project_names)))
+
+
+_WORD = re.compile(r"[A-Za-z_][\w.]*")
+_COMMENT = re.compile(r"#.*")
+_STRING = re.compile(rf"""["']((?:{"|".join(CODE_PACKAGES)})(?:\.\w+)*)(?::\w+)?["']""")
+"""A constant that names a module, or `module:attribute`."""
+_IMPORT = re.compile(r"^[ \t]*import[ \t]+(.+)$", re.MULTILINE)
+_FROM_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]*(\([^)]*\)|.+)$", re.MULTILINE)
 
 
 def _sha256(path: Path) -> str:

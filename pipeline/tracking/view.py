@@ -45,7 +45,8 @@ from pipeline.tracking.values import (
 SMALL_BYTES = 1_000_000
 BATCH_METRICS = 1000
 BATCH_OTHERS = 100
-"""MLflow's limits of one call."""
+SEARCH_RUNS = 1000
+"""MLflow's limits of one call, and its usual number of runs on a page."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class View:
     """Which files of a result to show: all, small (under 1 MB), none."""
     makers: dict[str, str] = field(default_factory=dict)
     """Fingerprint -> run, of those found so far: jobs of a sweep ask for the same again and again."""
+    parents: dict[str, str] = field(default_factory=dict)
+    """Sweep -> run, likewise."""
 
     # ---- runs ----
 
@@ -80,21 +83,31 @@ class View:
 
     def search(self, status: str = "", **tags: str) -> list[Any]:
         """All runs with these tags, the newest first."""
-        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        if status:
-            terms.append(f"attributes.status = '{status}'")
         found: list[Any] = []
         page = None
         while page != "":
-            runs = self.connection.client.search_runs(
-                [self.connection.experiment],
-                " and ".join(terms),
-                order_by=["attributes.start_time DESC"],
-                page_token=page,
-            )
+            runs = self._page(status, tags, page)
             found += runs
             page = runs.token or ""
         return found
+
+    def latest(self, status: str = "", by: str = "start_time", **tags: str) -> Any | None:
+        """The run with these tags that started, or ended, last: one, where a search brings all of them whole."""
+        return next(iter(self._page(status, tags, None, by, 1)), None)
+
+    def _page(
+        self, status: str, tags: Mapping[str, str], page: str | None, by: str = "start_time", size: int = SEARCH_RUNS
+    ) -> Any:
+        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        if status:
+            terms.append(f"attributes.status = '{status}'")
+        return self.connection.client.search_runs(
+            [self.connection.experiment],
+            " and ".join(terms),
+            max_results=size,
+            order_by=[f"attributes.{by} DESC"],
+            page_token=page,
+        )
 
     def made_by(self, fingerprint: str) -> str:
         """The run that made a result, or is just making it, or empty."""
@@ -146,23 +159,25 @@ class View:
     def sweep(self, sweep: str, start: float = 0.0) -> str:
         """The parent of a sweep's jobs, made by whichever of them comes first."""
         with self.connection.lock:
-            if runs := self.search(kind="sweep", sweep=sweep):
-                return str(runs[0].info.run_id)
-            return self.create("sweep", f"sweep {sweep}", {"sweep": sweep}, start=start)
+            if sweep not in self.parents:
+                found = self.latest(kind="sweep", sweep=sweep)
+                made = (
+                    found.info.run_id if found else self.create("sweep", f"sweep {sweep}", {"sweep": sweep}, "", start)
+                )
+                self.parents[sweep] = str(made)
+            return self.parents[sweep]
 
     def settle(self, sweep: str) -> None:
         """Gives the parent of a sweep the status of its jobs so far: running, failed if any failed, finished."""
         with self.connection.lock:
-            jobs = self.search(kind="job", sweep=sweep)
-            if not jobs:
+            last = self.latest(by="end_time", kind="job", sweep=sweep)
+            if not last:
                 return
-            statuses = {run.info.status for run in jobs}
-            for parent in self.search(kind="sweep", sweep=sweep):
-                if "RUNNING" in statuses:
-                    self.connection.client.update_run(parent.info.run_id, status="RUNNING")
-                else:
-                    status = "FAILED" if statuses & {"FAILED", "KILLED"} else "FINISHED"
-                    self.close(parent.info.run_id, status, max(run.info.end_time for run in jobs) / 1000)
+            if self.latest("RUNNING", kind="job", sweep=sweep):
+                self.connection.client.update_run(self.sweep(sweep), status="RUNNING")
+                return
+            failed = any(self.latest(status, kind="job", sweep=sweep) for status in ("FAILED", "KILLED"))
+            self.close(self.sweep(sweep), "FAILED" if failed else "FINISHED", last.info.end_time / 1000)
 
     def close_job(
         self,
