@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,29 @@ def test_at_one_sparsity_quality_is_told_over_the_number_that_differs(runs: Runs
     drawn = quality_figures.quality(found, "perplexity")
     assert drawn
     assert "perplexity over finetune.lr" in drawn
+
+
+def test_models_judged_on_the_same_windows_are_told_apart_window_by_window(tmp_path: Path) -> None:
+    """11.0 and 11.5, each ± 1: level by their errors; but the second is worse in every window."""
+    margins = {}
+    for kept in (False, True):
+        runs = Runs(tmp_path / str(kept), windows=kept)
+        runs.job(0.5, "kd", 11.0)
+        runs.job(0.5, "ce", 11.5)
+        (finding,) = glance.findings(collected(runs))
+        margins[kept] = finding.margin
+    assert margins[False] == "within error of ce (11.50 ± 1.00)"
+    told, low, high = re.fullmatch(r"(.*), by ([\d.]+) to ([\d.]+)", margins[True]).groups()  # type: ignore[union-attr]
+    assert told == "clear of ce (11.50 ± 1.00) on the same items"
+    assert 0 < float(low) < 0.5 < float(high)
+
+
+def test_models_that_are_level_in_their_windows_are_not_told_apart(runs: Runs) -> None:
+    runs.windows = True
+    runs.job(0.5, "kd", 11.0)
+    runs.job(0.5, "ce", 11.0)
+    (finding,) = glance.findings(collected(runs))
+    assert finding.margin == "not told apart from kd (11.00 ± 1.00) on the same items"
 
 
 def test_the_gain_of_int8_is_told_apart_from_that_of_zeros(runs: Runs) -> None:

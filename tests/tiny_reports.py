@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ BENCHMARKED = {
 }
 ROUNDS = {"dense": (0.9, 1.0, 1.1), "sparse": (1.0, 0.9, 1.1)}
 """Of the rate, round by round: sparse over dense is from 0.9 to 1.11 of the rates' ratio."""
+HARD = (-1.0, -0.5, 0.0, 0.5, 1.0)
+"""By how much the loss of each window is over the mean."""
 LOSSES = {"ce": (1, 0, 0), "kd": (1, 1, 0), "squarehead": (1, 0, 1)}
 
 
@@ -41,6 +44,8 @@ class Runs:
     model: str = "owner/tiny"
     data: str = "owner/texts"
     pattern: str = "unstructured"
+    windows: bool = False
+    """Whether evaluations keep the losses of their windows: of every model the same ones are hard."""
     rates: dict[tuple[str, str], float] = field(default_factory=lambda: dict(BENCHMARKED))
     sweep: str = "20260101-120000-000001"
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -147,9 +152,11 @@ class Runs:
         found = {"value": value, "stderr": error, "protocol": {"higher_is_better": self.higher_is_better}}
         metrics = {self.metric: value} | ({f"{self.metric}_stderr": error} if error is not None else {})
         metrics[f"{self.metric}_recovery"] = 100 * (value / self.dense if self.higher_is_better else self.dense / value)
-        return self._node(
-            "evaluate", identity, model=model, metrics=metrics, files={"metrics.json": {self.metric: found}}
-        )
+        files: dict[str, Any] = {"metrics.json": {self.metric: found}}
+        if self.windows:
+            losses = [log(value) + hard for hard in HARD]
+            files["windows.jsonl"] = [{"window": i, "tokens": 10, "nll": nll} for i, nll in enumerate(losses)]
+        return self._node("evaluate", identity, model=model, metrics=metrics, files=files)
 
     @staticmethod
     def _node(stage: str, identity: tuple[object, ...], **about: Any) -> dict[str, Any]:
@@ -180,7 +187,10 @@ class Runs:
     def _publish(self, node: dict[str, Any], inputs: dict[str, str]) -> None:
         with self.store.fill(node["stage"], node["fingerprint"], lambda who: None) as slot:
             for name, content in node["files"].items():
-                (slot.out / name).write_text(json.dumps(content))
+                lines = (
+                    [json.dumps(row) + "\n" for row in content] if name.endswith(".jsonl") else [json.dumps(content)]
+                )
+                (slot.out / name).write_text("".join(lines))
             if node["curve"]:
                 (slot.out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in node["curve"]))
             if node["weights"]:

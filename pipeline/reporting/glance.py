@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot
 
-from pipeline.reporting.cells import told, with_error
+from pipeline.reporting import pairs
+from pipeline.reporting.cells import number, told, with_error
 from pipeline.reporting.levels import Level, levels
 from pipeline.reporting.study import Study
 from pipeline.reporting.verdicts import SAME, SIGMAS
@@ -64,6 +65,11 @@ def _margin(study: Study, best: Level, others: Sequence[Level]) -> str:
     if next_best is None:
         return ""
     rival = f"{_called(study, next_best)} ({with_error(study.metric, next_best.value, next_best.error)})"
+    if paired := pairs.difference(study.results, best, next_best, study.metric):
+        low, high = (number(study.metric, end) for end in sorted((abs(paired.low), abs(paired.high))))
+        if paired.low * paired.high > 0:
+            return f"clear of {rival} on the same items, by {low} to {high}"
+        return f"not told apart from {rival} on the same items"
     if best.error is None or next_best.error is None:
         return f"before {rival}, errors not known"
     apart = abs(best.value - next_best.value) > SIGMAS * hypot(best.error, next_best.error)
