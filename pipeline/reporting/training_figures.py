@@ -37,10 +37,11 @@ class Curve:
     validation: Line
     rungs: tuple[int, ...]
     """Steps at which the next rung begins."""
+    sparsity: float
 
 
 def curves(study: Study) -> list[Curve]:
-    """One for each distinct fine-tuned model, the dense one first."""
+    """One for each distinct fine-tuned model, by sparsity, the dense one first."""
     found: dict[str, Curve] = {}
     for at, job in enumerate(study.jobs):
         for stage in ("dense", "finetune"):
@@ -49,7 +50,7 @@ def curves(study: Study) -> list[Curve]:
             if steps and steps[-1].fingerprint not in found:
                 found[steps[-1].fingerprint] = _curve(study, at, job, stage, steps)
     shown = [curve for curve in found.values() if curve.training or curve.validation]
-    return sorted(shown, key=lambda curve: curve.panel != "dense")
+    return sorted(shown, key=lambda curve: curve.sparsity)
 
 
 def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[Result]) -> Curve:
@@ -65,14 +66,15 @@ def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[
         begin = max((step for step, _ in training + validation), default=begin)
         rungs.append(begin)
     if stage == "dense":
-        return Curve("dense", "dense", training, validation, ())
+        return Curve("dense", "dense", training, validation, (), sparsity=0.0)
     pattern = job.config.get("prune", {}).get("pattern", "unstructured")
-    level = pattern if pattern != "unstructured" else f"{100 * job.config.get('sparsity', 0):g} %"
+    sparsity = job.config.get("sparsity", 0)
+    level = pattern if pattern != "unstructured" else f"{100 * sparsity:g} %"
     row = next((row for row in study.models if row.kind == "evaluate" and at in row.jobs), None)
     name = study.series(row) if row else study.losses[at]
     if row and study.axis != "sparsity":
         level = f"{study.axis} {row.dials.get(study.axis, '')}"
-    return Curve(level, name, training, validation, tuple(rungs[:-1]))
+    return Curve(level, name, training, validation, tuple(rungs[:-1]), sparsity)
 
 
 def training(study: Study) -> str | None:
