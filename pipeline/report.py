@@ -1,8 +1,9 @@
 """`python -m pipeline.report [FOLDER...]`: what runs and sweeps found, read from their folders and the store.
 
-Without a folder: the newest. Prints the table of models, and writes report.html, .md, .csv, .tex and .json into the
-(first) folder; they are logged to the sweep's run in MLflow too. Exit code: 0 if all is there, 1 if something failed,
-is missing or still running (it is said what, and the rest is reported), 2 if there is nothing to report.
+A sweep of `--runs` may go by its id. Without a folder: the newest. Prints the table of models, and writes report.html,
+.md, .csv, .tex and .json into the (first) folder; they are logged to the sweep's run in MLflow too. Exit code: 0 if all
+is there, 1 if something failed, is missing or still running (it is said what, and the rest is reported), 2 if there is
+nothing to report.
 """
 
 from __future__ import annotations
@@ -51,15 +52,22 @@ def plot(found: Study) -> list[Path]:
     return drawn
 
 
+def _place(asked: Path, runs: Path) -> Path:
+    """The folder itself, or the sweep or run of that name."""
+    return next((at for at in (asked, runs / "sweeps" / asked, runs / "jobs" / asked) if at.is_dir()), asked)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__)
-    parser.add_argument("folders", nargs="*", type=Path, help="folders of runs or sweeps; default: the newest")
+    told = "folders of runs or sweeps, or their ids; default: the newest"
+    parser.add_argument("folders", nargs="*", type=Path, help=told)
     parser.add_argument("--runs", type=Path, help="folder with the store; default: the one above the folders, or runs")
     parser.add_argument("--plot", action="store_true", help=f"draw {plots.NAME} into each job's folder, from the store")
     asked = parser.parse_args()
     otherwise = Path(os.environ.get("SQUAREHEAD_RUNS", "runs"))
     try:
-        paths = asked.folders or [folders.newest(asked.runs or otherwise)]
+        runs = asked.runs or otherwise
+        paths = [_place(folder, runs) for folder in asked.folders] or [folders.newest(runs)]
         found = study.collect(paths, asked.runs, otherwise)
         written = write(found, paths[0])
     except UserError as error:

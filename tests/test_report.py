@@ -362,6 +362,8 @@ def test_the_newest_sweep_is_reported_and_the_store_left_as_it_is(sweep: Runs, m
     assert content() == before
     assert (newer.place / "report.json").exists()
     assert not (sweep.place / "report.json").exists()
+    assert run(monkeypatch, sweep.sweep, "--runs", sweep.folder) == 0
+    assert (sweep.place / "report.json").exists(), "a sweep may go by its id"
 
 
 def test_a_report_needs_neither_torch_nor_mlflow(sweep: Runs) -> None:

@@ -18,12 +18,12 @@ SEED = 0
 def difference(results: Results, a: Level, b: Level, metric: str) -> Difference | None:
     """By how much `metric` of `b` is over that of `a`: a paired bootstrap over the items, and over seeds if there are
     several. None where the items were not kept or are not the same."""
-    from stages.evaluation.compare import compare
-
     sides = [[_kept(results, row.evaluation) for row in level.rows] for level in (a, b)]
     (of_a, of_b) = ([model for model in side if model] for side in sides)
     if len(of_a) < len(a.rows) or len(of_b) < len(b.rows):
         return None
+    from stages.evaluation.compare import compare
+
     try:
         found = compare(of_a, of_b, SAMPLES, SEED)
     except (UserError, OSError, ValueError, KeyError):  # the report is not the place to mend what was kept
