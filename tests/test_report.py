@@ -105,6 +105,25 @@ def test_groups_that_set_several_options_are_told_by_what_they_set(runs: Runs) -
     assert [level.series for level in levels(found, "perplexity")] == ["ce", "kd", "kd", "one-shot", "one-shot"]
 
 
+def test_patterns_of_one_sparsity_are_no_seeds_of_each_other(runs: Runs) -> None:
+    for pattern, sparsity, value in (("unstructured", 0.5, 11.0), ("2:4", 0.5, 18.0), ("16:32", 0.5, 12.0)):
+        runs.pattern = pattern
+        runs.job(sparsity, "kd", value, row=f"patterns/{pattern}")
+    found = collected(runs)
+    told = [(level.series, level.each) for level in levels(found, "perplexity") if level.rows[0].kind == "evaluate"]
+    assert told == [("16:32", (12.0,)), ("2:4", (18.0,)), ("unstructured", (11.0,))]
+    (finding,) = glance.findings(found)
+    assert (finding.best, finding.margin) == ("unstructured", "within error of 16:32 (12.00 ± 1.00)")
+
+
+def test_patterns_of_different_sparsities_are_one_line(runs: Runs) -> None:
+    for pattern, sparsity in (("unstructured", 0.5), ("16:32", 0.5), ("unstructured", 0.75), ("16:64", 0.75)):
+        runs.pattern = pattern
+        runs.job(sparsity, "kd", 12.0, row=f"patterns/{pattern}_{sparsity}")
+    told = [level.series for level in levels(collected(runs), "perplexity") if level.rows[0].kind == "evaluate"]
+    assert told == ["N:M", "N:M", "unstructured", "unstructured"]
+
+
 def test_at_one_sparsity_quality_is_told_over_the_number_that_differs(runs: Runs) -> None:
     for lr, value in ((1e-4, 14.0), (1e-3, 11.0)):
         runs.job(0.7, "squarehead", value, lr=lr)

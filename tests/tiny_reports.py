@@ -111,7 +111,8 @@ class Runs:
     ) -> dict[str, Any]:
         """{node: stage, fingerprint, inputs (by node), and what its result holds}."""
         level = f"{100 * sparsity:g}"
-        trained = (sparsity, loss, seed) if lr == 1e-4 else (sparsity, loss, seed, lr)
+        masked = (sparsity, seed) if self.pattern == "unstructured" else (sparsity, seed, self.pattern)
+        trained = (sparsity, loss, seed, *masked[2:]) if lr == 1e-4 else (sparsity, loss, seed, *masked[2:], lr)
         layers = [{"name": f"model.layers.{i}.fc", "sparsity": sparsity, "error": 0.01 * (i + 1)} for i in range(3)]
         curve = [{"step": step, "time": 0.0, "metrics": {"loss": 3.0 / step, "loss_ce": 2.0 / step}} for step in (1, 2)]
         curve.append({"step": 2, "time": 0.0, "metrics": {"validation_loss": 1.5}})
@@ -124,14 +125,14 @@ class Runs:
             ),
             "dense_eval": self._judged((seed,), self.dense, error, model="dense"),
             f"prune_{level}": self._node(
-                "prune", (sparsity, seed), model="dense", metrics=zeros, facts={"layers": layers}, weights=4000,
+                "prune", masked, model="dense", metrics=zeros, facts={"layers": layers}, weights=4000,
                 config={"prune": {"pattern": self.pattern}, "sparsity": sparsity},
             ),
             f"finetune_{level}": self._node(
                 "finetune", trained, model=f"prune_{level}", teacher="dense", curve=curve,
                 metrics=zeros, weights=4100,
             ),
-            "one_shot_eval": self._judged((sparsity, seed), self.one_shot, error, model=f"prune_{level}"),
+            "one_shot_eval": self._judged(masked, self.one_shot, error, model=f"prune_{level}"),
             "evaluate": self._judged(trained, value, error, model=f"finetune_{level}"),
         }  # fmt: skip
         if int8:

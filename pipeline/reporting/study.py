@@ -102,6 +102,16 @@ class Study:
         """Options that tell fine-tuned models apart, but for seeds and what quality is drawn over."""
         return [key for key in self._values if key not in ("sparsity", self.axis)]
 
+    @cached_property
+    def _sparsity_tells_pattern(self) -> bool:
+        """Whether no two N:M patterns have the same sparsity: then 16:32 and 16:64 are places on one line."""
+        found = {
+            (round(row.sparsity or 0, 3), pattern)
+            for row in self.models
+            if (pattern := row.dials.get("prune.pattern", NONE)) not in ("unstructured", NONE)
+        }
+        return len({sparsity for sparsity, _ in found}) == len(found)
+
     @property
     def metrics(self) -> list[str]:
         """Of quality."""
@@ -113,11 +123,14 @@ class Study:
     def series(self, row: ModelRow) -> str:
         """What a model has in common with those beside it at other sparsities and seeds."""
         parts = {key: value for key, value in row.dials.items() if key in self.telling}
-        pattern = parts.pop("prune.pattern", "unstructured")
+        pattern = parts.pop("prune.pattern", NONE)
         if row.kind == "one_shot_eval":
             parts = {key: value for key, value in parts.items() if not key.startswith(("distill", "finetune"))}
         named = [value if key == "distill" else f"{key}={value}" for key, value in parts.items() if value != NONE]
-        named += ["N:M"] * (pattern not in ("unstructured", NONE))  # which of them, the sparsity says
+        if pattern not in ("unstructured", NONE):
+            named.append("N:M" if self._sparsity_tells_pattern else pattern)
+        elif pattern == "unstructured" and not named:
+            named.append(pattern)
         if row.kind == "one_shot_eval":
             return " ".join([*named, "one-shot"])
         base = " ".join(named) or row.loss or row.label
