@@ -21,7 +21,7 @@ from pipeline.plan import Plan, Stores
 from pipeline.process import this_process
 from pipeline.run import Outcome, Outcomes, run_plan
 from pipeline.store.store import Entry
-from pipeline.sweeps.plan import JobPlan, distinct, is_listed, plan_jobs
+from pipeline.sweeps.plan import JobPlan, distinct, is_listed, plan_jobs, skip_validation
 from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, read_shared, shared, sweeps
 from pipeline.sweeps.tables import listed, show_plans
 from pipeline.table import table_console, write_json
@@ -54,6 +54,8 @@ def begin(master: DictConfig, console: Console) -> Sweep:
     if master.dry_run:
         show_plans(plans, console)
         sys.exit(1 if any(job.config is None for job in plans) else 0)
+    if plans:
+        skip_validation()
     folder = Path(master.hydra.sweep.dir).absolute()
     runs = Path(master.runs)
     sweep = Sweep(
