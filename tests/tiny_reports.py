@@ -187,13 +187,10 @@ class Runs:
 
     def _publish(self, node: dict[str, Any], inputs: dict[str, str]) -> None:
         with self.store.fill(node["stage"], node["fingerprint"], lambda who: None) as slot:
-            for name, content in node["files"].items():
-                lines = (
-                    [json.dumps(row) + "\n" for row in content] if name.endswith(".jsonl") else [json.dumps(content)]
-                )
-                (slot.out / name).write_text("".join(lines))
-            if node["curve"]:
-                (slot.out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in node["curve"]))
+            curve = {"metrics.jsonl": node["curve"]} if node["curve"] else {}
+            for name, content in (node["files"] | curve).items():
+                rows = [json.dumps(row) + "\n" for row in content] if name.endswith(".jsonl") else [json.dumps(content)]
+                (slot.out / name).write_text("".join(rows))
             if node["weights"]:
                 (slot.out / "model.safetensors").write_bytes(bytes(node["weights"]))
             environment = {"cpu": "A CPU", "cores": 2, "threads": 1, "python": "3.11", "packages": {}, "git": "c0ffee"}

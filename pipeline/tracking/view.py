@@ -56,8 +56,6 @@ class View:
     """Which files of a result to show: all, small (under 1 MB), none."""
     makers: dict[str, str] = field(default_factory=dict)
     """Fingerprint -> run, of those found so far: jobs of a sweep ask for the same again and again."""
-    parents: dict[str, str] = field(default_factory=dict)
-    """Sweep -> run, likewise."""
 
     # ---- runs ----
 
@@ -159,13 +157,9 @@ class View:
     def sweep(self, sweep: str, start: float = 0.0) -> str:
         """The parent of a sweep's jobs, made by whichever of them comes first."""
         with self.connection.lock:
-            if sweep not in self.parents:
-                found = self.latest(kind="sweep", sweep=sweep)
-                made = (
-                    found.info.run_id if found else self.create("sweep", f"sweep {sweep}", {"sweep": sweep}, "", start)
-                )
-                self.parents[sweep] = str(made)
-            return self.parents[sweep]
+            if found := self.latest(kind="sweep", sweep=sweep):
+                return str(found.info.run_id)
+            return self.create("sweep", f"sweep {sweep}", {"sweep": sweep}, start=start)
 
     def settle(self, sweep: str) -> None:
         """Gives the parent of a sweep the status of its jobs so far: running, failed if any failed, finished."""
@@ -173,11 +167,14 @@ class View:
             last = self.latest(by="end_time", kind="job", sweep=sweep)
             if not last:
                 return
-            if self.latest("RUNNING", kind="job", sweep=sweep):
-                self.connection.client.update_run(self.sweep(sweep), status="RUNNING")
-                return
+            running = self.latest("RUNNING", kind="job", sweep=sweep)
             failed = any(self.latest(status, kind="job", sweep=sweep) for status in ("FAILED", "KILLED"))
-            self.close(self.sweep(sweep), "FAILED" if failed else "FINISHED", last.info.end_time / 1000)
+            for parent in self.search(kind="sweep", sweep=sweep):
+                if running:
+                    self.connection.client.update_run(parent.info.run_id, status="RUNNING")
+                else:
+                    status = "FAILED" if failed else "FINISHED"
+                    self.close(parent.info.run_id, status, last.info.end_time / 1000)
 
     def close_job(
         self,
