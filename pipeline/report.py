@@ -52,11 +52,6 @@ def plot(found: Study) -> list[Path]:
     return drawn
 
 
-def _place(asked: Path, runs: Path) -> Path:
-    """The folder itself, or the sweep or run of that name."""
-    return next((at for at in (asked, runs / "sweeps" / asked, runs / "jobs" / asked) if at.is_dir()), asked)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__)
     told = "folders of runs or sweeps, or their ids; default: the newest"
@@ -67,7 +62,7 @@ def main() -> None:
     otherwise = Path(os.environ.get("SQUAREHEAD_RUNS", "runs"))
     try:
         runs = asked.runs or otherwise
-        paths = [_place(folder, runs) for folder in asked.folders] or [folders.newest(runs)]
+        paths = [folders.named(folder, runs) for folder in asked.folders] or [folders.newest(runs)]
         found = study.collect(paths, asked.runs, otherwise)
         written = write(found, paths[0])
     except UserError as error:

@@ -86,6 +86,11 @@ class Folder:
     """By fingerprint, what ran for several jobs before they began, as in a summary."""
 
 
+def named(asked: Path, runs: Path) -> Path:
+    """The folder itself, or the run or sweep of that name."""
+    return next((at for at in (asked, runs / "jobs" / asked, runs / "sweeps" / asked) if at.is_dir()), asked)
+
+
 def newest(runs: Path) -> Path:
     """The newest folder of a run or sweep that has come to something. Raises UserError if there is none."""
     folders = [*runs.glob("jobs/*"), *runs.glob("sweeps/*")]
