@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.contracts import UserError
 from pipeline.estimating.estimates import of_plan
@@ -71,9 +72,9 @@ def run_job(composed: DictConfig) -> float | None:
     job = _job(config, hydra_config, sweep)
     if sweep:
         if is_done(folder):
-            console.print(f"[cyan]job {hydra_config.job.num}[/] {job.name}: done before", highlight=False)
+            console.print(f"[cyan]job {hydra_config.job.num}[/] {escape(job.name)}: done before", highlight=False)
             return _quality(folder)
-        console.print(f"[bold]job {hydra_config.job.num}[/] {job.name}", highlight=False)
+        console.print(f"[bold]job {hydra_config.job.num}[/] {escape(job.name)}", highlight=False)
         plan = settled(plan, read_shared(sweep.folder), stores)
     (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt
     write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
@@ -117,13 +118,12 @@ def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:
 def _run(
     job: Job, config: Config, plan: Plan, stores: Stores, console: Console, bars: bool, failed: Mapping[str, str]
 ) -> None:
-    # before torch is first imported: it reads its thread count once
-    os.environ["OMP_NUM_THREADS"] = str(config.threads)
-
     folder = job.folder
-    tracker = open_tracker(
-        config.tracking, Path(config.runs), job, config.threads, lambda line: console.print(f"[yellow]! {line}[/]")
-    )
+
+    def warn(line: str) -> None:
+        console.print(f"[yellow]! {escape(line)}[/]")
+
+    tracker = open_tracker(config.tracking, Path(config.runs), job, config.threads, warn)
     outcomes: Outcomes = {}
     ok = False
     try:
@@ -133,12 +133,12 @@ def _run(
         write_json(summary(outcomes), folder / SUMMARY)
         measured = any(it.status == "done" and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
         # of a sweep's jobs only those that bring something new: it takes as long as all the rest of a stored one
-        plot = plots.quality_speed(summary(outcomes), stores.runs, folder) if measured or not job.sweep else None
+        plot = _plot(outcomes, stores, folder, console) if measured or not job.sweep else None
         try:
             tracker.finish(summary(outcomes), ok)
         except UserError as lost:
             ok = False
-            console.print(f"[red]✗ tracking[/]: {lost}", highlight=False, soft_wrap=True)
+            console.print(f"[red]✗ tracking[/]: {escape(str(lost))}", highlight=False, soft_wrap=True)
     if job.sweep:
         show_job_end(job.name, summary(outcomes), console)
     else:
@@ -152,6 +152,15 @@ def _run(
             console.print("dashboard  make dashboard", highlight=False)
     if not ok:
         raise JobFailedError
+
+
+def _plot(outcomes: Outcomes, stores: Stores, folder: Path, console: Console) -> Path | None:
+    try:
+        return plots.quality_speed(summary(outcomes), stores.runs, folder)
+    except Exception as error:  # a picture that fails must not cost the record of what was measured
+        line = f"! no plot of quality and speed: {type(error).__name__}: {error}"
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return None
 
 
 def main() -> None:

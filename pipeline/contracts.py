@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+CURVES = "metrics.jsonl"
+"""What a stage logged as it ran, point by point, each with its time; beside the rest of its result."""
+
 
 class UserError(Exception):
     """Something the user can put right. Shown as one line, without a traceback.

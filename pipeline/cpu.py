@@ -1,10 +1,11 @@
-"""The processor: its name, its vector instructions, its cores. For the pipeline and the stages."""
+"""The processor: its name, its vector instructions, its cores and our use of them. For the pipeline and the stages."""
 
 from __future__ import annotations
 
 import functools
 import os
 import platform
+import sys
 from pathlib import Path
 
 INSTRUCTIONS = (
@@ -37,6 +38,14 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def use(threads: int) -> None:
+    """So many, for what this process computes from here on. torch reads the variable when it is first imported, and
+    must be told later on."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
 
 
 @functools.cache

@@ -15,8 +15,7 @@ def headline(nodes: Nodes) -> dict[str, float]:
     """Quality of the sparse model under the metric's own name (`perplexity`, `_stderr`, `_recovery`), of the int8 one
     after `int8_`, of the dense one after `dense_`; `recovery` of the main metric; sparsities; decoding speed over torch
     fp32 dense by backend, and the best of them; `seconds` of all its stages. What is missing is left out."""
-    # nothing was pruned: the dense model is the job's model
-    found = _qualities(nodes, "evaluate" if "evaluate" in nodes else "dense_eval")
+    found = _qualities(nodes, _judged(nodes))
     for judged, prefix in (("evaluate_q", INT8), ("dense_eval", DENSE)):
         found |= {f"{prefix}{name}": value for name, value in _qualities(nodes, judged).items()}
     if (metric := main_metric(nodes)) and f"{metric}_recovery" in found:
@@ -33,9 +32,17 @@ def headline(nodes: Nodes) -> dict[str, float]:
     return found
 
 
+def _judged(nodes: Nodes) -> str:
+    """The node that judged what the job is about: its sparse model, or the dense one where nothing was to be pruned;
+    empty where there is none."""
+    is_sparse = any(node["stage"] in ("prune", "finetune") for node in nodes.values())
+    kinds = ("evaluate", "one_shot_eval") if is_sparse else ("evaluate", "dense_eval")
+    return next((kind for kind in kinds if kind in nodes), "")
+
+
 def main_metric(nodes: Nodes) -> str:
     """By which models are compared first; empty if nothing was evaluated."""
-    for node in ("evaluate", "dense_eval"):
+    for node in ("evaluate", "one_shot_eval", "dense_eval"):
         if metric := first_metric([name for name in nodes.get(node, {}).get("metrics", {}) if is_quality(name)]):
             return metric
     return ""

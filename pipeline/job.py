@@ -72,10 +72,11 @@ def started_at(job: Job) -> float:
 
 
 def read_summary(folder: Path) -> dict[str, dict[str, Any]]:
-    """{node: {stage, fingerprint, status, seconds, metrics, error}}; empty for a job that did not come to its end."""
+    """{node: {stage, fingerprint, status, seconds, metrics, error}}; empty for a job that did not come to its end, or
+    whose record of that is damaged."""
     try:
         found: dict[str, dict[str, Any]] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
     return found
 

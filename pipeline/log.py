@@ -24,9 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pipeline.contracts import CURVES
 from pipeline.progress import ProgressFile
-
-CURVES = "metrics.jsonl"
 
 
 class StageLog:

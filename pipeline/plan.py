@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.contracts import UserError
+from pipeline.contracts import Benchmark, Metrics, UserError
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
 from pipeline.schema import Config, Data, EvaluateSlice, ModelSlice
@@ -107,11 +107,21 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: boo
         if damage := store.damage(node.stage, key):
             return planned("run", f"the stored result is damaged: {damage}", replace=True)
         return planned("run", _why_missing(node, spec, described, inputs, store) if reasons else "not stored")
-    if entry.meta.get("code") != code_digest(spec.module):
-        if config.cache.code == "strict":
-            return planned("run", "its code changed since (cache.code=strict)", replace=True)
-        return planned("hit", "", warning="its code changed since; cache.code=strict would run it again")
-    return planned("hit", "")
+    outdated = "its code changed since" if entry.meta.get("code") != code_digest(spec.module) else ""
+    outdated = outdated or _changed_since(entry, node, plan)
+    if outdated and config.cache.code == "strict":
+        return planned("run", f"{outdated} (cache.code=strict)", replace=True)
+    return planned("hit", "", warning=f"{outdated}; cache.code=strict would run it again" if outdated else "")
+
+
+def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
+    """Which input was made again, by a forced or a strict run, and came out otherwise than this result knew it."""
+    known = entry.meta.get("contents", {})
+    for role, source in node.inputs.items():
+        there = plan[source].entry
+        if there and role in known and known[role] != there.content:
+            return f"its input {source} was made again since, with another outcome"
+    return ""
 
 
 def _described(node: Node) -> dict[str, Any]:
@@ -159,11 +169,13 @@ def _why_missing(
 
 
 def _drop_unneeded(plan: Plan) -> Plan:
-    """A result that is gone is made again only if something that runs asks for it, or nothing was to follow it."""
+    """A result that is gone is made again only if something that runs asks for it, if nothing was to follow it, or if
+    it is a measurement, which is wanted for itself."""
     used = {source for item in plan.values() for source in item.node.inputs.values()}
+    wanted = {name for name, item in plan.items() if name not in used or item.spec.makes in (Metrics, Benchmark)}
     needed: set[str] = set()
     for name, item in reversed(plan.items()):
-        if item.status == "run" and (item.replace or name in needed or name not in used):
+        if item.status == "run" and (item.replace or name in needed | wanted):
             needed |= {name, *item.node.inputs.values()}
     return {
         name: item

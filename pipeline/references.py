@@ -60,6 +60,10 @@ class Reference:
     """Where its speed was read, if not at `source`."""
     speed_table: str = ""
     """The table that has the speed of these models, where it is another."""
+    models: tuple[str, ...] = ()
+    """Other names of the model, as the last part of a path has them."""
+    data: tuple[str, ...] = ()
+    """Names of the data set, as the last part of a path has them, and the subset after it."""
     note: str = ""
 
     @property
@@ -107,7 +111,7 @@ def _rows(name: str, table: dict[str, Any]) -> list[Reference]:
     known = {field.name for field in fields(Reference)}
     rows = []
     for row in table["rows"]:
-        values = common | row
+        values = {key: tuple(it) if isinstance(it, list) else it for key, it in (common | row).items()}
         if unknown := set(values) - known:
             raise ValueError(f"{FILE.name}: {name}: unknown keys {sorted(unknown)}")
         rows.append(values | {"table": name, "value": round(row["value"] * scale, 6)})

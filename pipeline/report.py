@@ -18,6 +18,7 @@ from pipeline.disk import replace_text
 from pipeline.reporting import folders, logged, page, plots, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
+from pipeline.tracking.values import public
 
 NAME = "report"
 INCOMPLETE, NOTHING = 1, 2
@@ -34,7 +35,7 @@ def write(found: Study, folder: Path) -> list[Path]:
         "json": writers.as_json(found),
     }
     try:
-        return [replace_text(folder / f"{NAME}.{suffix}", text) for suffix, text in texts.items()]
+        return [replace_text(folder / f"{NAME}.{suffix}", public(text)) for suffix, text in texts.items()]
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror}", "FOLDER") from error
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 
-from pipeline import heap
+from pipeline import cpu, heap
 from pipeline.contracts import Artifact, UserError
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
@@ -51,19 +52,20 @@ def run_plan(
     """Runs what has to run and fills `outcomes`; `failed` (fingerprint -> why) is not tried again. Never raises for a
     failed stage: its outcome says so, and tracebacks of bugs are kept in `folder`. KeyboardInterrupt stops at once;
     what is published stays."""
+    cpu.use(config.threads)
     entries: dict[str, Entry] = {}
     for name, item in plan.items():
         outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
         if item.status == "unneeded":
             outcome.status = "unneeded"
             continue
-        if any(source not in entries for source in item.node.inputs.values()):
-            lost = [source for source in item.node.inputs.values() if source not in entries]
+        lost = [source for source in item.node.inputs.values() if source not in entries]
+        if lost and item.status != "hit":  # what is stored needs none of what it was made from
             outcome.error = f"needs {', '.join(lost)}"
             continue
         if failed and item.fingerprint in failed:
             outcome.status, outcome.error = "failed", failed[item.fingerprint]
-            console.print(f"[red]✗ {name}[/], shared: {outcome.error}", highlight=False, soft_wrap=True)
+            console.print(f"[red]✗ {name}[/], shared: {escape(outcome.error)}", highlight=False, soft_wrap=True)
             continue
         started = time.monotonic()
         try:
@@ -79,7 +81,7 @@ def run_plan(
         except Exception as error:
             outcome.status, outcome.error = "failed", _explain(error, name, folder)
             outcome.seconds = time.monotonic() - started
-            console.print(f"[red]✗ {name}[/]: {outcome.error}", highlight=False, soft_wrap=True)
+            console.print(f"[red]✗ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
 
 
 def _fill(
@@ -89,13 +91,13 @@ def _fill(
     name = item.node.name
 
     def waiting(who: str) -> None:
-        console.print(f"… {name}: waiting for {who}, which is making the same", highlight=False)
+        console.print(f"… {name}: waiting for {escape(who)}, which is making the same", highlight=False)
 
     store = stores.for_stage(item.spec)
     with store.fill(item.node.stage, item.fingerprint, waiting, replace=item.replace) as slot:
         if slot.entry:
             return slot.entry, "hit"
-        console.print(f"[bold]▶ {name}[/] [dim]{item.reason}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[bold]▶ {name}[/] [dim]{escape(item.reason)}[/]", highlight=False, soft_wrap=True)
         stage_run = tracker.start_stage(name, item.node.stage, item.fingerprint, item.config)
         try:
             entry = _execute(item, entries, config, slot, stage_run.metrics, console, bars)
@@ -126,6 +128,7 @@ def _execute(
             "fingerprint": item.fingerprint,
             "config": item.config,
             "inputs": item.inputs,
+            "contents": {role: entries[source].content for role, source in item.node.inputs.items()},
             "facts": log.found,
             "metrics": {name: float(value) for name, value in metrics.items()},
             "seconds": time.monotonic() - started,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.disk import replace_text
@@ -50,7 +51,7 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
     for name, item in plan.items():
         status = item.status.upper() if item.status == "run" else item.status
         time = told_seconds(estimated[name]) if name in estimated else ""
-        why = _plain(item.reason or item.warning)
+        why = escape(item.reason or item.warning)
         table.add_row(name, f"[{STYLES[item.status]}]{status}[/]", item.fingerprint[:16], time, why)
     console.print(table)
     running = sum(item.status == "run" for item in plan.values())
@@ -62,7 +63,8 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
 
 def show_warnings(plan: Plan, console: Console) -> None:
     if warned := [name for name, item in plan.items() if item.warning]:
-        console.print(f"[yellow]! {', '.join(warned)}: {plan[warned[0]].warning}[/]", highlight=False, soft_wrap=True)
+        told = escape(plan[warned[0]].warning)
+        console.print(f"[yellow]! {', '.join(warned)}: {told}[/]", highlight=False, soft_wrap=True)
 
 
 def show_outcomes(outcomes: Outcomes, console: Console) -> None:
@@ -73,7 +75,7 @@ def show_outcomes(outcomes: Outcomes, console: Console) -> None:
     table.add_column("", overflow="fold")
     for name, outcome in outcomes.items():
         seconds = f"{outcome.seconds:.1f}" if outcome.metrics else ""
-        told = _main_metrics(outcome.stage, outcome.metrics) or _plain(outcome.error)
+        told = _main_metrics(outcome.stage, outcome.metrics) or escape(outcome.error)
         table.add_row(name, f"[{STYLES[outcome.status]}]{outcome.status}[/]", seconds, told)
     console.print(table)
 
@@ -165,7 +167,7 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
     for row in found["rows"]:
         told = f"n/a ({row['reason']})" if row["status"] != "ok" else row["note"]
         if told:
-            console.print(f"[dim]{row['backend']} {row['model']}: {_plain(told)}[/]", highlight=False)
+            console.print(f"[dim]{row['backend']} {row['model']}: {escape(told)}[/]", highlight=False)
 
 
 COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "own", "best", "GB/s", "MB read")
@@ -192,8 +194,3 @@ def _short(value: float) -> str:
     if abs(value) >= 1e5:
         return f"{value:,.0f}"
     return f"{value:.4g}" if value != int(value) else f"{int(value)}"
-
-
-def _plain(text: str) -> str:
-    """Square brackets in a reason are no markup."""
-    return text.replace("[", r"\[")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.contracts import UserError
+from pipeline.contracts import CURVES, UserError
 from pipeline.fingerprint import code_digest
 from pipeline.graph import build
 from pipeline.plan import Plan, Stores, make_plan
@@ -121,11 +122,12 @@ def plan(local: list[str], *overrides: str) -> Plan:
     return make_plan(resolved, build(resolved), Stores.of(resolved))
 
 
-def publish(item: Any, local: list[str], code: str | None = None) -> None:
+def publish(item: Any, local: list[str], code: str | None = None, content: str = "", **more: Any) -> None:
     """A result as the runner would publish it, without the work."""
     store = Stores.of(config(*local)).for_stage(item.spec)
     with store.fill(item.node.stage, item.fingerprint, print, replace=item.replace) as slot:
-        (slot.out / "result.txt").write_text(item.node.name)
+        (slot.out / "result.txt").write_text(content or item.node.name)
+        (slot.out / CURVES).write_text(str(time.time()))
         slot.publish(
             {
                 "stage": item.node.stage,
@@ -140,6 +142,7 @@ def publish(item: Any, local: list[str], code: str | None = None) -> None:
                 "environment": {},
                 "code": code or code_digest(item.spec.module),
             }
+            | more
         )
 
 
@@ -244,6 +247,24 @@ def test_changed_code_warns_or_with_strict_runs_again(local: list[str]) -> None:
     assert strict["prune_50"].status == "run"
     assert strict["finetune_50"].status == "run"
     assert strict["calibrate"].status == "hit"
+
+
+def test_a_result_whose_input_came_out_otherwise_since_warns_or_with_strict_runs_again(local: list[str]) -> None:
+    for name in plan(local):
+        there = plan(local)
+        sources = there[name].node.inputs
+        publish(there[name], local, contents={role: there[source].entry.content for role, source in sources.items()})
+    prune = plan(local, "force=[prune_50]")["prune_50"]
+    publish(prune, local)
+    again = plan(local, "cache.code=strict")
+    assert {item.status for item in again.values()} == {"hit"}, "made twice alike, but for the times in its curves"
+    publish(prune, local, content="other weights")
+    lenient = plan(local)["finetune_50"]
+    assert lenient.status == "hit"
+    assert "its input prune_50 was made again since" in lenient.warning
+    strict = plan(local, "cache.code=strict")
+    assert {name for name, item in strict.items() if item.status == "run"} >= {"finetune_50", "evaluate"}
+    assert strict["dense_eval"].status == "hit"
 
 
 def test_a_lost_intermediate_is_made_again_only_if_something_needs_it(local: list[str]) -> None:

@@ -19,6 +19,16 @@ def test_accuracy_is_compared_first_and_what_says_how_it_came_about_never() -> N
     assert main_metric({}) == ""
 
 
+def test_the_dense_model_is_no_sparse_job_s_own() -> None:
+    dense, pruned = evaluated(perplexity=15.0), evaluated(perplexity=33.0)
+    prune = {"stage": "prune", "status": "done", "seconds": 1.0, "metrics": {"sparsity": 0.5}}
+    assert headline({"dense_eval": dense, "prune_50": prune, "one_shot_eval": pruned})["perplexity"] == 33.0
+    only_int8 = headline({"dense_eval": dense, "prune_50": prune, "evaluate_q": evaluated(perplexity=34.0)})
+    assert "perplexity" not in only_int8
+    assert (only_int8["int8_perplexity"], only_int8["dense_perplexity"]) == (34.0, 15.0)
+    assert headline({"dense_eval": dense})["perplexity"] == 15.0, "nothing was to be pruned"
+
+
 def test_recovery_is_that_of_the_metric_compared_first() -> None:
     both = evaluated(perplexity=20.0, perplexity_recovery=80.0, **{ACCURACY: 0.5, f"{ACCURACY}_recovery": 90.0})
     found = headline({"evaluate": both})

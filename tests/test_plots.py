@@ -155,6 +155,25 @@ def test_axes_and_legend_say_what_is_drawn(nodes: dict[str, dict[str, Any]], sto
     assert not [text for text in plots.draw(slow).legends[0].get_texts() if "not measured" in text.get_text()]
 
 
+def test_perplexities_far_apart_have_an_axis_of_ratios(nodes: dict[str, dict[str, Any]], store: Store) -> None:
+    found = plots.collect(nodes, store)
+    assert found is not None
+    first, *others = found.points
+    near = replace(found, points=[replace(point, quality=12.0) for point in found.points])
+    far = replace(near, points=[replace(first, quality=100.0), *others])
+    assert plots.draw(near).axes[0].get_yscale() == "linear"
+    assert plots.draw(far).axes[0].get_yscale() == "log"
+    assert plots.draw(replace(far, metric="bleu")).axes[0].get_yscale() == "linear"
+
+
+def test_one_round_is_drawn_though_its_ends_are_rounded_past_it(nodes: dict[str, dict[str, Any]], store: Store) -> None:
+    found = plots.collect(nodes, store)
+    assert found is not None
+    points = [replace(at, slowest=at.speedup * (1 + 1e-16), fastest=at.speedup * (1 - 2e-16)) for at in found.points]
+    assert any(at.fastest < at.speedup for at in points)
+    assert len(drawn(plots.draw(replace(found, points=points)))) == len(points)
+
+
 def test_of_other_metrics_more_may_be_better(store: Store) -> None:
     found = plots.collect(nodes_of(store, [row("torch_fp32", "dense", 1.0)], "exact_match"), store)
     assert found is not None

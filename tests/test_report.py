@@ -13,7 +13,7 @@ from statistics import mean, stdev
 import pytest
 
 from pipeline import report
-from pipeline.references import Reference
+from pipeline.references import Reference, of_table
 from pipeline.reporting import glance, quality_figures, study, verdicts
 from pipeline.reporting.levels import levels
 from pipeline.reporting.models import ModelRow
@@ -155,6 +155,18 @@ def test_models_judged_on_the_same_windows_are_told_apart_window_by_window(tmp_p
     assert 0 < float(low) < 0.5 < float(high)
 
 
+def test_seeds_are_told_apart_by_their_means(runs: Runs) -> None:
+    """Two means 2.5 apart, of three seeds each, whose deviation is 1: clear, though not of each single seed."""
+    for seed, off in enumerate((-1.0, 0.0, 1.0)):
+        runs.job(0.5, "kd", 11.0 + 0.7 * off, seed=seed)
+        runs.job(0.5, "ce", 13.0 + 0.7 * off, seed=seed)
+        runs.job(0.7, "kd", 11.0 + off, seed=seed)
+        runs.job(0.7, "ce", 12.0 + off, seed=seed)
+    low, high = glance.findings(collected(runs))
+    assert low.margin == "clear of ce (13.00 ± 0.70) over seeds"
+    assert high.margin == "within the spread of seeds of ce (12.00 ± 1.00)"
+
+
 def test_models_that_are_level_in_their_windows_are_not_told_apart(runs: Runs) -> None:
     runs.windows = True
     runs.job(0.5, "kd", 11.0)
@@ -178,6 +190,32 @@ def test_the_gain_of_int8_is_told_apart_from_that_of_zeros(runs: Runs) -> None:
         "evaluate_q": ("engine_int8", 6.0),
     }
     assert speeds["evaluate_q"].fingerprints == (fingerprint("benchmark", 0.5, "kd", 0),)
+
+
+def test_the_last_rung_of_a_job_is_its_model_though_others_pass_it(runs: Runs) -> None:
+    ladder = runs.job(0.7, "ce", 30.0)
+    short = runs.job(0.5, "ce", 14.0)
+    for name in ("plan.json", "summary.json"):
+        passed = json.loads((short / name).read_text())
+        longer = json.loads((ladder / name).read_text())
+        (passed.get("nodes", passed), longer.get("nodes", longer))
+        at, to = passed.get("nodes", passed), longer.get("nodes", longer)
+        to["evaluate_50"] = at["evaluate"]
+        (ladder / name).write_text(json.dumps(longer))
+    found = collected(runs)
+    assert [(row.sparsity, row.jobs) for row in rows(found, "evaluate")] == [(0.5, (1,)), (0.7, (0,))]
+    assert rows(found, "rung") == []
+
+
+def test_what_was_fine_tuned_once_and_pruned_further_is_one_part(runs: Runs) -> None:
+    place = runs.job(0.5, "ce", 14.0, until="finetune_50")
+    plan = json.loads((place / "plan.json").read_text())
+    further = {"stage": "prune", "fingerprint": fingerprint("further"), "inputs": {"model": "finetune_50"}}
+    plan["nodes"]["prune_60"] = further | {"status": "run"}
+    (place / "plan.json").write_text(json.dumps(plan))
+    names = [group.name for group in collected(runs).groups]
+    assert "prune, fine-tune" in names
+    assert "prune" not in names
 
 
 def test_what_jobs_share_is_counted_once(sweep: Runs) -> None:
@@ -229,6 +267,36 @@ def test_a_verdict_weighs_the_difference_by_our_error(
     runs.job(0.5, "squarehead", ours, error=stderr)
     (told,) = [at for at in collected(runs).comparisons if at.row.kind == "evaluate"]
     assert (told.reference.value, told.verdict) == (0.306, verdict)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "subset", "same"),
+    [
+        ("google-t5/t5-small", "wmt/wmt14", "de-en", (True, True)),
+        ("folder/T5_small/", "wmt14", "de-en", (True, True)),
+        ("google/mt5-small", "wmt/wmt14", "fr-en", (False, False)),
+        ("google/flan-t5-small", "wmt/wmt14", "", (False, False)),
+    ],
+)
+def test_published_figures_are_of_a_model_and_of_data_by_their_whole_names(
+    tmp_path: Path, model: str, data: str, subset: str, same: tuple[bool, bool]
+) -> None:
+    runs = Runs(tmp_path)
+    runs.job(0.75, "squarehead", 24.0)
+    (job,) = collected(runs).jobs
+    job.config.update(model={"path": model}, data={"path": data, "subset": subset})
+    assert verdicts.same(job, of_table("t5")[0]) == same
+
+
+def test_a_model_that_was_only_pruned_stands_beside_figures_of_such(tmp_path: Path) -> None:
+    for steps, losses in ((10, ["squarehead"]), (0, [None])):
+        runs = Runs(tmp_path / str(steps), "squarehead_qa_exact_match_strict_match", True, 0.3, 0.1, "mpt_gsm8k")
+        record = runs.job(0.5, "squarehead", 0.25) / "job.json"
+        told = json.loads(record.read_text())
+        told["config"]["finetune"] |= {"steps": steps, "epochs": 0}
+        record.write_text(json.dumps(told))
+        beside = [at.reference.loss for at in collected(runs).comparisons if at.row.kind == "evaluate"]
+        assert beside == losses
 
 
 def test_another_model_has_no_verdict_and_its_recovery_stands_beside_ours(tmp_path: Path) -> None:
@@ -383,6 +451,17 @@ def test_the_newest_sweep_is_reported_and_the_store_left_as_it_is(sweep: Runs, m
     assert not (sweep.place / "report.json").exists()
     assert run(monkeypatch, sweep.sweep, "--runs", sweep.folder) == 0
     assert (sweep.place / "report.json").exists(), "a sweep may go by its id"
+
+
+def test_passwords_in_uris_are_not_published(sweep: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    for record in sweep.place.rglob("job.json"):
+        record.write_text(record.read_text().replace('"uri": ""', '"uri": "https://me:secret@host/mlflow"'))
+    for lines in sweep.place.rglob("overrides.yaml"):
+        lines.write_text(lines.read_text() + "- tracking.uri=https://me:secret@host/mlflow\n")
+    assert run(monkeypatch, sweep.place) == 0
+    written = "".join(path.read_text() for path in sweep.place.glob("report.*"))
+    assert "https://host/mlflow" in written
+    assert "secret" not in written
 
 
 def test_a_report_needs_neither_torch_nor_mlflow(sweep: Runs) -> None:

@@ -47,13 +47,16 @@ def waiting(who):
     say("waiting")
 
 print("started", flush=True)
-with Store(root).fill("prune", fingerprint, waiting, replace=behaviour == "replace") as slot:
+with Store(root).fill("prune", fingerprint, waiting, replace=behaviour in ("replace", "give_up")) as slot:
     if slot.entry:
         print("hit", slot.entry.path)
         sys.exit()
     print("working", flush=True)
     before = slot.resume / "checkpoint"
     before.write_text(str(int(before.read_text() or 0) + 1) if before.exists() else "1")
+    if behaviour == "give_up":
+        wait_for("waiting")
+        sys.exit(1)
     if behaviour == "until_waiting":
         wait_for("waiting")
     if behaviour == "side_by_side":
@@ -303,6 +306,21 @@ def test_two_processes_make_the_same_result_once(tmp_path):
     assert lines[0] == "started"
     assert lines[1].startswith(f"waiting for pid {first.pid} on host ")
     assert lines[2:] == [f"hit {tmp_path / 'store' / 'prune' / ONE[:16]}"]
+
+
+def test_who_waited_to_replace_a_result_does_not_take_the_old_one_for_new(tmp_path):
+    old = put(Store(tmp_path / "store")).meta["files"]
+    first = filler(tmp_path / "store", behaviour="give_up")
+    assert first.stdout
+    assert [first.stdout.readline() for _ in range(2)] == ["started\n", "working\n"]
+    second = filler(tmp_path / "store", behaviour="replace")
+    said, _ = second.communicate(timeout=60)
+    assert (first.wait(timeout=60), second.returncode) == (1, 0)
+    first.stdout.close()
+    assert said.splitlines()[2:] == ["working"]
+    new = Store(tmp_path / "store").find("prune", ONE)
+    assert new is not None
+    assert new.meta["files"] != old
 
 
 def test_different_results_are_made_side_by_side(tmp_path):

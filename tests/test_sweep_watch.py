@@ -109,6 +109,16 @@ def test_every_job_has_the_status_that_its_folder_tells(tmp_path: Path) -> None:
     assert sweep_state.read(sweep).status == "unfinished"
 
 
+def test_a_summary_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, DEAD, jobs=2)
+    for num in (0, 1):
+        end_job(sweep, num)
+    (sweep.folder / "1" / "summary.json").write_text('{"dense": {"sta')
+    begin = json.dumps({"process": DEAD})
+    (sweep.folder / "1" / "job.json").write_text(begin)
+    assert [job.status for job in sweep_state.read(sweep).jobs] == ["done", "killed"]
+
+
 def test_jobs_of_a_living_sweep_wait_and_those_of_a_killed_one_are_missing(tmp_path: Path) -> None:
     assert {job.status for job in sweep_state.read(make_sweep(tmp_path)).jobs} == {"waiting"}
     assert {job.status for job in sweep_state.read(make_sweep(tmp_path, DEAD)).jobs} == {"missing"}

@@ -114,6 +114,45 @@ def test_what_jobs_share_and_fails_is_tried_once(shell: Shell) -> None:
     assert sweep_state.read(shell.newest).counts == {"failed": 2}
 
 
+def test_stages_run_with_the_threads_asked_for_before_the_jobs_too(shell: Shell) -> None:
+    assert "threads=1" in shell.place.options
+    assert shell.sweep("distill=ce,squarehead")[0] == 0
+    stored = Store(shell.place.runs / "store").entries()
+    assert {entry.meta["environment"]["threads"] for entry in stored} == {1}
+
+
+def test_what_is_stored_needs_nothing_that_it_was_made_from(shell: Shell) -> None:
+    assert shell.sweep("distill=ce,squarehead")[0] == 0
+    store = Store(shell.place.runs / "store")
+    for entry in [*store.entries("prune"), *store.entries("calibrate")]:
+        assert store.remove(entry.path)
+    code, told = shell.sweep("distill=ce,squarehead")
+    assert (code, told.count("▶")) == (0, 0), told
+    assert shell.place.run(*SMALL, "distill=ce")["evaluate"].status == "hit"
+    code, told = shell.sweep("distill=ce,kd")
+    assert code == 0, told
+    assert "▶ prune_50" in told
+    assert "▶ dense " not in told
+
+
+def test_a_measurement_that_is_gone_is_made_again(shell: Shell) -> None:
+    assert shell.place.run(*SMALL)["dense_eval"].status == "done"
+    store = Store(shell.place.runs / "store")
+    found = shell.place.run(*SMALL)["dense_eval"].fingerprint
+    assert store.remove(store.folder("evaluate", found))
+    again = {name: outcome.status for name, outcome in shell.place.run(*SMALL).items()}
+    assert {name for name, status in again.items() if status == "done"} == {"dense_eval"}
+    assert set(again.values()) == {"hit", "done"}
+
+
+def test_square_brackets_in_options_are_no_markup(shell: Shell) -> None:
+    line = ("data=qa", f"data.path={shell.place.sources.questions}", "until=dense")
+    for prompt in ("{question}", "[INST] {question} [/INST]"):
+        code, told = shell.sweep(*line, f'data.prompt="{prompt}"')
+        assert code == 0, told
+    assert "[/INST]" in told, "why data is made again"
+
+
 def test_force_makes_a_shared_result_again_once(shell: Shell) -> None:
     line = ("distill=ce,squarehead", "until=dense_eval")
     assert shell.sweep(*line)[0] == 0

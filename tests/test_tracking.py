@@ -331,6 +331,17 @@ def test_failed_stage_keeps_its_curve_and_traceback_and_fails_job_and_sweep(runs
     assert {only(view.search(kind=kind)).info.status for kind in ("job", "sweep")} == {"FAILED"}
 
 
+def test_what_jobs_were_told_to_differ_in_is_where_mlflow_s_comparison_begins(runs: Path) -> None:
+    losses = {"ce": (0, 0), "kd": (1, 0), "squarehead": (0, 1)}
+    for number, (loss, (kd, squarehead)) in enumerate(losses.items()):
+        plain = make_job(runs, number, distill=loss, sparsity=str(0.5 + number / 10))
+        settings = {"distill": {"ce": 1, "kd": kd, "squarehead": squarehead}, "training": {"lr": 0.1 * (number + 1)}}
+        Told(runs, replace(plain, config=plain.config | settings, choices={"distill": loss})).end()
+    found = [run.data.params for run in view_of(runs).search(kind="job")]
+    differing = sorted(key for key in found[0] if len({params[key] for params in found}) > 1)
+    assert differing == ["distill", "sparsity", "training.lr"]  # MLflow's first three: by name
+
+
 def test_names_and_values_beyond_mlflow_s_limits_are_fitted(runs: Path) -> None:
     told = Told(runs, make_job(runs))
     run = told.tracker.start_stage("n", "prune", "ef" * 32, {"skip": "x" * 7000, "empty": "", "none": None})

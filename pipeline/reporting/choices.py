@@ -88,7 +88,11 @@ def text(value: Any) -> str:
 
 
 def loss(config: Mapping[str, Any]) -> str:
-    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both; empty where nothing tells."""
+    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both; empty where nothing tells, and where the
+    sparse model was not fine-tuned."""
+    finetune = config.get("finetune", {})
+    if finetune.get("steps") == 0 and not finetune.get("epochs"):
+        return ""
     weights = config.get("distill", {})
     parts = [name for name in ("squarehead", "kd") if weights.get(name)]
     return "+".join(parts) or ("ce" if weights.get("ce") else "")

@@ -12,6 +12,9 @@ from pipeline.reporting.levels import Level, levels
 from pipeline.reporting.study import Study
 from pipeline.reporting.verdicts import SAME, SIGMAS
 
+CERTAINTY = 0.95
+"""Of Welch's test over seeds."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -70,7 +73,12 @@ def _margin(study: Study, best: Level, others: Sequence[Level]) -> str:
         if paired.low * paired.high > 0:
             return f"clear of {rival} on the same items, by {low} to {high}"
         return f"not told apart from {rival} on the same items"
-    if best.error is None or next_best.error is None:
+    if len(best.each) > 1 and len(next_best.each) > 1:
+        from scipy.stats import ttest_ind
+
+        apart = ttest_ind(best.each, next_best.each, equal_var=False).pvalue < 1 - CERTAINTY
+        return f"clear of {rival} over seeds" if apart else f"within the spread of seeds of {rival}"
+    if best.error is None or next_best.error is None or len(best.each) != len(next_best.each):
         return f"before {rival}, errors not known"
     apart = abs(best.value - next_best.value) > SIGMAS * hypot(best.error, next_best.error)
     return f"clear of {rival}" if apart else f"within error of {rival}"

@@ -38,6 +38,8 @@ COLORS = {"dense": "#4269a5", "sparse": "#d0571c"}
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "*", "8", "d", "H")
 WIDE = 3.0
 """Largest over smallest speed-up from which on the axis is logarithmic."""
+FAR = 3.0
+"""Largest over smallest perplexity from which on their axis is logarithmic."""
 SIZE_INCHES = (9.0, 5.6)
 FONT = 8
 
@@ -155,6 +157,7 @@ def draw(found: QualitySpeed) -> Figure:
     for point in found.points:
         mark(axes, point, shapes[point.backend], COLORS[point.model])
     scale(axes, found.points)
+    scale_quality(axes, found.metric, [point.quality for point in found.points])
     _frame(axes, found)
     figure.legend(handles=_legend(found), loc="outside lower center", ncols=3, frameon=False, fontsize=FONT)
     figure.draw_without_rendering()
@@ -169,7 +172,7 @@ def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", 
     bars = axes.errorbar(
         point.speedup,
         point.quality,
-        xerr=[[point.speedup - point.slowest], [point.fastest - point.speedup]],
+        xerr=[[max(point.speedup - point.slowest, 0)], [max(point.fastest - point.speedup, 0)]],  # one ulp under
         yerr=point.stderr,
         fmt=shape,
         color=color,
@@ -198,6 +201,18 @@ def scale(axes: Axes, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}×"))
     axes.margins(y=0.3)
     axes.set_xlabel("decode speed over torch fp32 of the dense model")
+
+
+def scale_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    """The axis of a perplexity, logarithmic where they are far apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if "perplexity" not in metric or max(values) <= FAR * min(values):
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _frame(axes: Axes, found: QualitySpeed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING
 
+from pipeline.reporting import plots
 from pipeline.reporting.cells import name_of, plain
 from pipeline.reporting.figures import COLORS, INK, PAPER, SOFT, WIDTH, canvas, styled, svg
 from pipeline.reporting.levels import Level, levels
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAR = 3.0
-"""Largest over smallest perplexity from which on their axis is logarithmic."""
 ZEROS = "zeros among the prunable weights, %"
 NARROW = 4.0
 """Percent of sparsity that an axis spans at least."""
@@ -61,8 +60,7 @@ def quality(study: Study, metric: str) -> str | None:
             _published_values(axes, study, metric)
         values = [level.value for line in lines.values() for level in line]
         values += [row.qualities[metric].value for row in study.models if row.is_dense and metric in row.qualities]
-        if "perplexity" in metric and max(values) > FAR * min(values):
-            _logarithmic(axes)
+        plots.scale_quality(axes, metric, values)
         if over_sparsity:
             axes.set_xlim(places[0] - 0.07 * reach, places[-1] + 0.07 * reach)
         elif places[0] > 0 and places[-1] >= 4 * places[0]:
@@ -168,12 +166,3 @@ def _legend(figure: Figure, axes: Axes) -> None:
     else:
         columns = 2 if max(map(len, kept)) <= HALF else 1
         figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=columns)
-
-
-def _logarithmic(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UserError
-from pipeline.log import CURVES
+from pipeline.contracts import CURVES, UserError
 from pipeline.reporting.folders import JobRecord, Node, runs_of
 from pipeline.store.store import SHORT, Entry, Store
 

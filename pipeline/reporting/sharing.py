@@ -39,7 +39,7 @@ class Group:
 
 def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results) -> list[Group]:
     """In an order in which they can run. `before`: fingerprints of what was made for the jobs before they began."""
-    ladders = any(sum(node.stage == "finetune" for node in job.nodes.values()) > 1 for job in jobs)
+    ladders = any(_takes_turns(job, results) for job in jobs)
     members: dict[str, list[Node]] = {}
     edges: dict[str, dict[str, None]] = {}
     askers: dict[str, set[int]] = {}
@@ -50,11 +50,22 @@ def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results
             group = named[node.fingerprint]
             members.setdefault(group, []).append(node)
             askers.setdefault(group, set()).add(at)
-            found = results.of(node)
-            sources = (node.inputs if node.inputs is not None else found.inputs if found else {}).values()
+            sources = _sources(node, results)
             edges.setdefault(group, {}).update({named[s]: None for s in sources if s in named and named[s] != group})
     groups = [_summed(name, nodes, len(askers[name]), before, edges, results) for name, nodes in members.items()]
     return sorted(groups, key=lambda group: group.layer)
+
+
+def _takes_turns(job: JobRecord, results: Results) -> bool:
+    """Whether what was fine-tuned is pruned further."""
+    tuned = {node.fingerprint for node in job.nodes.values() if node.stage == "finetune"}
+    return any(node.stage == "prune" and tuned & set(_sources(node, results)) for node in job.nodes.values())
+
+
+def _sources(node: Node, results: Results) -> Collection[str]:
+    """Fingerprints of what it was, or would be, made from; none where nothing tells."""
+    found = results.of(node)
+    return (node.inputs if node.inputs is not None else found.inputs if found else {}).values()
 
 
 def _group(node: Node, ladders: bool) -> str:

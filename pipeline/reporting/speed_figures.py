@@ -53,6 +53,7 @@ def pareto(study: Study) -> str | None:
         stairs = [(it.point.speedup, it.point.quality) for it in ordered]
         axes.step(*zip(*stairs, strict=True), where="pre", color=SOFT, linewidth=0.9)
         plots.scale(axes, points)
+        plots.scale_quality(axes, study.metric, [point.quality for point in points])
         axes.axvline(1, color=SOFT, linewidth=0.8)
         axes.set_ylabel(f"{name_of(study.metric)} ± standard error")
         axes.set_title(f"Quality and speed ({'up' if higher else 'down'} and to the right is better)")

@@ -23,6 +23,8 @@ from pipeline.reporting.verdicts import Comparison
 from pipeline.store.store import SHORT
 from pipeline.tracking.values import cut
 
+SPEAKING = ("distill", "experiment")
+"""Options whose values tell what they are without the name."""
 LABEL = 100
 """Characters of what tells a job in a line."""
 MAX_LOST = 10
@@ -126,7 +128,7 @@ class Study:
         pattern = parts.pop("prune.pattern", NONE)
         if row.kind == "one_shot_eval":
             parts = {key: value for key, value in parts.items() if not key.startswith(("distill", "finetune"))}
-        named = [value if key == "distill" else f"{key}={value}" for key, value in parts.items() if value != NONE]
+        named = [value if key in SPEAKING else f"{key}={value}" for key, value in parts.items() if value != NONE]
         if pattern not in ("unstructured", NONE):
             named.append("N:M" if self._sparsity_tells_pattern else pattern)
         elif pattern == "unstructured" and not named:

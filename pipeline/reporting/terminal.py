@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from pipeline.reporting import quality_tables, speed_tables
@@ -11,7 +12,7 @@ from pipeline.reporting.study import Study
 
 
 def show(study: Study, console: Console) -> None:
-    console.print(f"[bold]{_escaped(study.title)}[/]: {len(study.jobs)} job{'s' * (len(study.jobs) != 1)}")
+    console.print(f"[bold]{escape(study.title)}[/]: {len(study.jobs)} job{'s' * (len(study.jobs) != 1)}")
     makers = [quality_tables.models, quality_tables.seeds, quality_tables.published]
     if not study.models:
         makers = [speed_tables.shares if study.shares else speed_tables.backends]
@@ -19,22 +20,17 @@ def show(study: Study, console: Console) -> None:
         if table.rows:
             _show(table, console)
     for problem in study.problems:
-        console.print(f"[red]✗[/] {_escaped(problem)}", highlight=False, soft_wrap=True)
+        console.print(f"[red]✗[/] {escape(problem)}", highlight=False, soft_wrap=True)
 
 
 def _show(table: Table, console: Console) -> None:
     columns = fitting(table, console.width)
     shown = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(_escaped(column.label), justify="right" if column.number else "left", no_wrap=True)
+        shown.add_column(escape(column.label), justify="right" if column.number else "left", no_wrap=True)
     for row in table.rows:
         cells = [row.get(column.key, EMPTY) for column in columns]
-        shown.add_row(*(f"[bold]{_escaped(cell.text)}[/]" if cell.best else _escaped(cell.text) for cell in cells))
+        shown.add_row(*(f"[bold]{escape(cell.text)}[/]" if cell.best else escape(cell.text) for cell in cells))
     console.print(shown)
     if left := [column.label for column in table.columns if column not in columns]:
-        console.print(f"[dim]and in the files: {_escaped(', '.join(dict.fromkeys(left)))}[/]", highlight=False)
-
-
-def _escaped(text: str) -> str:
-    """Square brackets in a text are no markup."""
-    return text.replace("[", r"\[")
+        console.print(f"[dim]and in the files: {escape(', '.join(dict.fromkeys(left)))}[/]", highlight=False)

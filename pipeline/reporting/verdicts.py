@@ -72,13 +72,11 @@ def _compared(row: ModelRow, metric: str, job: JobRecord, reference: Reference) 
 
 
 def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
-    """Whether a published figure is of the job's model and of its data, by their names."""
+    """Whether a published figure is of the job's model and of its data, by the last parts of their paths."""
     data = job.config.get("data", {})
-    named = f"{source(data)} {data.get('subset', '')}"
-    return (
-        _named(reference.model, source(job.config.get("model", {}))),
-        _named(reference.dataset.split()[0].rstrip(","), named),
-    )
+    model = _last(source(job.config.get("model", {})))
+    named = f"{_last(source(data))} {data.get('subset', '')}"
+    return _is_one_of(model, (reference.model, *reference.models)), _is_one_of(named, reference.data)
 
 
 def _verdict(ours: Quality, reference: Reference, same_model: bool, same_data: bool) -> tuple[Verdict, str]:
@@ -95,9 +93,13 @@ def _verdict(ours: Quality, reference: Reference, same_model: bool, same_data: b
     return ("better" if better else "worse"), f"differs by more than {SIGMAS:g} standard errors of ours"
 
 
-def _named(published: str, ours: str) -> bool:
-    """Whether a name says the same model or data, spelling aside: Llama-2-7B is in meta-llama/Llama-2-7b-hf."""
-    return _letters(published) in _letters(ours)
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _is_one_of(name: str, names: Sequence[str]) -> bool:
+    """Spelling aside: google-t5/t5-small is T5-small, google/mt5-small is not."""
+    return _letters(name) in map(_letters, names)
 
 
 def _letters(name: str) -> str:

@@ -8,6 +8,7 @@ root/.locks/<stage>-<16 hex>.lock                 held while a process works the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 from filelock import Timeout
 
 from pipeline import disk
-from pipeline.contracts import Artifact, UserError
+from pipeline.contracts import CURVES, Artifact, UserError
 from pipeline.store import record
 
 A = TypeVar("A", bound=Artifact)
@@ -40,9 +41,16 @@ class Entry:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """stage, version, fingerprint, config, inputs, facts, metrics, seconds, created, environment, code, files."""
+        """What `pipeline.run` writes (stage, version, fingerprint, config, inputs, ...), and `files`."""
         found: dict[str, Any] = json.loads((self.path / record.META).read_text(encoding="utf-8"))
         return found
+
+    @cached_property
+    def content(self) -> str:
+        """A digest of what its files hold, but for the curves, in which the time stands: the same for what was made
+        twice alike."""
+        held = sorted((name, facts["sha256"]) for name, facts in self.meta["files"].items() if name != CURVES)
+        return hashlib.sha256(json.dumps(held).encode("ascii")).hexdigest()[:SHORT]
 
     def artifact(self, kind: type[A]) -> A:
         return kind(self.path, self.fingerprint)
@@ -95,18 +103,21 @@ class Store:
     ) -> Iterator[Slot]:
         """A slot for this result, under its lock. If another process has that, `waiting` is told who, once.
 
-        Where `slot.entry` is set there is nothing to do: the result is there; with `replace`, the other process
-        made it while we waited. If the body does not publish, nothing is left of it but `slot.resume`.
+        Where `slot.entry` is set there is nothing to do: the result is there; with `replace`, another process
+        made it anew while we waited. If the body does not publish, nothing is left of it but `slot.resume`.
         Raises UserError if the disk is full, in the body or in publishing.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the folder {self.root}: {error.strerror}", self.option) from error
+        old = self.find(stage, fingerprint) if replace else None
+        to_replace = old.meta if old else None  # read now: it may give way while we wait
         try:
             with disk.locked(self._lock(_key(stage, fingerprint)), waiting) as waited:
                 there = self.find(stage, fingerprint)
-                slot = Slot(self, stage, fingerprint, there if waited or not replace else None)
+                is_new = there is not None and waited and there.meta != to_replace
+                slot = Slot(self, stage, fingerprint, there if is_new or not replace else None)
                 try:
                     yield slot
                 finally:

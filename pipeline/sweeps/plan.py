@@ -27,6 +27,8 @@ class JobPlan:
     config: Config | None
     """None where `job.error` says why."""
     plan: Plan = field(default_factory=dict)
+    threads: int = 0
+    """Asked for; 0: none were, and `config` has its share of the machine's."""
 
 
 def is_listed(master: DictConfig) -> bool:
@@ -52,12 +54,13 @@ def plan_jobs(master: DictConfig, parallel: int) -> list[JobPlan]:
     plans = []
     for num, (overrides, composed) in enumerate(zip(dealt, _compose(master, dealt), strict=True)):
         try:
-            config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), max(parallel, 1))  # type: ignore[arg-type]
+            parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+            config = resolve(parsed, max(parallel, 1))
             plan = make_plan(config, build(config), Stores.of(config), reasons=False)
         except (UserError, OmegaConfBaseException) as error:
             plans.append(JobPlan(sweep_job(num, overrides, common, {}, error=str(error).splitlines()[0]), None))
             continue
-        plans.append(JobPlan(sweep_job(num, overrides, common, plan), config, plan))
+        plans.append(JobPlan(sweep_job(num, overrides, common, plan), config, plan, parsed.threads))
     return plans
 
 

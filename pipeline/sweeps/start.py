@@ -13,6 +13,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline import cpu
 from pipeline.contracts import UserError
@@ -21,7 +22,7 @@ from pipeline.plan import Plan, Stores
 from pipeline.process import this_process
 from pipeline.run import Outcome, Outcomes, run_plan
 from pipeline.store.store import Entry
-from pipeline.sweeps.plan import JobPlan, distinct, is_listed, plan_jobs, skip_validation
+from pipeline.sweeps.plan import JobPlan, deal, distinct, is_listed, plan_jobs, skip_validation
 from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, read_shared, shared, sweeps
 from pipeline.sweeps.tables import listed, show_plans
 from pipeline.table import table_console, write_json
@@ -49,7 +50,7 @@ class SweepStart(Callback):  # type: ignore[misc]
 
 def begin(master: DictConfig, console: Console) -> Sweep:
     """Raises SystemExit after a dry run, UserError, and HydraException for what cannot be composed."""
-    side_by_side = parallel(master)
+    side_by_side = min(parallel(master), len(deal(master))) if is_listed(master) else parallel(master)
     plans = plan_jobs(master, side_by_side) if is_listed(master) else []
     if master.dry_run:
         show_plans(plans, console)
@@ -65,7 +66,7 @@ def begin(master: DictConfig, console: Console) -> Sweep:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         process=this_process(),
         cache=str(master.cache.folder),
-        parallel=min(side_by_side, len(plans) or side_by_side),
+        parallel=side_by_side,
         continues=_unfinished(runs, plans),
         jobs=[item.job for item in plans],
     )
@@ -79,7 +80,7 @@ def begin(master: DictConfig, console: Console) -> Sweep:
     # opened even if nothing is to run: a server that is away stops the sweep here, before its jobs
     about = {"sweep": sweep.id, "family": config.model.family}
     tracker = open_sweep_tracker(
-        config.tracking, runs, sweep.id, about, lambda line: console.print(f"[yellow]! {line}[/]")
+        config.tracking, runs, sweep.id, about, lambda line: console.print(f"[yellow]! {escape(line)}[/]")
     )
     sweep.write()
     _tell(sweep, plans, console)
@@ -116,14 +117,14 @@ def failures(folder: Path) -> dict[str, str]:
 
 
 def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console: Console) -> None:
-    """Runs, with all the machine's threads, what several jobs would else wait for each other to make."""
+    """Runs, with all the machine's threads unless told otherwise, what several jobs would else wait for each other to
+    make."""
     (sweep.folder / SHARED).unlink(missing_ok=True)
     common = shared(sweep.jobs)
     waiting = {key: it for key, it in distinct(plans).items() if key in common and it.status == "run"}
     if not waiting:
         return
     console.print(f"[bold]shared stages first[/]: {listed([it.node.name for it in waiting.values()])}")
-    os.environ["OMP_NUM_THREADS"] = str(cpu.cores())  # before torch is first imported: it reads its thread count once
     told: dict[str, dict[str, Any]] = {}
     made: dict[str, Entry] = {}
     for job in plans:
@@ -136,7 +137,7 @@ def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console
         }
         if job.config is None or not any(it.status == "run" and it.fingerprint not in told for it in part.values()):
             continue
-        config = job.config.model_copy(update={"threads": cpu.cores()})
+        config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
         stores = Stores.of(config)
         outcomes: Outcomes = {}
         known = {key: str(it["error"]) for key, it in told.items() if it["status"] == "failed"}
@@ -153,7 +154,7 @@ def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console
     try:
         tracker.finish({}, all(it["status"] != "failed" for it in told.values()))
     except UserError as lost:
-        console.print(f"[yellow]! tracking[/]: {lost}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]! tracking[/]: {escape(str(lost))}", highlight=False, soft_wrap=True)
 
 
 def _stored(outcome: Outcome, part: Plan, stores: Stores) -> Entry | None:

@@ -129,7 +129,7 @@ def read_shared(folder: Path) -> dict[str, dict[str, Any]]:
     """{fingerprint: {node, stage, fingerprint, status, seconds, metrics, error}} of what ran before the jobs."""
     try:
         found: dict[str, dict[str, Any]] = json.loads((folder / SHARED).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return {}
     return found
 

@@ -35,10 +35,10 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
     table.add_row("", "[bold]shared by several jobs[/]", *_cells([it for key, it in results.items() if key in common]))
     for item in plans:
         if item.config is None:
-            table.add_row(str(item.job.num), item.job.name, "", "", f"[red]fails[/]: {escape(item.job.error)}")
+            table.add_row(str(item.job.num), escape(item.job.name), "", "", f"[red]fails[/]: {escape(item.job.error)}")
             continue
         own = [planned for planned in item.plan.values() if planned.fingerprint not in common]
-        table.add_row(str(item.job.num), item.job.name, *_cells(own))
+        table.add_row(str(item.job.num), escape(item.job.name), *_cells(own))
     console.print(table)
     running = [item for item in results.values() if item.status == "run"]
     nodes = sum(len(item.plan) for item in plans)
@@ -52,7 +52,7 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
         console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
     if warned := list(dict.fromkeys(item.node.name for item in results.values() if item.warning)):
         told = next(item.warning for item in results.values() if item.warning)
-        console.print(f"[yellow]! {', '.join(warned)}: {told}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]! {', '.join(warned)}: {escape(told)}[/]", highlight=False, soft_wrap=True)
 
 
 def _cells(items: Sequence[Planned]) -> tuple[str, str, str]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline.contracts import UserError
+from pipeline.tracking.values import public
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -78,12 +79,6 @@ def explain(error: Exception) -> str:
     """An error in one line; of a long one the end, where the cause stands."""
     line = " ".join(str(error).split()) or type(error).__name__
     return line if len(line) <= 240 else f"{line[:60]} ... {line[-180:]}"
-
-
-def public(uri: str) -> str:
-    """A URI without the name and password that it may carry."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
 def _create(client: Any, uri: str, experiment: str, runs: Path) -> Any:

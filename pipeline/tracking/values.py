@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.contracts import CURVES
 from pipeline.fingerprint import flatten
 from pipeline.job import Job
 
@@ -47,6 +48,11 @@ def clean_name(name: str) -> str:
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:NAME_CHARACTERS] or "_"
 
 
+def public(text: str) -> str:
+    """Without the names and passwords that URIs in it may carry."""
+    return re.sub(r"(\w://)[^/\s'\"]+@", r"\1", text)
+
+
 def cut(text: str, characters: int) -> str:
     """The text, or as much of it as fits, ending in `...`."""
     return text if len(text) <= characters else text[: characters - 3] + "..."
@@ -59,8 +65,13 @@ def texts(nested: Mapping[str, Any]) -> dict[str, str]:
 
 def job_params(job: Job) -> dict[str, str]:
     """What to compare jobs by: `sparsity` 0.7, `seed` 0 and the rest of the configuration; `distill` ce and what else
-    was chosen of groups; and dials that are neither, as they were typed."""
-    return job.dials | job.choices | texts(job.config)
+    was chosen of groups; and dials that are neither, as they were typed.
+
+    The settings of a group whose option is a dial are told by that option: `distill.kd` and `distill.squarehead` would
+    take two of the three places in which MLflow's comparison begins, before `sparsity`. Stages' runs have them."""
+    dialled = {group for group in job.choices if group in job.dials}
+    settings = {key: value for key, value in texts(job.config).items() if key.partition(".")[0] not in dialled}
+    return {key: public(value) for key, value in (job.dials | job.choices | settings).items()}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -74,7 +85,7 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def curves(artifact: Path) -> Iterator[Point]:
     """What a stage logged while it ran: `metrics.jsonl` of its artifact."""
-    path = artifact / "metrics.jsonl"
+    path = artifact / CURVES
     if not path.exists():
         return
     with path.open(encoding="utf-8") as lines:
