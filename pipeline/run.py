@@ -118,6 +118,10 @@ def _execute(
         role: entries[source].artifact(STAGES[entries[source].stage].makes) for role, source in item.node.inputs.items()
     }
     started = time.monotonic()
+    contents = {role: entries[source].content for role, source in item.node.inputs.items()}
+    code = code_digest(item.spec.module)
+    of_code = code if config.cache.code == "strict" else "any"
+    slot.resume_from({"contents": contents, "code": of_code}, anew=item.node.name in config.force)
     log = StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device)
     with heap.kept(), log:
         metrics = run(_with_commit(item), inputs, slot.out, log)
@@ -128,14 +132,14 @@ def _execute(
             "fingerprint": item.fingerprint,
             "config": item.config,
             "inputs": item.inputs,
-            "contents": {role: entries[source].content for role, source in item.node.inputs.items()},
+            "contents": contents,
             "facts": log.found,
             "metrics": {name: float(value) for name, value in metrics.items()},
             "seconds": time.monotonic() - started,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": environment(config.threads),
             "device": config.device,
-            "code": code_digest(item.spec.module),
+            "code": code,
         }
     )
 

@@ -198,6 +198,12 @@ class Dense(Strict):
     """The pretrained model itself is the teacher, the start and the baseline."""
     training: Training
 
+    @model_validator(mode="after")
+    def _has_no_teacher(self) -> Dense:
+        if self.training.teacher_cache_gb:
+            raise ValueError("training.teacher_cache_gb is for fine-tuning with a teacher (finetune.teacher_cache_gb)")
+        return self
+
 
 class Calibrate(Strict):
     samples: int = Field(ge=1)
@@ -345,6 +351,13 @@ class Evaluate(Strict):
     int8_runtime: Literal["auto", "torch", "engine"]
     """What computes quantized models: torch's integer product or the sparse engine, which are the same arithmetic.
     auto: the engine, where its kernels are built."""
+
+    @model_validator(mode="after")
+    def _tasks_by_name(self) -> Evaluate:
+        names = [task.name for task in self.tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the task {twice[0]} stands there twice, and its metrics have one name; run it alone")
+        return self
 
 
 class Benchmark(Strict):

@@ -14,7 +14,7 @@ from pipeline.schema import PruneSlice
 from stages import calibrate, checkpoints, devices, families, masks
 from stages.masks import Masks
 from stages.pruning.selection import num_pruned, target
-from stages.pruning.sequential import prune_model
+from stages.pruning.sequential import note_raised_damping, prune_model
 
 
 def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -49,8 +49,7 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
         values = {"layer_error": report.error, "layer_sparsity": report.sparsity}
         log.metrics({key: value for key, value in values.items() if value is not None}, step=number)
     dampings = [report.damping for report in reports if report.damping is not None]
-    if raised := [report for report in reports if (report.damping or 0) > config.prune.damping]:
-        log.note(f"damping was raised, up to {max(dampings):g}, for {len(raised)} linears, first {raised[0].name}")
+    note_raised_damping(reports, config.prune.damping, log)
     log.facts(
         precision=config.prune.precision if samples and config.prune.method != "magnitude" else None,
         damping={"asked": config.prune.damping, "most_used": max(dampings)} if dampings else None,

@@ -32,12 +32,12 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("data", "1", "stages.sources.data", Corpus, in_cache=True),
         StageSpec("scratch", "1", "stages.scratch", Checkpoint),
         StageSpec("prepare", "1", "stages.prepare", Examples),
-        StageSpec("dense", "2", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
-        StageSpec("calibrate", "2", "stages.calibrate", Calibration),
+        StageSpec("dense", "3", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("calibrate", "3", "stages.calibrate", Calibration),
         StageSpec("prune", "1", "stages.prune", Checkpoint),
-        StageSpec("finetune", "2", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("finetune", "3", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
         StageSpec("quantize", "1", "stages.quantize", Checkpoint),
         StageSpec("evaluate", "2", "stages.evaluate", Metrics),
-        StageSpec("benchmark", "5", "stages.benchmark", Benchmark),
+        StageSpec("benchmark", "6", "stages.benchmark", Benchmark),
     )
 }

@@ -49,18 +49,18 @@ def training_rows(
     """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and
     what keeps items apart.
 
-    text: the windows of `stream`. qa: items, each ended by eos, packed whole and greedily into rows. Where the
-    model takes `position_ids`, they restart with each item and attention stays within it; a model without them
-    (MPT), or packed=False, gets one item a row and an attention mask. An item longer than `length` is cut at its end.
+    text: the windows of `stream`. qa: items as the tokenizer begins them (with bos, if it has one, as in evaluation),
+    each ended by eos, packed whole and greedily into rows: `position_ids` restart with each item, and attention stays
+    within it. A model that does not do that (MPT, OPT), or packed=False, gets one item a row and an attention mask. An
+    item longer than `length` is cut at its end. Raises UserError for a tokenizer that has no eos.
     """
     if data.format == "text":
         ids_NL = stream(data, split, tokenizer, length, option)
         return {"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}
-    items = [
-        [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:length]
-        for text in texts(data, split)
-    ]
-    by_position = packed and "position_ids" in inspect.signature(model.forward).parameters
+    if tokenizer.eos_token_id is None:
+        raise UserError("its tokenizer has no end of sequence (eos), with which items of format qa end", "model.path")
+    items = [_ended(tokenizer(text)["input_ids"], tokenizer.eos_token_id)[:length] for text in texts(data, split)]
+    by_position = packed and _keeps_items_apart(model)
     filled = _first_fit(items, length) if by_position else [[item] for item in items]
     size = (len(filled), length)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -82,6 +82,28 @@ def training_rows(
         positions_NL[n, at:] = torch.arange(length - at)
     batch = {"input_ids": ids_NL, "labels": labels_NL, "use": mask_NL}
     return batch | ({"position_ids": positions_NL} if by_position else {"attention_mask": mask_NL})
+
+
+def _ended(ids: list[int], eos: int) -> list[int]:
+    return ids if ids and ids[-1] == eos else [*ids, eos]
+
+
+@torch.no_grad()
+def _keeps_items_apart(model: nn.Module) -> bool:
+    """Whether an item is read as if it stood alone where `position_ids` restart with it. Not all models that take them
+    look there for where an item begins (OPT does not), so that is tried out, on two items of two tokens."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    device = next(model.parameters()).device
+    positions_BT = torch.tensor([[0, 1, 0, 1]], device=device)
+    was_training = model.training
+    model.eval()
+    one, other = (
+        model(input_ids=torch.tensor([[first, 1, 2, 3]], device=device), position_ids=positions_BT, use_cache=False)
+        for first in (0, 4)
+    )
+    model.train(was_training)
+    return torch.equal(one.logits[:, 2:], other.logits[:, 2:])
 
 
 def _first_fit(items: Sequence[list[int]], length: int, open_rows: int = 64) -> list[list[list[int]]]:

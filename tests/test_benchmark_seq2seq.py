@@ -18,6 +18,7 @@ from pipeline.table import show_rows
 from stages import checkpoints, families, quantize
 from stages.benchmarking import backends, rounds, torch_backends, workloads
 from stages.benchmarking.workloads import Sample, Workload
+from stages.families import encoder_decoder
 from tests import tiny
 from tests import tiny_encoder_decoders as tiny_models
 from tests.recording import RecordingLog
@@ -136,6 +137,17 @@ def test_greedy_steps_equal_whole_forward_passes(model: tuple[str, dict[str, Art
                 logits_V = loaded(**sample.encoder, decoder_input_ids=torch.tensor([ids])).logits[0, -1]
             assert int(logits_V.argmax()) == token
             ids.append(token)
+
+
+def test_as_many_tokens_count_as_written_as_the_transcript_has(model: tuple[str, dict[str, Artifact]]) -> None:
+    _, inputs = model
+    dense, data = inputs["dense"], inputs["data"]
+    assert isinstance(dense, Checkpoint)
+    assert isinstance(data, Examples)
+    workload = workloads.of(config(), dense, data)
+    test = {row["id"]: row["labels"] for row in encoder_decoder.load(data, "test").with_format(None)}
+    lengths = [len(test[name]) for name in workload.described["samples"]]
+    assert [sample.written for sample in workload.samples] == [n - len(data.facts()["prompt"]) + 1 for n in lengths]
 
 
 def test_a_step_reads_the_decoder_without_keys_and_values_of_the_encoder() -> None:

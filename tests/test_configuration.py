@@ -86,6 +86,8 @@ def test_the_table_of_peers_has_every_backend() -> None:
         ("+finetune.learning_rate=1", "finetune.learning_rate", "unknown option"),
         ("prune.method=oracle", "prune.method", "oracle"),
         ("reference=t6", "reference", "no published table 't6'"),
+        ("dense.training.teacher_cache_gb=1", "dense", "finetune.teacher_cache_gb"),
+        ("evaluate.tasks=[{name: gsm8k}, {name: gsm8k, shots: 8}]", "evaluate", "gsm8k stands there twice"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_option(override: str, option: str, says: str) -> None:

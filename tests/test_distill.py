@@ -40,6 +40,12 @@ def test_eps_stands_in_the_denominator() -> None:
     assert distill.squarehead_by_token(student_ND, teacher_ND, 1, eps=0.5).item() == pytest.approx(0.5)
 
 
+def test_a_layer_without_a_token_to_compare_has_no_loss() -> None:
+    none_ND = torch.zeros(0, 2)
+    assert distill.squarehead(none_ND, none_ND, distill.energy(none_ND), eps=0.0).item() == 0
+    assert distill.squarehead_by_token(none_ND, none_ND, 0, eps=0.0).item() == 0
+
+
 def test_squarehead_by_token_averages_ratios() -> None:
     teacher_ND = torch.tensor([[10.0, 0.0], [0.0, 1.0]])
     student_ND = torch.tensor([[9.0, 0.0], [0.0, 0.5]])

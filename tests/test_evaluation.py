@@ -254,10 +254,16 @@ def test_the_packaged_task_reads_this_data(model: Checkpoint, tmp_path: Path) ->
     definition = lm_eval_tasks.packaged("squarehead_qa", data)
     assert definition["dataset_kwargs"]["data_files"]["test"] == str(data.split("test"))
     # the answers are 256 tokens long at most, the tiny model has 64 in all: give it room
+    task = {"name": "squarehead_qa", "include": "packaged", "limit": 2, "batch_size": 2}
+    short = tiny.build("llama")
+    short.config.max_position_embeddings = 256
+    short.save_pretrained(model.path)
+    with pytest.raises(UserError, match="256 tokens; the model's context has 256") as caught:
+        evaluated(tmp_path / "short", {"model": model, "data": data}, config(tasks=[task]))
+    assert caught.value.option == "evaluate.tasks"
     long = tiny.build("llama")
     long.config.max_position_embeddings = 512
     long.save_pretrained(model.path)
-    task = {"name": "squarehead_qa", "include": "packaged", "limit": 2, "batch_size": 2}
     summary, _, log = evaluated(tmp_path, {"model": model, "data": data}, config(tasks=[task]))
     assert summary.keys() >= {"squarehead_qa_exact_match_strict_match", "squarehead_qa_exact_match_flexible_extract"}
     assert log.bars == ["squarehead_qa: generate"]

@@ -175,6 +175,26 @@ def test_a_failed_stage_leaves_its_checkpoints_and_nothing_else(store):
     assert not slot.resume.exists()
 
 
+def test_checkpoints_are_gone_on_from_where_they_lead_to_the_same_result(store):
+    made_of = {"contents": {"model": "a"}, "code": "1"}
+
+    def found(made_of: dict, anew: bool = False) -> list[str]:
+        """The checkpoints that an attempt finds, which is then killed after the next one."""
+        with store.fill("prune", ONE, never_waiting) as slot:
+            slot.resume_from(made_of, anew)
+            names = sorted(path.name for path in slot.resume.iterdir())
+            (slot.resume / f"step_{len(names)}").touch()
+        return names
+
+    assert found(made_of) == []
+    assert found(made_of) == ["step_0"]
+    assert found(made_of | {"contents": {"model": "b"}}) == [], "its input came out otherwise"
+    assert found(made_of) == [], "and back"
+    assert found(made_of, anew=True) == [], "forced"
+    assert found(made_of, anew=True) == ["step_0"], "the forced one was killed"
+    assert found(made_of) == ["step_0", "step_1"]
+
+
 def test_a_result_must_be_of_plain_files_and_of_its_own_slot(store):
     def link(slot: Slot) -> None:
         (slot.out / "link").symlink_to("/etc/hostname")

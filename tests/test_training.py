@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
@@ -260,13 +261,16 @@ def test_grouping_by_length_moves_rows_between_neighbouring_steps_only() -> None
         assert not torch.equal(steps_SB[:, 0].sort().values, steps_SB[:, 0])
 
 
-def test_packed_rows_have_the_loss_of_their_items(tmp_path: Path) -> None:
-    """What a token sees and is taught does not depend on its neighbours in the row."""
-    data, folder = qa_data(tmp_path / "qa"), tiny.save_model(tmp_path / "m")
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_packed_rows_have_the_loss_of_their_items(kind: str, tmp_path: Path) -> None:
+    """What a token sees and is taught does not depend on its neighbours in the row; OPT, which takes positions but does
+    not look there for where an item begins, gets rows of one item."""
+    data, folder = qa_data(tmp_path / "qa"), tiny.save_model(tmp_path / "m", kind)
     model, tokenizer = FAMILY.load(folder), FAMILY.tokenizer(folder)
     packed = training_rows(data, "train", tokenizer, 48, model, "")
     items = [(row["prompt"] + row["completion"]) for row in map(json.loads, data.split("train").open())]
-    assert len(packed["input_ids"]) < len(items) / 2
+    assert len(packed["input_ids"]) < len(items) / 2 if kind == "llama" else len(packed["input_ids"]) == len(items)
+    assert ("position_ids" in packed) == (kind == "llama")
     head, total, count = FAMILY.head(model), 0.0, 0
     for item in items:
         ids_BT = torch.tensor([[*tokenizer(item)["input_ids"], tokenizer.eos_token_id]])
@@ -276,6 +280,23 @@ def test_packed_rows_have_the_loss_of_their_items(tmp_path: Path) -> None:
     rows = TensorRows(packed, FAMILY)
     found = objective.validation_loss(model, head, FAMILY, rows, len(rows), 2, "fp32")
     assert found == pytest.approx(total / count, rel=1e-5)
+
+
+def test_items_begin_and_end_as_the_tokenizer_has_it_in_evaluation(tmp_path: Path) -> None:
+    data, folder = qa_data(tmp_path / "qa"), tiny.save_model(tmp_path / "m")
+    model, tokenizer = FAMILY.load(folder), FAMILY.tokenizer(folder)
+    plain = training_rows(data, "train", tokenizer, 48, model, "", packed=False)
+    bos, eos = 5, tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="bos $A", special_tokens=[("bos", bos)])
+    begun = training_rows(data, "train", tokenizer, 48, model, "", packed=False)
+    assert begun["input_ids"][:, 0].tolist() == [bos] * len(begun["input_ids"])
+    assert torch.equal(begun["input_ids"][:, 1:], plain["input_ids"][:, :-1])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A eos", special_tokens=[("eos", eos)])
+    ended = training_rows(data, "train", tokenizer, 48, model, "", packed=False)
+    assert torch.equal(ended["input_ids"], plain["input_ids"]), "one eos is enough"
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no end of sequence"):
+        training_rows(data, "train", tokenizer, 48, model, "", packed=False)
 
 
 def test_mpt_trains_on_padded_items(tmp_path: Path) -> None:
@@ -312,8 +333,9 @@ def test_a_changed_teacher_is_noticed(inputs: dict[str, Artifact]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cached_states_are_those_of_the_live_teacher(
-    precision: str, inputs: dict[str, Artifact], tmp_path: Path
+    precision: str, inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Those that a killed run left are used again, on a disk that has no room for others."""
     teacher = inputs["teacher"]
     assert isinstance(teacher, Checkpoint)
     assert isinstance(inputs["data"], Corpus)
@@ -328,6 +350,8 @@ def test_cached_states_are_those_of_the_live_teacher(
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), expected.float(), rtol=2**-7, atol=1e-3)
     again = RecordingLog(tmp_path / "resume")
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     CachedTeacher(live, rows, torch.tensor([5, 2, 9, 2]), config, again, "finetune")
     assert log.bars
     assert not again.bars, "a complete cache was made again"

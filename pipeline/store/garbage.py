@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.contracts import UserError
 from pipeline.store import record
-from pipeline.store.store import SHORT, Entry, Store
+from pipeline.store.store import RESUME, RESUMES, SHORT, Entry, Store
 from pipeline.sweeps import sweep
 
 SECONDS_A_DAY = 86400
@@ -76,7 +76,7 @@ def collect(
             yield Garbage(scratch, "abandoned")
             continue
         for path in sorted(scratch.iterdir()):
-            if path.name != "resume":
+            if path.name not in (RESUME, RESUMES):
                 yield Garbage(path, "half made")
 
 

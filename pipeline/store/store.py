@@ -2,7 +2,7 @@
 
 root/<stage>/<first 16 hex of the fingerprint>/   the result: read-only files, and meta.json, written last
 root/.scratch/<stage>-<16 hex>/                   out: being filled; resume: checkpoints that survive a kill;
-                                                  progress.json: how far it is
+                                                  resume.json: what those were made of; progress.json: how far
 root/.locks/<stage>-<16 hex>.lock                 held while a process works there
 """
 
@@ -29,6 +29,8 @@ A = TypeVar("A", bound=Artifact)
 SHORT = 16
 """Hex digits of a fingerprint in the names of folders; meta.json holds all 64."""
 PROGRESS = "progress.json"
+RESUME, RESUMES = "resume", "resume.json"
+"""Checkpoints, and what they were made of."""
 
 
 @dataclass(frozen=True)
@@ -191,17 +193,31 @@ class Slot:
         self._old = self._scratch / "old"
         self.out = self._scratch / "out"
         """To fill; empty at the start."""
-        self.resume = self._scratch / "resume"
+        self.resume = self._scratch / RESUME
         """Survives kills and failures; deleted once the result is published."""
         self.progress = self._scratch / PROGRESS
         """How far it is, for those who watch (`pipeline.progress`)."""
         self.entry = entry
         """The published result, if there is nothing to do (any more)."""
+        self._resumes = self._scratch / RESUMES
         if entry is None:
             disk.delete(self.out)
             disk.delete(self._old)
             self.out.mkdir(parents=True)
             self.resume.mkdir(exist_ok=True)
+
+    def resume_from(self, made_of: Mapping[str, Any], anew: bool) -> None:
+        """Deletes checkpoints of a killed attempt that was made of something else and would come out otherwise. With
+        `anew` also those of one that was not begun anew itself."""
+        record = {"made_of": dict(made_of), "anew": anew}
+        try:
+            before = json.loads(self._resumes.read_bytes())
+        except (OSError, ValueError):
+            before = {}
+        if before.get("made_of") != record["made_of"] or (anew and not before.get("anew")):
+            disk.delete(self.resume)
+            self.resume.mkdir()
+        self._resumes.write_text(json.dumps(record), encoding="utf-8")
 
     def publish(self, meta: Mapping[str, Any]) -> Entry:
         """Seals `out` (the list of its files goes into meta.json) and puts it in its place in one step.

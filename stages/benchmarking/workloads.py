@@ -75,8 +75,8 @@ def _examples(config: BenchmarkSlice, family: Family, dense: Checkpoint, data: D
     for row in (whole[i] for i in chosen_K.tolist()):
         batch = rows.take(torch.tensor([row]))
         encoder = {name: tensor for name, tensor in family.inputs(batch).items() if name != "decoder_input_ids"}
-        # labels begin with the prompt but its start token
-        written = batch["labels"].shape[1] - len(prompt) + 1
+        # labels begin with the prompt but its start token; `use` leaves out their padding
+        written = int(batch["use"].sum()) - len(prompt) + 1
         samples.append(Sample(ids_1T, encoder, written, _seconds(rows.examples, row)))
     described = {
         "workload": f"{config.samples} examples of the test split",

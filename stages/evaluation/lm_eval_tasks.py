@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
         lm_task.set_fewshot_seed(SEED)
     torch.manual_seed(SEED)
     lm = _model(model, tokenizer, task, log)
+    _check_context(lm.max_length, loaded["tasks"].values())
     results = evaluator.evaluate(lm, task_dict=loaded, limit=task.limit or None, log_samples=False)
     found: dict[str, dict[str, Any]] = {}
     for name, values in results["results"].items():
@@ -59,6 +60,18 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
                 },
             }
     return found
+
+
+def _check_context(context: int, lm_tasks: Iterable[Any]) -> None:
+    """lm-eval leaves the prompt what answers do not need of the model's context."""
+    for lm_task in lm_tasks:
+        answer = (lm_task.config.generation_kwargs or {}).get("max_gen_toks", 0)
+        if answer >= context:
+            raise UserError(
+                f"answers of {lm_task.config.task} may have {answer} tokens; the model's context has {context}, with "
+                "the prompt",
+                "evaluate.tasks",
+            )
 
 
 def packaged(name: str, data: Corpus) -> dict[str, Any]:

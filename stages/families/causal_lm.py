@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class TensorRows:
     def __len__(self) -> int:
         return len(self.batch["input_ids"])
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         return self.family.sizes(self.batch)
 

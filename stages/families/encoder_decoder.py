@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class ExampleRows:
     def __len__(self) -> int:
         return len(self.examples)
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         return torch.tensor(self.examples["size"][:])
 

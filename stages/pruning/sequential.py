@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +42,13 @@ class LayerReport:
     """The relative damping that SparseGPT used."""
     seconds: float
     """Of pruning it, without the passes that calibrate; linears that share an input share the time."""
+
+
+def note_raised_damping(reports: Sequence[LayerReport], asked: float, log: Log) -> None:
+    """Tells of Hessians that needed more damping than was asked for to be positive definite."""
+    if raised := [report for report in reports if (report.damping or 0) > asked]:
+        most = max(report.damping or 0 for report in raised)
+        log.note(f"damping was raised, up to {most:g}, for {len(raised)} linears, first {raised[0].name}")
 
 
 @dataclass

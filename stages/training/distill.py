@@ -43,14 +43,16 @@ def energy(teacher_ND: Tensor) -> Tensor:
 
 def squarehead(student_ND: Tensor, teacher_ND: Tensor, energy: Tensor, eps: float) -> Tensor:
     """One layer, the paper's form: `sum((s - t)²) / (energy + eps)`."""
-    return functional.mse_loss(student_ND.float(), teacher_ND.float(), reduction="sum") / (energy + eps)
+    error = functional.mse_loss(student_ND.float(), teacher_ND.float(), reduction="sum")
+    # with eps=0, a step without a token to compare has no energy
+    return error / (energy + eps).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def squarehead_by_token(student_ND: Tensor, teacher_ND: Tensor, tokens: int, eps: float) -> Tensor:
     """One layer, ours (normalize=token): a ratio for each token, summed and divided by `tokens`."""
     teacher_ND = teacher_ND.float()
     error_N = (student_ND.float() - teacher_ND).square().sum(-1)
-    return (error_N / (teacher_ND.square().sum(-1) + eps)).sum() / tokens
+    return (error_N / (teacher_ND.square().sum(-1) + eps)).sum() / max(tokens, 1)
 
 
 def total(weights: Distill, terms: Mapping[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from pipeline.schema import CubicSlice
 from stages.families import Batch, Family
 from stages.masks import Masks
 from stages.pruning.selection import num_pruned
-from stages.pruning.sequential import prune_model
+from stages.pruning.sequential import note_raised_damping, prune_model
 from stages.schedule import cubic
 
 
@@ -38,6 +38,7 @@ class Gradual:
         grown, reports = prune_model(model, self.family, self.samples, config.prune, target, pruned, log)
         for name, keep_OI in pruned.items():
             assert not torch.any(grown[name] & ~keep_OI), f"{name}: the update at step {step} revived weights"
+        note_raised_damping(reports, config.prune.damping, log)
         if step == config.end_step:
             for report in reports:
                 rows, columns = grown[report.name].shape

@@ -85,8 +85,8 @@ class CachedTeacher:
         self.start_RL = ends_RL - self.length_RL * self.widths_L
         total = int(ends_RL[-1, -1])
         gigabytes = 2 * total / 1e9
-        _check_room(gigabytes, config.teacher_cache_gb, len(self.numbers), log.resume, option)
         file = log.resume / "teacher_states.bf16"
+        _check_room(gigabytes, config.teacher_cache_gb, len(self.numbers), file, option)
         done = log.resume / "teacher_states.json"
         held = {"rows": len(self.numbers), "values": total, "widths": self.widths_L.tolist()}
         complete = done.exists() and json.loads(done.read_text()) == held
@@ -136,15 +136,17 @@ def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     return h_BTD
 
 
-def _check_room(gigabytes: float, budget: float, num_rows: int, folder: Path, option: str) -> None:
+def _check_room(gigabytes: float, budget: float, num_rows: int, file: Path, option: str) -> None:
     if gigabytes > budget:
         raise UserError(
             f"the teacher states of {num_rows} rows need {gigabytes:.3g} GB of disk, the budget is {budget:g} GB "
             "(0 runs the teacher on the fly)",
             f"{option}.teacher_cache_gb",
         )
-    free = shutil.disk_usage(folder).free / 1e9
-    if gigabytes > free:
+    free = shutil.disk_usage(file.parent).free / 1e9
+    # of a run that was killed, some or all may be there already; blocks are of 512 bytes
+    allocated = file.stat().st_blocks * 512 / 1e9 if file.exists() else 0.0
+    if gigabytes - allocated > free:
         raise UserError(
             f"the teacher states of {num_rows} rows need {gigabytes:.3g} GB of disk, {free:.3g} GB are free",
             f"{option}.teacher_cache_gb",
