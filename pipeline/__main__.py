@@ -40,6 +40,7 @@ from pipeline.table import (
     show_warnings,
     summary,
     table_console,
+    warn,
     write_json,
 )
 from pipeline.tracking.tracker import open_tracker
@@ -80,7 +81,7 @@ def run_job(composed: DictConfig) -> float | None:
     write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
     show_warnings(plan, console)
     if threads_among > 1 and config.benchmark.enabled:
-        console.print("[yellow]! jobs run side by side: their benchmarks disturb each other[/]", highlight=False)
+        warn("jobs run side by side: their benchmarks disturb each other", console)
     _run(job, config, plan, stores, console, bars=threads_among == 1, failed=failures(sweep.folder) if sweep else {})
     return _quality(folder)
 
@@ -119,11 +120,7 @@ def _run(
     job: Job, config: Config, plan: Plan, stores: Stores, console: Console, bars: bool, failed: Mapping[str, str]
 ) -> None:
     folder = job.folder
-
-    def warn(line: str) -> None:
-        console.print(f"[yellow]! {escape(line)}[/]")
-
-    tracker = open_tracker(config.tracking, Path(config.runs), job, config.threads, warn)
+    tracker = open_tracker(config.tracking, Path(config.runs), job, config.threads, lambda line: warn(line, console))
     outcomes: Outcomes = {}
     ok = False
     try:
@@ -158,8 +155,7 @@ def _plot(outcomes: Outcomes, stores: Stores, folder: Path, console: Console) ->
     try:
         return plots.quality_speed(summary(outcomes), stores.runs, folder)
     except Exception as error:  # a picture that fails must not cost the record of what was measured
-        line = f"! no plot of quality and speed: {type(error).__name__}: {error}"
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(f"no plot of quality and speed: {type(error).__name__}: {error}", console)
         return None
 
 

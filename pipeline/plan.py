@@ -175,7 +175,7 @@ def _drop_unneeded(plan: Plan) -> Plan:
     wanted = {name for name, item in plan.items() if name not in used or item.spec.makes in (Metrics, Benchmark)}
     needed: set[str] = set()
     for name, item in reversed(plan.items()):
-        if item.status == "run" and (item.replace or name in needed | wanted):
+        if item.status == "run" and (item.replace or name in wanted or name in needed):
             needed |= {name, *item.node.inputs.values()}
     return {
         name: item

@@ -61,10 +61,14 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
         console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
 
 
+def warn(line: str, console: Console) -> None:
+    """A line of its own, whatever stands in it."""
+    console.print(f"! {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def show_warnings(plan: Plan, console: Console) -> None:
     if warned := [name for name, item in plan.items() if item.warning]:
-        told = escape(plan[warned[0]].warning)
-        console.print(f"[yellow]! {', '.join(warned)}: {told}[/]", highlight=False, soft_wrap=True)
+        warn(f"{', '.join(warned)}: {plan[warned[0]].warning}", console)
 
 
 def show_outcomes(outcomes: Outcomes, console: Console) -> None:

@@ -13,8 +13,6 @@ from pipeline.reporting.plots import EXACT, INT8
 from pipeline.reporting.results import Result, Results
 
 ORDER = ("dense_eval", "dense_eval_q", "one_shot_eval", "rung", "evaluate", "evaluate_q")
-RANKS = {kind: at for at, kind in enumerate(reversed(ORDER))}
-"""Kind -> its place among those of one evaluation, the one that matters most first."""
 ROLES = {
     "dense": ("dense", False),
     "sparse": ("sparse", False),
@@ -118,7 +116,7 @@ def _row(
     losses: Sequence[str], results: Results,
 ) -> ModelRow:  # fmt: skip
     # of all that asked for it, whose own it is: a rung of one ladder may be the last of another
-    name = min((node.name for _, node in users), key=lambda name: RANKS.get(name, len(RANKS)))
+    name = max((node.name for _, node in users), key=lambda name: ORDER.index(name) if name in ORDER else -1)
     users = [(at, node) for at, node in users if node.name == name]
     places = tuple(at for at, _ in users)
     checkpoint = results.by_fingerprint(result.inputs.get("model", ""))

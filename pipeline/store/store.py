@@ -241,7 +241,7 @@ class Slot:
         """Deletes what was not published; checkpoints stay while the result is yet to come."""
         disk.delete(self.out)
         disk.delete(self.progress)
-        if self.entry or not any(self._scratch.glob("resume/*")):
+        if self.entry or not any(self._scratch.glob(f"{RESUME}/*")):
             disk.delete(self._scratch)
 
 

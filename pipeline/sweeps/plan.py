@@ -44,12 +44,11 @@ def deal(master: DictConfig) -> list[list[str]]:
     return [list(overrides) for overrides in batch]
 
 
-def plan_jobs(master: DictConfig, parallel: int) -> list[JobPlan]:
-    """Every job with its plan, or with why it has none: that one alone fails.
+def plan_jobs(master: DictConfig, dealt: Sequence[list[str]], parallel: int) -> list[JobPlan]:
+    """Every job (`deal`) with its plan, or with why it has none: that one alone fails.
 
     Raises HydraException for overrides that name no option: with those, nothing runs.
     """
-    dealt = deal(master)
     common = [line for line in dealt[0] if all(line in overrides for overrides in dealt)]
     plans = []
     for num, (overrides, composed) in enumerate(zip(dealt, _compose(master, dealt), strict=True)):

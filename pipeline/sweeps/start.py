@@ -13,7 +13,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markup import escape
 
 from pipeline import cpu
 from pipeline.contracts import UserError
@@ -25,7 +24,7 @@ from pipeline.store.store import Entry
 from pipeline.sweeps.plan import JobPlan, deal, distinct, is_listed, plan_jobs, skip_validation
 from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, read_shared, shared, sweeps
 from pipeline.sweeps.tables import listed, show_plans
-from pipeline.table import table_console, write_json
+from pipeline.table import table_console, warn, write_json
 from pipeline.tracking.tracker import Tracker, open_sweep_tracker
 
 LOCAL = ("BasicLauncher", "JoblibLauncher")
@@ -50,8 +49,9 @@ class SweepStart(Callback):  # type: ignore[misc]
 
 def begin(master: DictConfig, console: Console) -> Sweep:
     """Raises SystemExit after a dry run, UserError, and HydraException for what cannot be composed."""
-    side_by_side = min(parallel(master), len(deal(master))) if is_listed(master) else parallel(master)
-    plans = plan_jobs(master, side_by_side) if is_listed(master) else []
+    dealt = deal(master) if is_listed(master) else []
+    side_by_side = min(parallel(master), len(dealt)) if dealt else parallel(master)
+    plans = plan_jobs(master, dealt, side_by_side) if dealt else []
     if master.dry_run:
         show_plans(plans, console)
         sys.exit(1 if any(job.config is None for job in plans) else 0)
@@ -79,9 +79,7 @@ def begin(master: DictConfig, console: Console) -> Sweep:
         return sweep
     # opened even if nothing is to run: a server that is away stops the sweep here, before its jobs
     about = {"sweep": sweep.id, "family": config.model.family}
-    tracker = open_sweep_tracker(
-        config.tracking, runs, sweep.id, about, lambda line: console.print(f"[yellow]! {escape(line)}[/]")
-    )
+    tracker = open_sweep_tracker(config.tracking, runs, sweep.id, about, lambda line: warn(line, console))
     sweep.write()
     _tell(sweep, plans, console)
     run_shared(sweep, plans, tracker, console)
@@ -154,7 +152,7 @@ def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console
     try:
         tracker.finish({}, all(it["status"] != "failed" for it in told.values()))
     except UserError as lost:
-        console.print(f"[yellow]! tracking[/]: {escape(str(lost))}", highlight=False, soft_wrap=True)
+        warn(f"tracking: {lost}", console)
 
 
 def _stored(outcome: Outcome, part: Plan, stores: Stores) -> Entry | None:

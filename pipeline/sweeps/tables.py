@@ -17,6 +17,7 @@ from pipeline.plan import Planned
 from pipeline.sweeps.plan import JobPlan, distinct
 from pipeline.sweeps.state import SweepState, started
 from pipeline.sweeps.sweep import shared
+from pipeline.table import warn
 
 
 def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
@@ -52,7 +53,7 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
         console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
     if warned := list(dict.fromkeys(item.node.name for item in results.values() if item.warning)):
         told = next(item.warning for item in results.values() if item.warning)
-        console.print(f"[yellow]! {', '.join(warned)}: {escape(told)}[/]", highlight=False, soft_wrap=True)
+        warn(f"{', '.join(warned)}: {told}", console)
 
 
 def _cells(items: Sequence[Planned]) -> tuple[str, str, str]:
