@@ -28,16 +28,16 @@ class StageSpec:
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        StageSpec("model", "1", "stages.sources.model", Checkpoint, in_cache=True),
-        StageSpec("data", "1", "stages.sources.data", Corpus, in_cache=True),
-        StageSpec("scratch", "1", "stages.scratch", Checkpoint),
-        StageSpec("prepare", "1", "stages.prepare", Examples),
-        StageSpec("dense", "3", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
-        StageSpec("calibrate", "3", "stages.calibrate", Calibration),
-        StageSpec("prune", "1", "stages.prune", Checkpoint),
-        StageSpec("finetune", "3", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
-        StageSpec("quantize", "1", "stages.quantize", Checkpoint),
-        StageSpec("evaluate", "2", "stages.evaluate", Metrics),
-        StageSpec("benchmark", "6", "stages.benchmark", Benchmark),
+        StageSpec("model", "2", "stages.sources.model", Checkpoint, in_cache=True),
+        StageSpec("data", "2", "stages.sources.data", Corpus, in_cache=True),
+        StageSpec("scratch", "2", "stages.scratch", Checkpoint),
+        StageSpec("prepare", "2", "stages.prepare", Examples),
+        StageSpec("dense", "4", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("calibrate", "4", "stages.calibrate", Calibration),
+        StageSpec("prune", "2", "stages.prune", Checkpoint),
+        StageSpec("finetune", "4", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("quantize", "2", "stages.quantize", Checkpoint),
+        StageSpec("evaluate", "3", "stages.evaluate", Metrics),
+        StageSpec("benchmark", "7", "stages.benchmark", Benchmark),
     )
 }
