@@ -32,6 +32,10 @@ class UserError(Exception):
         return f"{self.option}: {self.message}" if self.option else self.message
 
 
+class Stopped(Exception):  # noqa: N818 (no fault of the stage)
+    """A stage ended because it was asked to (`Log.should_stop`), after it saved where to go on. Shown as one line."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published, read-only result of one stage. Subclasses know what lies inside."""
@@ -159,6 +163,10 @@ class Log(Protocol):
     It is removed when the stage is published."""
     device: str
     """Where models in floating point are computed: `cpu` or `cuda`. No part of a fingerprint."""
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the process was asked to end: a long stage saves a checkpoint and raises `Stopped`."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics at a step (training step, layer number). Kept in `metrics.jsonl` of the artifact."""

@@ -34,6 +34,7 @@ class StageLog:
     def __init__(
         self, node: str, out: Path, resume: Path, console: Console, bars: bool,
         send: Callable[[Mapping[str, float], int, float], None], progress: Path, device: str,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self.resume = resume
         self.device = device
@@ -44,6 +45,7 @@ class StageLog:
         self._bars = bars
         self._send = send
         self._progress = ProgressFile(progress)
+        self._should_stop = should_stop
         self._file: TextIO | None = None
 
     def __enter__(self) -> StageLog:
@@ -56,6 +58,10 @@ class StageLog:
                 shutil.copyfile(self._path, self._out / CURVES)
 
     @property
+    def should_stop(self) -> bool:
+        return self._should_stop()
+
+    @property
     def _path(self) -> Path:
         return self.resume / CURVES
 
@@ -63,7 +69,8 @@ class StageLog:
         self._write({"step": step, "time": time.time(), "metrics": {name: float(v) for name, v in values.items()}})
 
     def rewind(self, step: int) -> None:
-        earlier = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
+        earlier = text.splitlines()
         points = [point for point in map(_parsed, earlier) if point and point["step"] <= step]
         # replaced by one rename: a kill in between keeps the old curve
         rewritten = self._path.with_suffix(".new")
@@ -107,12 +114,16 @@ class StageLog:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A point of the curve, or None for the line that a kill cut short."""
+    """A point of the curve, or None for a line that a kill cut short or that is damaged."""
     try:
-        point: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
+        point = json.loads(line)
+        return {
+            "step": int(point["step"]),
+            "time": float(point["time"]),
+            "metrics": {str(name): float(value) for name, value in point["metrics"].items()},
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return point
 
 
 class _Bar:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline import cpu, heap
-from pipeline.contracts import Artifact, UserError
+from pipeline.contracts import Artifact, Stopped, UserError
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
@@ -154,7 +154,7 @@ def _with_commit(item: Planned) -> Any:
 
 def _explain(error: Exception, name: str, folder: Path) -> str:
     """One line. The traceback of what is no user's error goes into a file of the job."""
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | Stopped):
         return str(error)
     kept = folder / f"{name}.traceback.txt"
     try:

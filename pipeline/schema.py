@@ -8,20 +8,40 @@ or a default and the same value written out, are one configuration.
 from __future__ import annotations
 
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipeline import references
 from pipeline.contracts import UserError
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy's generators and torch's both take."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
+LossWeight = Annotated[float, Field(ge=0, le=1e6)]
+"""Beyond, gradients overflow in 32 bits whatever the learning rate."""
 Precision = Literal["fp32", "bf16", "auto"]
 """auto: bf16 where this CPU has instructions for it, else fp32; resolved before anything is fingerprinted."""
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses `true` where a number is due; pydantic would take it for 1."""
+        parts = value if isinstance(value, list | tuple) else (value,)
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if any(isinstance(part, bool) for part in parts) and not _mentions(annotation, bool):
+            raise ValueError("expected no boolean")
+        return value
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    """Whether a type is `kind`, or is made of it."""
+    return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
 
 
 Family = Literal["causal_lm", "t5", "whisper"]
@@ -50,7 +70,7 @@ class Scratch(Strict):
     """Pieces of its SentencePiece tokenizer."""
     settings: dict[str, int | float | str | bool]
     """Of the family's configuration class, sizes first of all."""
-    seed: int
+    seed: Seed
 
 
 class Model(Strict):
@@ -114,7 +134,7 @@ class Data(Strict):
     """qa and translation: the one prompt format of training and evaluation (of lm-eval's gsm8k; T5's prefix)."""
     size: int = Field(ge=0)
     """Items to generate (generated data), or the first so many rows of each split to keep; 0 keeps all."""
-    seed: int = Field(ge=0)
+    seed: Seed
     """Of generated data."""
     speech: Speech | None = None
     """format=speech only."""
@@ -163,7 +183,7 @@ class Training(Strict):
     warmup_steps: int = Field(ge=0)
     decay: Literal["linear", "cosine", "constant"]
     weight_decay: float = Field(ge=0)
-    betas: tuple[float, float]
+    betas: tuple[Beta, Beta]
     """adamw only."""
     clip_norm: float = Field(ge=0)
     """Gradients are scaled down to this norm; 0 leaves them alone."""
@@ -174,13 +194,15 @@ class Training(Strict):
     checkpoint_every: int = Field(ge=0)
     """Steps between checkpoints that a killed run resumes from; 0: none."""
     divergence: float = Field(gt=1)
-    """Stop when the loss exceeds this multiple of its first value, or is not finite."""
+    """Stop when the mean loss of the last 10 steps exceeds this multiple of where the loss began, and is at least 2
+    (nats, times the loss weights) above it. A loss or a gradient that is not finite always stops."""
     activation_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time."""
     teacher_cache_gb: float = Field(ge=0)
     """Disk budget of cached teacher states (bf16); 0 runs the teacher on the fly. Over budget is an error."""
-    seed: int
-    """Of the order of the data and of dropout. The k-th fine-tuning of a run (rung k) uses seed + k."""
+    seed: Seed
+    """Of the order of the data, and of all that a step draws (dropout, SpecAugment, stochastic rounding). The k-th
+    fine-tuning of a run (rung k) uses seed + k."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -210,7 +232,7 @@ class Calibrate(Strict):
     length: int = Field(ge=2)
     """Tokens of a sample. text: padding-free windows of packed text; qa: one item each, padded and masked."""
     split: str
-    seed: int
+    seed: Seed
 
 
 class Prune(Strict):
@@ -266,11 +288,11 @@ class Schedule(Strict):
 class Distill(Strict):
     """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.training.distill`)."""
 
-    ce: float = Field(ge=0)
-    kd: float = Field(ge=0)
-    squarehead: float = Field(ge=0)
-    temperature: float = Field(gt=0)
-    eps: float = Field(ge=0)
+    ce: LossWeight
+    kd: LossWeight
+    squarehead: LossWeight
+    temperature: float = Field(ge=1e-3, le=1e3)
+    eps: float = Field(ge=0, le=1)
     normalize: Literal["layer", "token"]
     """layer: the paper's ratio of two sums. token: a ratio for each token, then their mean (ours)."""
     skip_first: int = Field(ge=0)
@@ -333,7 +355,7 @@ class Generation(Strict):
     """Speech with window=clip: also evaluate with 30-second windows, as metrics `*_full_window`."""
     bootstrap: int = Field(ge=100)
     """Resamples of the items for confidence intervals."""
-    seed: int
+    seed: Seed
 
 
 class Evaluate(Strict):
@@ -404,7 +426,7 @@ class Config(Strict):
     cache: CacheRules
     sparsity: Sparsity
     """Fraction of zeros among the prunable weights, at the end of the schedule."""
-    seed: int
+    seed: Seed
     threads: int = Field(ge=0)
     """Of torch; 0: all cores (divided by the sweep's parallel jobs)."""
     device: Literal["auto", "cpu", "cuda"]
@@ -540,7 +562,10 @@ def parse(composed: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(composed)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found = error.errors(include_url=False)
+        # a value that others interpolate is wrong in each place; the shortest name is where the user gave it
+        same = [other for other in found if (other["type"], other["msg"]) == (found[0]["type"], found[0]["msg"])]
+        first = min(same, key=lambda other: len(other["loc"]))
         option = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         given = first["input"]

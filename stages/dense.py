@@ -9,6 +9,7 @@ from pipeline.contracts import Artifact, Checkpoint, DataSet, Log
 from pipeline.schema import DenseSlice
 from stages import devices, families, masks
 from stages.training import training_inputs
+from stages.training.randomness import seeded
 from stages.training.trainer import train
 
 
@@ -18,9 +19,10 @@ def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     assert isinstance(source, Checkpoint)
     assert config.distill.kd == config.distill.squarehead == 0, "there is no teacher before the dense model"
     assert isinstance(data, DataSet)
-    family = families.of(source.path)
-    model = training_inputs.load(source, devices.of(log.device))
-    plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
-    pruned, metrics = train(model, plan, None, masks.of(source), log)
-    log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))
-    return metrics | training_inputs.write(model, source, pruned, out, log)
+    with seeded(config.training.seed):
+        family = families.of(source.path)
+        model = training_inputs.load(source, devices.of(log.device))
+        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
+        pruned, metrics = train(model, plan, None, masks.of(source), log)
+        log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))
+        return metrics | training_inputs.write(model, source, pruned, out, log)

@@ -12,6 +12,7 @@ from stages import calibrate, checkpoints, devices, families, masks
 from stages.families import Family
 from stages.training import training_inputs
 from stages.training.gradual import Gradual
+from stages.training.randomness import seeded
 from stages.training.teacher import CachedTeacher, Teacher
 from stages.training.trainer import Plan, train
 
@@ -24,22 +25,23 @@ def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
-    family = families.of(source.path)
-    model = training_inputs.load(source, devices.of(log.device))
-    gradual = _gradual(config.cubic, model, family, inputs) if config.cubic else None
-    plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
-    teacher = _teacher(plan, model, inputs, log) if config.distill.kd or config.distill.squarehead else None
-    pruned, metrics = train(model, plan, teacher, masks.of(source), log)
-    if teacher:
-        teacher.check_untouched()
-    del teacher
-    log.facts(
-        data_digest=data.digest,
-        precision=config.training.precision,
-        rows=len(plan.rows),
-        distill=config.distill.model_dump(),
-    )
-    return metrics | training_inputs.write(model, source, pruned, out, log)
+    with seeded(config.training.seed):
+        family = families.of(source.path)
+        model = training_inputs.load(source, devices.of(log.device))
+        gradual = _gradual(config.cubic, model, family, inputs) if config.cubic else None
+        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
+        teacher = _teacher(plan, model, inputs, log) if config.distill.kd or config.distill.squarehead else None
+        pruned, metrics = train(model, plan, teacher, masks.of(source), log)
+        if teacher:
+            teacher.check_untouched()
+        del teacher
+        log.facts(
+            data_digest=data.digest,
+            precision=config.training.precision,
+            rows=len(plan.rows),
+            distill=config.distill.model_dump(),
+        )
+        return metrics | training_inputs.write(model, source, pruned, out, log)
 
 
 def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -> Teacher | CachedTeacher:

@@ -25,6 +25,9 @@ class StageSpec:
     """Sources live in the user's cache, shared by all projects; everything else in the run's own store."""
 
 
+TRAINING_IRRELEVANT = ("training.checkpoint_every", "training.divergence")
+"""divergence only stops a run: with a higher one, the same run goes on from its last checkpoint."""
+
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
@@ -32,10 +35,10 @@ STAGES: dict[str, StageSpec] = {
         StageSpec("data", "2", "stages.sources.data", Corpus, in_cache=True),
         StageSpec("scratch", "2", "stages.scratch", Checkpoint),
         StageSpec("prepare", "2", "stages.prepare", Examples),
-        StageSpec("dense", "4", "stages.dense", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("dense", "4", "stages.dense", Checkpoint, irrelevant=TRAINING_IRRELEVANT),
         StageSpec("calibrate", "4", "stages.calibrate", Calibration),
         StageSpec("prune", "2", "stages.prune", Checkpoint),
-        StageSpec("finetune", "4", "stages.finetune", Checkpoint, irrelevant=("training.checkpoint_every",)),
+        StageSpec("finetune", "4", "stages.finetune", Checkpoint, irrelevant=TRAINING_IRRELEVANT),
         StageSpec("quantize", "2", "stages.quantize", Checkpoint),
         StageSpec("evaluate", "3", "stages.evaluate", Metrics),
         StageSpec("benchmark", "7", "stages.benchmark", Benchmark),

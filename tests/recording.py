@@ -20,6 +20,7 @@ class RecordingLog:
         self.found: dict[str, Any] = {}
         self.notes: list[str] = []
         self.bars: list[str] = []
+        self.should_stop = False
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         self.points.append((step, dict(values)))

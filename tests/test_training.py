@@ -472,7 +472,7 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(
     config = slice_(TASK, steps=40, lr=30.0, clip_norm=0, warmup_steps=30, checkpoint_every=1, divergence=1.5)
     with pytest.raises(UserError, match=r"diverged at step \d+: loss .* over 1.5 times .*step_0") as caught:
         run(config, inputs, tmp_path)
-    assert caught.value.option == "finetune.lr"
+    assert caught.value.option == "finetune.divergence"
     kept = resume.last(tmp_path / "resume_a")
     assert kept is not None
     assert int(kept.name.removeprefix("step_")) > 0

@@ -11,9 +11,7 @@ from torch import Tensor
 from pipeline.schema import Training
 from stages import devices
 from stages.families import Batch, Rows
-
-EPOCHS = 1_000_003
-"""Distance of two seeds' random streams: the epochs (and steps) of one seed are not those of the next."""
+from stages.training.randomness import SEED_STRIDE
 
 STEPS_GROUPED = 20
 """Steps among which `grouped` moves rows."""
@@ -27,7 +25,7 @@ def count_steps(config: Training, num_rows: int) -> int:
 def order(num_rows: int, needed: int, seed: int) -> Tensor:
     """Row numbers in the order of training: epoch after epoch, each shuffled by (seed, epoch)."""
     epochs = math.ceil(needed / num_rows)
-    generators = (torch.Generator().manual_seed(seed * EPOCHS + epoch) for epoch in range(epochs))
+    generators = (torch.Generator().manual_seed(seed * SEED_STRIDE + epoch) for epoch in range(epochs))
     shuffled = [torch.randperm(num_rows, generator=generator) for generator in generators]
     return torch.cat(shuffled)[:needed] if shuffled else torch.empty(0, dtype=torch.long)
 
@@ -40,7 +38,7 @@ def grouped(order_N: Tensor, sizes_R: Tensor, batch_size: int, seed: int) -> Ten
     groups = []
     for group, rows_N in enumerate(torch.split(order_N, STEPS_GROUPED * batch_size)):
         steps = torch.split(rows_N[sizes_R[rows_N].sort(stable=True).indices], batch_size)
-        generator = torch.Generator().manual_seed(seed * EPOCHS + group)
+        generator = torch.Generator().manual_seed(seed * SEED_STRIDE + group)
         groups += [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
     return torch.cat(groups) if groups else order_N
 

@@ -34,7 +34,7 @@ class Progress:
     seconds: float = 0.0
     """Spent in training steps."""
     reference: float = 0.0
-    """The loss that divergence is measured against: of the first step, or of a higher one right after a mask update."""
+    """Where the loss began: the loss of the first step, or a higher one right after a mask update."""
     remasked: bool = False
     """Whether the masks changed after the last step."""
     losses: list[float] = field(default_factory=list)

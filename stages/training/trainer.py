@@ -7,22 +7,25 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pipeline.contracts import Log, UserError
+from pipeline.contracts import Log, Stopped, UserError
 from pipeline.schema import Distill, Training
 from stages import masks
 from stages.families import Family, Rows
 from stages.masks import Masks
-from stages.training import batches, objective, resume
+from stages.training import batches, distill, objective, resume
 from stages.training.gradual import Gradual
 from stages.training.objective import Distiller, Objective
 from stages.training.optim import MaskedOptimizer, learning_rate
+from stages.training.randomness import seeded
 from stages.training.resume import Progress
 
 RECENT = 10
-"""Steps whose mean loss is reported as `train_loss`."""
+"""Steps whose mean loss is reported as `train_loss`, and compared with where the loss began."""
+SMALL_RISE = 2.0
+"""By less than this, in units of the losses (nats for CE and KD), a mean loss may rise to any multiple: a loss that
+begins near 0 may triple in good health, and one batch may be easier than the next."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Plan:
 def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log: Log) -> tuple[Masks, dict[str, float]]:
     """Trains `model` in place; returns its masks and the summary metrics. 0 steps: only the validation loss.
 
-    Goes on from the last checkpoint in `log.resume`. Raises UserError when training diverges.
+    Goes on from the last good checkpoint in `log.resume`. Raises UserError when training diverges, and Stopped, after
+    saving a checkpoint, when `log.should_stop`.
     """
     run = _Run(model, plan, teacher, pruned, log)
     every = plan.training
@@ -69,8 +73,13 @@ def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log:
             if run.done.step < plan.steps:
                 if every.eval_every and run.done.step % every.eval_every == 0:
                     run.validate()
-                if every.checkpoint_every and run.done.step % every.checkpoint_every == 0:
+                stops = log.should_stop
+                if stops or (every.checkpoint_every and run.done.step % every.checkpoint_every == 0):
                     run.save()
+                if stops:
+                    raise Stopped(
+                        f"stopped after step {run.done.step} of {plan.steps}; the same line goes on from there"
+                    )
     model.eval()
     masks.check(model, run.pruned)
     metrics = {"validation_loss": run.validate(), "steps": float(plan.steps), "tokens": float(run.done.tokens)}
@@ -106,25 +115,21 @@ class _Run:
         begin, config, plan, done = time.perf_counter(), self.plan.training, self.plan, self.done
         chosen_B = self.order[done.step * config.batch_size :][: config.batch_size]
         micro = list(batches.micro_batches(plan.rows, chosen_B, config.micro_batch_size, self.model.device))
-        with torch.random.fork_rng(devices=[]):
-            # dropout draws what it would draw in a run that was never interrupted
-            torch.manual_seed(config.seed * batches.EPOCHS + done.step)
-            found = {name: float(term) for name, term in self.objective.backward(self.model, self.head, micro).items()}
-        loss, reference = found["loss"], done.reference
-        if not reference or done.remasked:
-            # pruning raises the loss; that is no divergence
-            reference = max(reference, loss)
-        if not math.isfinite(loss):
-            raise self._diverged(f"loss {loss}")
-        if loss > config.divergence * reference:
-            raise self._diverged(f"loss {loss:.4g} is over {config.divergence:g} times {reference:.4g}, where it began")
         lr = learning_rate(done.step, plan.steps, config)
-        grad_norm = float(self.optimizer.step(lr))
-        if not math.isfinite(grad_norm):
-            raise self._diverged(f"gradient norm {grad_norm}")
+        with seeded(config.seed, done.step):
+            found = {name: float(term) for name, term in self.objective.backward(self.model, self.head, micro).items()}
+            loss = found["loss"]
+            if not math.isfinite(loss):
+                raise self._not_finite(found)
+            recent = [*done.losses, loss][-RECENT:]
+            # pruning raises the loss; that is no divergence
+            reference = max(done.reference, loss) if done.remasked or not done.step else done.reference
+            self._check_rise(sum(recent) / len(recent), reference)
+            grad_norm = float(self.optimizer.step(lr))
+            if not math.isfinite(grad_norm):
+                raise self._not_finite(found | {"gradient norm": grad_norm})
         tokens = sum(int(batch["use"].sum()) for _, batch in micro)
         seconds = time.perf_counter() - begin
-        recent = [*done.losses, loss][-RECENT:]
         self.done = Progress(done.step + 1, done.tokens + tokens, done.seconds + seconds, reference, False, recent)
         if plan.gradual and plan.gradual.due(self.done.step):
             self.pruned = plan.gradual.update(self.model, self.pruned, self.done.step, self.log)
@@ -147,11 +152,34 @@ class _Run:
     def save(self) -> None:
         resume.save(self.log.resume, self.model, self.optimizer.inner, self.pruned, self.done)
 
-    def _diverged(self, what: str) -> UserError:
+    def _check_rise(self, mean: float, began: float) -> None:
+        """Raises UserError when the mean of the recent losses is a multiple of where the loss began."""
+        factor, section = self.plan.training.divergence, self.plan.option
+        if mean <= factor * began:
+            return
+        weights = self.plan.weights
+        if mean - began > SMALL_RISE * (weights.ce + weights.kd + weights.squarehead):
+            raise self._diverged(
+                f"loss {mean:.4g}, the mean of the last steps, is over {factor:g} times {began:.4g}, where it began",
+                f"lower {section}.lr, or raise {section}.divergence to train on",
+                f"{section}.divergence",
+            )
+
+    def _not_finite(self, found: dict[str, float]) -> UserError:
+        """Blames the learning rate only where it had a say: after the first step."""
+        what = next(f"{name} {value}" for name, value in found.items() if not math.isfinite(value))
+        weights = {f"distill.{name}": getattr(self.plan.weights, name) for name in distill.TERMS}
+        heaviest = max(weights, key=lambda option: float(weights[option]))
+        weighted = f"{heaviest}={weights[heaviest]:g}"
+        lr, is_heavy = f"{self.plan.option}.lr", weights[heaviest] > 1
+        if self.done.step:
+            return self._diverged(what, f"lower {lr}{f', or {weighted}' if is_heavy else ''}", lr)
+        if is_heavy:
+            return self._diverged(what, f"lower {weighted}", heaviest)
+        return self._diverged(what, "the model is at fault, or its precision", "model.path")
+
+    def _diverged(self, what: str, way_out: str, option: str) -> UserError:
         kept = resume.last(self.log.resume)
         good = f"the last good checkpoint, where the same run would go on, is kept in {kept}"
-        return UserError(
-            f"diverged at step {self.done.step + 1}: {what}; {good if kept else 'no checkpoint was made yet'}; "
-            "lower the learning rate",
-            f"{self.plan.option}.lr",
-        )
+        checkpoint = good if kept else "no checkpoint was made yet"
+        return UserError(f"diverged at step {self.done.step + 1}: {what}; {checkpoint}; {way_out}", option)
