@@ -26,9 +26,10 @@ REFUSED = [
 
 @pytest.mark.parametrize("line", REFUSED)
 def test_a_value_that_cannot_be_is_refused_by_its_name(line: str) -> None:
-    groups = ["data=translation", "data.path=x", "model=t5", "model.path=x", "evaluate=bleu"]
+    translation = ["data=translation", "data.path=x", "model=t5", "model.path=x", "evaluate=bleu"]
+    groups = translation if "generation" in line else ["schedule=ladder"] if "schedule" in line else []
     with pytest.raises(UserError) as caught:
-        config_of(*(groups if "generation" in line else []), line)
+        config_of(*groups, line)
     assert caught.value.option.startswith(line.partition("=")[0])
     assert "\n" not in str(caught.value)
 
