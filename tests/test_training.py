@@ -447,7 +447,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind: str, optimizer: str, tm
     out.mkdir()
     with pytest.raises(Killed):
         finetune.run(asked, inputs, out, dying)
-    assert [path.name for path in dying.resume.iterdir()] == ["step_00000004"], "only the last good checkpoint stays"
+    assert sorted(path.name for path in dying.resume.iterdir()) == ["step_00000002", "step_00000004"]
     log = RecordingLog(dying.resume)
     log.points = dying.points
     metrics = finetune.run(asked, inputs, out, log)

@@ -37,7 +37,8 @@ class Estimate:
     memory_bytes: float | None
     """Peak of the process, its libraries included."""
     disk_bytes: float | None
-    """Of the result; checkpoints of a running training come on top, up to 12 bytes a parameter, and go again."""
+    """Of the result. The two checkpoints of a running training, up to 12 bytes a parameter each, come on top and go
+    again."""
     basis: Basis
     """Of `seconds`."""
 

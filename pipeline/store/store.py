@@ -214,10 +214,14 @@ class Slot:
             before = json.loads(self._resumes.read_bytes())
         except (OSError, ValueError):
             before = {}
+        if not isinstance(before, dict):
+            before = {}
         if before.get("made_of") != record["made_of"] or (anew and not before.get("anew")):
             disk.delete(self.resume)
             self.resume.mkdir()
-        self._resumes.write_text(json.dumps(record), encoding="utf-8")
+        if before != record:
+            disk.fsync(disk.replace_text(self._resumes, json.dumps(record)))
+            disk.fsync(self._scratch)
 
     def publish(self, meta: Mapping[str, Any]) -> Entry:
         """Seals `out` (the list of its files goes into meta.json) and puts it in its place in one step.

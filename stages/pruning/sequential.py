@@ -7,7 +7,7 @@ SparseGPT, one factor of it.
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.contracts import Bar, Log, UserError
+from pipeline.contracts import Bar, Log, Stopped, UserError
 from pipeline.schema import Prune
+from stages import sealed
 from stages.families import Batch, Family
 from stages.masks import Masks
 from stages.pruning import pruners, sparsegpt
 from stages.pruning.selection import Target, target
 from stages.pruning.walk import Reached, Walk, at_rest
 from stages.skipping import skipped
+
+BLOCK_FILE = "block.safetensors"
 
 
 @dataclass(frozen=True)
@@ -168,18 +171,18 @@ def prune_model(
     reports: list[LayerReport] = []
     with at_rest(model), log.bar(f"prune to {sparsity:.0%}", total=len(blocks), unit="block") as bar:
         for number, linears in enumerate(blocks):
-            saved = resume / f"block_{number:04d}.safetensors" if resume else None
-            if saved and saved.exists():
-                kept, found = _restore(saved, linears)
-            else:
-                kept, found = _prune_block(linears, family, walk, config, goal, previous)
-                if saved:
-                    _save(saved, linears, kept, found)
+            saved = resume / f"block_{number:04d}" if resume else None
+            restored = _restore(saved, linears, log) if saved else None
+            kept, found = restored or _prune_block(linears, family, walk, config, goal, previous)
+            if saved and not restored:
+                _save(saved, linears, kept, found)
             masks |= kept
             reports += found
             if walk and number + 1 < len(blocks):
                 walk.advance()
             _advance(bar, found)
+            if saved and log.should_stop and number + 1 < len(blocks):
+                raise Stopped(f"stopped after block {number + 1} of {len(blocks)}; the same line goes on from there")
     return masks, reports
 
 
@@ -266,17 +269,34 @@ def _advance(bar: Bar, reports: list[LayerReport]) -> None:
         bar.advance()
 
 
-def _save(path: Path, linears: Mapping[str, nn.Linear], masks: Masks, reports: list[LayerReport]) -> None:
+def _save(place: Path, linears: Mapping[str, nn.Linear], masks: Masks, reports: list[LayerReport]) -> None:
     tensors = {f"{name}.weight": linear.weight.detach().contiguous() for name, linear in linears.items()}
     tensors |= {f"{name}.keep": masks[name].contiguous() for name in linears}
-    written = path.with_suffix(".writing")
-    save_file(tensors, written, metadata={"reports": json.dumps([asdict(report) for report in reports])})
-    os.replace(written, path)
+    writing = sealed.begin(place.parent)
+    described = json.dumps([asdict(report) for report in reports])
+    save_file(tensors, writing / BLOCK_FILE, metadata={"reports": described})
+    sealed.finish(writing, place)
 
 
-def _restore(path: Path, linears: Mapping[str, nn.Linear]) -> tuple[Masks, list[LayerReport]]:
-    with safe_open(path, framework="pt") as file:
-        for name, linear in linears.items():
-            linear.weight.data.copy_(file.get_tensor(f"{name}.weight"))
-        masks = {name: file.get_tensor(f"{name}.keep") for name in linears}
-        return masks, [LayerReport(**report) for report in json.loads(file.metadata()["reports"])]
+def _restore(place: Path, linears: Mapping[str, nn.Linear], log: Log) -> tuple[Masks, list[LayerReport]] | None:
+    """The masks and reports of a block that was pruned before, its weights put in place. None where there is nothing;
+    `log` is told where it is damaged, and it is deleted."""
+    if not place.exists():
+        return None
+    trouble = sealed.damage(place)
+    if not trouble:
+        try:
+            with safe_open(place / BLOCK_FILE, framework="pt") as file:
+                reports = [LayerReport(**report) for report in json.loads(file.metadata()["reports"])]
+                weights = {name: file.get_tensor(f"{name}.weight") for name in linears}
+                masks = {name: file.get_tensor(f"{name}.keep") for name in linears}
+            if all(weights[name].shape == masks[name].shape == linear.weight.shape for name, linear in linears.items()):
+                for name, linear in linears.items():
+                    linear.weight.data.copy_(weights[name])
+                return masks, reports
+            trouble = "it is of another model"
+        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+            trouble = f"it does not fit this run: {error}"
+    log.note(f"the pruned {place.name} of an earlier attempt is unusable ({trouble}); it is pruned again")
+    shutil.rmtree(place)
+    return None

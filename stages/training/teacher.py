@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Checkpoint, Log, UserError
 from pipeline.schema import Training
-from stages import checkpoints, devices
+from stages import checkpoints, devices, sealed
 from stages.families import Batch, Family, Rows
 from stages.precision import autocast
 from stages.training import batches
@@ -89,11 +89,13 @@ class CachedTeacher:
         _check_room(gigabytes, config.teacher_cache_gb, len(self.numbers), file, option)
         done = log.resume / "teacher_states.json"
         held = {"rows": len(self.numbers), "values": total, "widths": self.widths_L.tolist()}
-        complete = done.exists() and json.loads(done.read_text()) == held
+        complete = _is_complete(file, done, held, log)
         self.values = torch.from_file(str(file), shared=True, size=total, dtype=torch.bfloat16)
         if not complete:
             self._fill(rows, size, log)
-            done.write_text(json.dumps(held))
+            sealed.sync(file)
+            done.write_text(json.dumps(held | {"sha256": sealed.digest(file)}), encoding="utf-8")
+            sealed.sync(done)
         live.check_untouched()
         log.facts(teacher_cache_gb=round(gigabytes, 3))
         if not complete:
@@ -134,6 +136,21 @@ def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     for row, h_TD in zip(h_BTD, rows, strict=True):
         row[: len(h_TD)] = h_TD
     return h_BTD
+
+
+def _is_complete(file: Path, done: Path, held: dict[str, Any], log: Log) -> bool:
+    """Whether all states are there, from an earlier attempt. Damaged ones are deleted, and `log` is told."""
+    if not done.exists():
+        return False
+    try:
+        if json.loads(done.read_text(encoding="utf-8")) == held | {"sha256": sealed.digest(file)}:
+            return True
+    except (OSError, ValueError):
+        pass  # told below, as any other damage
+    log.note("the cached teacher states of an earlier attempt are damaged; they are made again")
+    for path in (done, file):
+        path.unlink(missing_ok=True)
+    return False
 
 
 def _check_room(gigabytes: float, budget: float, num_rows: int, file: Path, option: str) -> None:

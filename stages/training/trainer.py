@@ -102,9 +102,8 @@ class _Run:
         model.train()
         if plan.training.activation_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        if checkpoint := resume.last(log.resume):
-            self.pruned, self.done = resume.restore(checkpoint, model, self.optimizer.inner)
-            self.optimizer.set_masks(self.pruned)
+        if found := resume.restore(log.resume, self.optimizer, pruned, plan.steps, log):
+            self.pruned, self.done = found
             log.rewind(self.done.step)
             log.note(f"resumes after step {self.done.step} of {plan.steps}")
         if (warmup := plan.training.warmup_steps) >= plan.steps > 0:
@@ -150,7 +149,7 @@ class _Run:
         return loss
 
     def save(self) -> None:
-        resume.save(self.log.resume, self.model, self.optimizer.inner, self.pruned, self.done)
+        resume.save(self.log.resume, self.optimizer, self.pruned, self.done)
 
     def _check_rise(self, mean: float, began: float) -> None:
         """Raises UserError when the mean of the recent losses is a multiple of where the loss began."""
