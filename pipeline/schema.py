@@ -83,7 +83,7 @@ class Model(Strict):
     """Hub only: branch, tag or commit; empty means `main`. The commit it stands for is what is fingerprinted."""
     family: Family
     dtype: Literal["float32", "bfloat16"]
-    """Of the weights, as stored and trained."""
+    """Of the weights, as stored. Training of bfloat16 moves them as `bf16_updates` says."""
     scratch: Scratch | None = None
     """path=scratch only."""
 
@@ -173,6 +173,9 @@ class Training(Strict):
     """Tokens of a row; of an encoder-decoder's source and of its target, each. Longer ones are cut."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """adafactor: torch's, whose lr is relative to each matrix' root mean square and never above 1/sqrt(step)."""
+    bf16_updates: Literal["fp32_master", "stochastic_rounding"] = "fp32_master"
+    """How weights stored in bfloat16 take steps smaller than their spacing. fp32_master: the optimizer keeps a copy in
+    fp32. stochastic_rounding: each step is rounded up or down by chance; 6 bytes a weight less."""
     batch_size: int = Field(ge=1)
     """Sequences of an optimizer step."""
     micro_batch_size: int = Field(ge=1)
@@ -457,6 +460,16 @@ class Config(Strict):
                 f"got {self.data.format}",
                 "data.format",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _updates_fit(self) -> Config:
+        for option, training in (("dense.training", self.dense.training), ("finetune", self.finetune)):
+            if training.bf16_updates != "fp32_master" and self.model.dtype != "bfloat16":
+                raise UserError(
+                    f"{training.bf16_updates} is for weights in bfloat16, got model.dtype={self.model.dtype}",
+                    f"{option}.bf16_updates",
+                )
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,8 @@ TWICE = 3.5
 """Hearing clips in windows of their own and in full ones, over the former alone."""
 WINDOW_POSITIONS = {"full": 1500, "clip": 250}
 """Of Whisper's encoder for one clip; that of clips about five seconds long."""
+ROUNDING = 0.5e9
+"""Bytes of the fp32 values that stochastic rounding holds at a time."""
 SMALL = 1e6
 """Bytes of a result that holds numbers only; less, in fact."""
 
@@ -154,6 +156,10 @@ def memory_bytes(load: Workload, size: ModelSize, config: Config) -> float:
 def _training_memory(load: Workload, size: ModelSize, weights: float, config: Config) -> float:
     training, p = load.config["training"], size.parameters
     states = 8 * p if training["optimizer"] == "adamw" else 0
+    updates = weights  # the gradients
+    if config.model.dtype == "bfloat16":
+        # gradients and copies in fp32, or neither but for some at a time
+        updates = 8 * p if training["bf16_updates"] == "fp32_master" else weights + ROUNDING
     bf16 = training["precision"] == "bf16"
     cast, width = (2 * p, 2) if bf16 else (0, 4)
     teacher = weights + cast if "teacher" in load.inputs else 0
@@ -165,7 +171,7 @@ def _training_memory(load: Workload, size: ModelSize, weights: float, config: Co
         kept += MATRICES * size.heads * training["sequence_length"]
     activations = tokens * size.layers * kept * width
     logits = training["micro_batch_size"] * training["sequence_length"] * size.vocabulary * 4 * 3
-    return float(2 * weights + states + cast + teacher + masks + activations + logits)
+    return float(weights + updates + states + cast + teacher + masks + activations + logits)
 
 
 def result_bytes(load: Workload, size: ModelSize, config: Config) -> float | None:

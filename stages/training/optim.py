@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.schema import Training
+from stages.training import weight_updates
+from stages.training.weight_updates import Updates
 
 
-def optimizer(model: nn.Module, config: Training) -> torch.optim.Optimizer:
+def optimizer(
+    parameters: Mapping[str, nn.Parameter], matrices: Container[str], config: Training
+) -> torch.optim.Optimizer:
     """Weight decay on matrices only: norms and biases are left alone."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=config.lr)
@@ -42,23 +47,27 @@ def learning_rate(step: int, steps: int, config: Training) -> float:
 
 
 class MaskedOptimizer:
-    """Steps that keep pruned weights at zero."""
+    """Steps that keep pruned weights at zero, of weights in any precision (`stages.training.weight_updates`)."""
 
     def __init__(self, model: nn.Module, config: Training, pruned: Mapping[str, Tensor]) -> None:
-        self.inner = optimizer(model, config)
-        self.clip_norm = config.clip_norm
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.masked: list[tuple[nn.Parameter, Tensor]] = []
+        self.updates: Updates = weight_updates.KINDS[config.bf16_updates](self.parameters)
+        matrices = {name for name, p in self.parameters.items() if p.dim() >= 2}
+        self.inner = optimizer(self.updates.exact, matrices, config)
+        self.clip_norm = config.clip_norm
+        self.masked: dict[str, Tensor] = {}
+        """By name of the parameter; True = kept."""
         self.set_masks(pruned)
 
     @torch.no_grad()
     def set_masks(self, pruned: Mapping[str, Tensor]) -> None:
         """From now on these weights are pruned: zeroed, and so are their moments."""
-        weights = {name: self.parameters[f"{name}.weight"] for name in pruned}
-        self.masked = [(weights[name], keep_OI.to(weights[name].device)) for name, keep_OI in pruned.items()]
-        for weight_OI, keep_OI in self.masked:
-            weight_OI.mul_(keep_OI)
-            state = self.inner.state.get(weight_OI, {})
+        named = {f"{name}.weight": keep_OI for name, keep_OI in pruned.items()}
+        self.masked = {name: keep_OI.to(self.parameters[name].device) for name, keep_OI in named.items()}
+        for name, keep_OI in self.masked.items():
+            self.updates.adopt(name)
+            self.updates.zero(name, keep_OI)
+            state = self.inner.state.get(self.updates.exact[name], {})
             for moment in ("exp_avg", "exp_avg_sq"):
                 if moment in state:
                     state[moment].mul_(keep_OI)
@@ -67,20 +76,35 @@ class MaskedOptimizer:
     def step(self, lr: float) -> Tensor:
         """One step from the accumulated gradients, which are then forgotten. Returns their norm, before clipping.
 
-        A step whose norm is not finite is not taken.
+        A parameter without a gradient (an expert that no token came to) stays. A step whose norm is not finite is not
+        taken.
         """
-        for weight_OI, keep_OI in self.masked:
-            if weight_OI.grad is not None:
-                weight_OI.grad.mul_(keep_OI)
-        moved = [p for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        graded = {name: p for name, p in self.updates.gradients().items() if p.grad is not None}
+        for name, keep_OI in self.masked.items():
+            if name in graded:
+                _gradient(graded[name]).mul_(keep_OI)
+        norm = total_norm([_gradient(p) for p in graded.values()])
         if torch.isfinite(norm):
             if self.clip_norm:
-                torch.nn.utils.clip_grads_with_norm_(moved, self.clip_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(graded.values(), self.clip_norm, norm)
             for group in self.inner.param_groups:
                 group["lr"] = lr
-            self.inner.step()
-            for weight_OI, keep_OI in self.masked:
-                weight_OI.mul_(keep_OI)
-        self.inner.zero_grad(set_to_none=True)
+            self.updates.step(self.inner)
+            for name, keep_OI in self.masked.items():
+                self.updates.zero(name, keep_OI)
+        for parameter in (*self.parameters.values(), *self.updates.exact.values()):
+            parameter.grad = None
         return norm
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of all of them together, in fp32 whatever they are stored in; 0 where there are none."""
+    if not gradients:
+        return torch.zeros(())
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    return torch.stack(norms).square().sum().sqrt()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -83,11 +83,11 @@ def save(folder: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Tensor],
     writing = sealed.begin(folder)
     state = {
         f"{name}.{key}": value.contiguous()
-        for name, parameter in optimizer.parameters.items()
+        for name, parameter in optimizer.updates.exact.items()
         for key, value in optimizer.inner.state.get(parameter, {}).items()
     }
     # tied weights are one parameter, so there is no duplicate that safetensors would refuse
-    weights = {name: parameter.detach().contiguous() for name, parameter in optimizer.parameters.items()}
+    weights = {name: value.contiguous() for name, value in optimizer.updates.state().items()}
     save_file(weights, writing / "weights.safetensors")
     save_file(state, writing / "optimizer.safetensors")
     masks.save(pruned, writing / "masks.safetensors")
@@ -149,8 +149,8 @@ def _read(checkpoint: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Ten
 @torch.no_grad()
 def _put(state: State, optimizer: MaskedOptimizer) -> None:
     inner = optimizer.inner
-    for name, parameter in optimizer.parameters.items():
-        parameter.copy_(state.weights[name])
+    for name, parameter in optimizer.updates.exact.items():
+        optimizer.updates.restore(name, state.weights[name])
         if name in state.optimizer:
             # the count of steps stays where the optimizer keeps it
             inner.state[parameter] = {
