@@ -45,6 +45,7 @@ def _mentions(annotation: Any, kind: type) -> bool:
 
 
 Family = Literal["causal_lm", "t5", "whisper"]
+MasksOfSource = Literal["auto", "from_zeros", "none"]
 DataFormat = Literal["text", "qa", "translation", "speech"]
 FIELDS: dict[DataFormat, set[str]] = {
     "text": {"text", "id"},
@@ -84,6 +85,10 @@ class Model(Strict):
     family: Family
     dtype: Literal["float32", "bfloat16"]
     """Of the weights, as stored. Training of bfloat16 moves them as `bf16_updates` says."""
+    masks: MasksOfSource = "auto"
+    """What becomes of zeros in a model that comes sparse, as published sparse checkpoints do. from_zeros: each zero of
+    the prunable linears is pruned, and stays zero in all that follows. none: they are weights like others, which
+    training revives. auto: from_zeros for the linears with more than 5 % zeros."""
     scratch: Scratch | None = None
     """path=scratch only."""
 
@@ -91,6 +96,8 @@ class Model(Strict):
     def _described(self) -> Model:
         if (self.path == "scratch") != (self.scratch is not None):
             raise ValueError("path=scratch and a description in `scratch` need each other")
+        if self.scratch and self.masks != "auto":
+            raise ValueError(f"a model from scratch has no zeros, got masks={self.masks}")
         if self.scratch and self.family != "t5":
             raise ValueError(f"only the family t5 can start from scratch, got {self.family}")
         return self
@@ -504,6 +511,7 @@ class ModelSlice(Strict):
     revision: str
     family: Family
     dtype: Literal["float32", "bfloat16"]
+    masks: MasksOfSource = "auto"
 
 
 class ScratchSlice(Strict):

@@ -1,4 +1,7 @@
-"""Stage `dense`: fine-tuning before pruning. Its result is the teacher, the start and the baseline."""
+"""Stage `dense`: fine-tuning before pruning. Its result is the teacher, the start and the baseline.
+
+A model that came sparse stays as sparse: its masks hold.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
         family = families.of(source.path)
         model = training_inputs.load(source, devices.of(log.device))
         plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
-        pruned, metrics = train(model, plan, None, masks.of(source), log)
+        start = masks.of(source)
+        if start:
+            log.note(f"trains a model of {masks.sparsity(start):.1%} sparsity, whose zeros stay zero")
+        pruned, metrics = train(model, plan, None, start, log)
         log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))
         return metrics | training_inputs.write(model, source, pruned, out, log)

@@ -10,6 +10,9 @@ from pipeline.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, 
 from pipeline.schema import CubicSlice, FinetuneSlice
 from stages import calibrate, checkpoints, devices, families, masks
 from stages.families import Family
+from stages.masks import Masks
+from stages.pruning import nesting
+from stages.pruning.sequential import linears_to_prune
 from stages.training import training_inputs
 from stages.training.gradual import Gradual
 from stages.training.randomness import seeded
@@ -28,10 +31,11 @@ def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     with seeded(config.training.seed):
         family = families.of(source.path)
         model = training_inputs.load(source, devices.of(log.device))
-        gradual = _gradual(config.cubic, model, family, inputs) if config.cubic else None
+        earlier = masks.of(source)
+        gradual = _gradual(config.cubic, model, family, inputs, earlier, log) if config.cubic else None
         plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
         teacher = _teacher(plan, model, inputs, log) if config.distill.kd or config.distill.squarehead else None
-        pruned, metrics = train(model, plan, teacher, masks.of(source), log)
+        pruned, metrics = train(model, plan, teacher, earlier, log)
         if teacher:
             teacher.check_untouched()
         del teacher
@@ -62,9 +66,16 @@ def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -
     return CachedTeacher(live, plan.rows, visited, plan.training, log, OPTION)
 
 
-def _gradual(config: CubicSlice, model: Any, family: Family, inputs: Mapping[str, Artifact]) -> Gradual:
+def _gradual(
+    config: CubicSlice, model: Any, family: Family, inputs: Mapping[str, Artifact], earlier: Masks, log: Log
+) -> Gradual:
     calibration = inputs.get("calibration")
     assert calibration is None or isinstance(calibration, Calibration)
+    try:
+        linears = linears_to_prune(model, family, config.prune)
+        nesting.check(linears, earlier, config.initial, config.prune, config.initial, log)
+    except UserError as error:
+        raise UserError(error.message, "schedule.initial" if error.option == "sparsity" else error.option) from None
     samples = calibrate.load(calibration) if calibration else None
     if samples:
         checkpoints.check_length(family.context(model), samples["use"].shape[1], "calibrate.length")

@@ -69,7 +69,8 @@ def _check(model: Any, pruned: Masks, names: list[str], config: PruneSlice, prev
     for name in names:
         keep_OI = pruned[name]
         rows, columns = keep_OI.shape
-        asked = num_pruned(rows, columns, goal, config.prune.method, config.prune.block_size)
+        earlier_OI = previous.get(name)
+        asked = num_pruned(rows, columns, goal, config.prune.method, config.prune.block_size, earlier_OI)
         found = int((~keep_OI).sum())
         assert found == asked or not config.sparsity, f"{name}: {found} weights pruned, {asked} asked for"
         assert not torch.any(keep_OI & ~previous.get(name, keep_OI)), f"{name}: an earlier mask is not kept"

@@ -406,7 +406,7 @@ def test_rungs_nest_through_checkpoints(method: str, tmp_path: Path) -> None:
         assert metrics["sparsity"] == pytest.approx(sparsity, abs=0.02)
         assert not any((found[name] & ~keep_OI).any() for name, keep_OI in before.items())
         before = found
-    with pytest.raises(UserError, match="earlier mask"):
+    with pytest.raises(UserError, match=r"hold more zeros than 0\.5 leaves room for"):
         pruned(tmp_path, model, calibration, 0.5, "downhill", method=method)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.contracts import UserError
 from stages.pruning import pruners
-from stages.pruning.selection import lowest, num_pruned, prune_lowest, target
+from stages.pruning.selection import lowest, num_pruned, prune_lowest, share_out, target
 from stages.pruning.sparsegpt import Factor, accumulate_, factor, prune, relative_error
 
 DAMPING = 0.01
@@ -198,17 +198,58 @@ def test_masks_nest_over_rungs_and_old_zeros_stay_zero() -> None:
     assert not (pruners.magnitude(W_OI, 0.9, kept) & ~kept).any()
 
 
-def test_an_earlier_mask_that_prunes_more_than_asked_for_is_refused() -> None:
+def test_an_earlier_mask_that_prunes_more_than_asked_for_stays_as_it_is() -> None:
     W_OI, H_II = weight(8), hessian(inputs(8))
     _, keep_OI = prune_one(W_OI, H_II, 0.6)
-    for refused in (
-        lambda: prune_one(W_OI, H_II, 0.5, kept=keep_OI),
-        lambda: prune_one(W_OI, H_II, (2, 4), kept=keep_OI),
-        lambda: pruners.magnitude(W_OI, 0.5, keep_OI),
-        lambda: pruners.wanda(W_OI, torch.ones(32), 0.5, keep_OI),
+    for again in (
+        prune_one(W_OI, H_II, 0.5, kept=keep_OI)[1],
+        pruners.magnitude(W_OI, 0.5, keep_OI),
+        pruners.wanda(W_OI, torch.ones(32), 0.5, keep_OI),
     ):
-        with pytest.raises(UserError, match="earlier mask"):
-            refused()
+        assert torch.equal(again, keep_OI)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("goal", [0.6, (2, 4)])
+def test_a_level_is_reached_exactly_from_zeros_that_lie_unevenly(goal: float | tuple[int, int], method: str) -> None:
+    W_OI, H_II = weight(3), hessian(inputs(3))
+    share_I = torch.linspace(0.1, 0.85, 32)
+    kept_OI = torch.rand(24, 32, generator=torch.Generator().manual_seed(0)) > share_I
+    kept_OI[3], kept_OI[4] = False, True
+    match method:
+        case "magnitude":
+            keep_OI = pruners.magnitude(W_OI, goal, kept_OI)
+        case "wanda":
+            keep_OI = pruners.wanda(W_OI, torch.ones(32), goal, kept_OI)
+        case _:
+            pruned_OI, keep_OI = prune_one(W_OI, H_II, goal, block_size=8, kept=kept_OI)
+            assert not pruned_OI[~keep_OI].any()
+    assert not (keep_OI & ~kept_OI).any()
+    assert int((~keep_OI).sum()) == num_pruned(24, 32, goal, method, 8, kept_OI)
+    if isinstance(goal, tuple):
+        assert (keep_OI.reshape(-1, 4).sum(-1) <= 2).all()
+        assert (keep_OI.reshape(-1, 4).sum(-1) < 2).any(), "a group with 3 zeros keeps them"
+    else:
+        assert int((~keep_OI).sum()) == num_pruned(24, 32, goal, method, 8)
+
+
+@pytest.mark.parametrize(
+    ("base", "already", "counts"),
+    [
+        ([5, 5, 5], [0, 5, 3], [5, 5, 5]),
+        ([5, 5, 5], [8, 0, 0], [8, 3, 4]),
+        ([5, 5, 5], [8, 4, 0], [8, 4, 3]),
+        ([5, 5], [9, 4], [9, 4]),
+        ([4, 2], [1, 5], [1, 5]),
+        ([], [], []),
+    ],
+)
+def test_units_with_more_zeros_than_their_share_are_made_up_for_by_the_others(
+    base: list[int], already: list[int], counts: list[int]
+) -> None:
+    found = share_out(torch.tensor(base), torch.tensor(already)).tolist()
+    assert sum(found) == sum(counts) == max(sum(base), sum(already))
+    assert found == counts
 
 
 def test_pruned_weights_go_first_whatever_their_score() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import UserError
-from stages.pruning.selection import Target, check_divides, prune_lowest
+from stages.pruning.selection import Target, check_divides, prune_lowest, share_out
 
 
 def magnitude(W_OI: Tensor, goal: Target, kept_OI: Tensor | None) -> Tensor:
@@ -29,8 +29,10 @@ def _choose(scores_OI: Tensor, goal: Target, kept_OI: Tensor | None, per_row: bo
     if isinstance(goal, tuple):
         keep, width = goal
         check_divides(scores_OI.shape[1], width)
-        count = width - keep
+        count: int | Tensor = width - keep
     else:
         width = scores_OI.shape[1] if per_row else scores_OI.numel()
-        count = round(width * goal)
+        base = round(width * goal)
+        already_R = (~kept_OI).reshape(-1, width).sum(-1)
+        count = share_out(torch.full_like(already_R, base), already_R)
     return prune_lowest(scores_OI.reshape(-1, width), kept_OI.reshape(-1, width), count).reshape(scores_OI.shape)

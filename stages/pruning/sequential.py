@@ -25,7 +25,7 @@ from pipeline.schema import Prune
 from stages import sealed
 from stages.families import Batch, Family
 from stages.masks import Masks
-from stages.pruning import pruners, sparsegpt
+from stages.pruning import nesting, pruners, sparsegpt
 from stages.pruning.selection import Target, target
 from stages.pruning.walk import Reached, Walk, at_rest
 from stages.skipping import skipped
@@ -154,20 +154,22 @@ def prune_model(
 ) -> tuple[Masks, list[LayerReport]]:
     """Prunes `model` in place to `sparsity`; `previous` masks stay pruned. Works on a model in training as well.
 
-    Calibration `samples` are not needed by magnitude, which runs no forward pass. Finished blocks are kept in
-    the folder `resume`, if given, and taken from there. Raises UserError.
+    Linears that are left alone have a mask only where an earlier one prunes something. Calibration `samples` are not
+    needed by magnitude, which runs no forward pass. Finished blocks are kept in the folder `resume`, if given, and
+    taken from there. Raises UserError.
     """
     blocks = _by_block(model, family, config)
     goal = target(config.pattern, sparsity) if sparsity else 0.0
     if not sparsity:
         ones = {name: _ones(linear) for linears in blocks for name, linear in linears.items()}
         return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
+    nesting.check(linears_to_prune(model, family, config), previous, goal, config, sparsity, log)
     walk = None
     if config.method != "magnitude":
         if samples is None:
             raise UserError(f"{config.method} needs calibration samples", "prune.method")
         walk = Walk(model, family, samples, config.precision, config.micro_batch_size)
-    masks = dict(previous)
+    masks = {name: keep_OI for name, keep_OI in previous.items() if not keep_OI.all()}
     reports: list[LayerReport] = []
     with at_rest(model), log.bar(f"prune to {sparsity:.0%}", total=len(blocks), unit="block") as bar:
         for number, linears in enumerate(blocks):
@@ -184,6 +186,11 @@ def prune_model(
             if saved and log.should_stop and number + 1 < len(blocks):
                 raise Stopped(f"stopped after block {number + 1} of {len(blocks)}; the same line goes on from there")
     return masks, reports
+
+
+def linears_to_prune(model: Any, family: Family, config: Prune) -> dict[str, nn.Linear]:
+    """By name, in execution order."""
+    return {name: linear for linears in _by_block(model, family, config) for name, linear in linears.items()}
 
 
 def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Linear]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import UserError
-from stages.pruning.selection import Target, check_divides, prune_lowest
+from stages.pruning.selection import Target, block_counts, check_divides, prune_lowest
 
 TOKENS_AT_ONCE = 2048
 COLUMNS_AT_ONCE = 256
@@ -97,9 +97,9 @@ def prune(
 
     Unstructured: of each linear's block of columns exactly round(numel · sparsity) weights, by `w² / U_jj²` on the
     weights as compensated when the block begins. N:M: of each row's M columns the M - N lowest, chosen when the
-    first of them is reached. What an earlier `keep_OI` prunes stays pruned and counts. Linears share the updates of
-    the columns; their counts are their own. Raises UserError when M does not divide the inputs or an earlier mask
-    prunes more than asked for.
+    first of them is reached. What an earlier `keep_OI` prunes stays pruned and counts; where it prunes more of a block
+    than asked for, the linear's other blocks prune fewer. Linears share the updates of the columns; their counts are
+    their own. Raises UserError when M does not divide the inputs.
     """
     rows = [len(W_OI) for W_OI in weights]
     W_IO = torch.cat([W_OI.float() for W_OI in weights]).T.contiguous()
@@ -113,6 +113,11 @@ def prune(
     group = goal[1] if isinstance(goal, tuple) else 1
     check_divides(num_inputs, group)
     block_size = math.ceil(block_size / group) * group
+    counts = (
+        []
+        if isinstance(goal, tuple)
+        else [block_counts(keep.T, goal, block_size) for keep in torch.split(keep_IO, rows, dim=1)]
+    )
     change_IO = torch.empty_like(W_IO)
     for start in range(0, num_inputs, block_size):
         stop = min(start + block_size, num_inputs)
@@ -124,7 +129,7 @@ def prune(
         # all that the blocks before have changed, made up for as well as this block alone can
         W_BO.addmm_((shared.R_II[:start, start:stop] @ U_BB).T, change_IO[:start])
         if not isinstance(goal, tuple):
-            _choose_(keep_BO, W_BO, U_BB, rows, goal)
+            _choose_(keep_BO, W_BO, U_BB, rows, [of_linear[start // block_size] for of_linear in counts])
         _compensate_(W_BO, keep_BO, U_BB, goal if isinstance(goal, tuple) else None)
         torch.sub(original_BO, W_BO, out=change_IO[start:stop])
     return (
@@ -133,11 +138,11 @@ def prune(
     )
 
 
-def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: list[int], sparsity: float) -> None:
-    """Unstructured: sets `keep_BO` of a block, each linear by itself."""
+def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: list[int], counts: list[int]) -> None:
+    """Unstructured: sets `keep_BO` of a block, each linear by itself, so that it prunes its count."""
     scores_BO = (W_BO / U_BB.diagonal()[:, None]).square_()
-    for scores, keep in zip(torch.split(scores_BO, rows, dim=1), torch.split(keep_BO, rows, dim=1), strict=True):
-        count = round(scores.numel() * sparsity)
+    linears = zip(torch.split(scores_BO, rows, dim=1), torch.split(keep_BO, rows, dim=1), counts, strict=True)
+    for scores, keep, count in linears:
         keep.copy_(prune_lowest(scores.reshape(1, -1), keep.reshape(1, -1), count).reshape(keep.shape))
 
 

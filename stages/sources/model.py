@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 
 from pipeline.contracts import Artifact, Log, UserError
-from pipeline.schema import Model
-from stages import families
+from pipeline.schema import Model, ModelSlice
+from stages import families, masks
 from stages.families import Family
-from stages.sources import cards, ctranslate2_conversion, gguf_conversion, packages
+from stages.sources import cards, ctranslate2_conversion, gguf_conversion, packages, zeros
 from stages.sources.identity import identity, local
 
 OPTION = "model.path"
@@ -37,9 +37,9 @@ class Loaded:
     license: str
 
 
-def run(config: Model, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """Writes config.json, model.safetensors in `config.dtype`, generation settings, tokenizer and, of speech models,
-    preprocessor_config.json into `out`."""
+def run(config: Model | ModelSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """Writes config.json, model.safetensors in `config.dtype`, generation settings, tokenizer, of speech models
+    preprocessor_config.json and of sparse ones masks.safetensors into `out`."""
     source = identity(config.path, config.revision, OPTION)
     family = families.get(config.family)
     dtype: torch.dtype = getattr(torch, config.dtype)
@@ -51,14 +51,23 @@ def run(config: Model, inputs: Mapping[str, Artifact], out: Path, log: Log) -> d
     else:
         folder = local(config.path)
         loaded = _from_folder(folder, folder.resolve().name, family, dtype)
-    family.prunable(loaded.model)
+    found = zeros.find(family.prunable(loaded.model), config.masks)
+    if found.note:
+        log.note(found.note)
     # one file whatever the size: `model.safetensors` is what an artifact promises
     loaded.model.save_pretrained(out, max_shard_size="1TB")
     loaded.tokenizer.save_pretrained(out)
     if loaded.feature_extractor:
         loaded.feature_extractor.save_pretrained(out)
     num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    sparsities = {}
+    if found.pruned:
+        masks.save(found.pruned, out / "masks.safetensors")
+        num_zeros = sum(int((~keep_OI).sum()) for keep_OI in found.pruned.values())
+        sparsities = {"sparsity": masks.sparsity(found.pruned), "model_sparsity": num_zeros / num_parameters}
+        log.facts(masks_digest=masks.digest(found.pruned))
     log.facts(
+        zeros=found.share,
         source=source,
         label=loaded.label,
         license=loaded.license,
@@ -68,7 +77,8 @@ def run(config: Model, inputs: Mapping[str, Artifact], out: Path, log: Log) -> d
         vocabulary=loaded.model.config.vocab_size,
         dtype=config.dtype,
     )
-    return {"parameters": num_parameters, "bytes": sum(file.stat().st_size for file in out.iterdir())}
+    num_bytes = sum(file.stat().st_size for file in out.iterdir())
+    return {"parameters": num_parameters, "bytes": num_bytes, **sparsities}
 
 
 def _from_package(source: Mapping[str, str], family: Family, dtype: torch.dtype, log: Log) -> Loaded:

@@ -37,12 +37,17 @@ class Gradual:
         target = cubic(step, config.begin_step, config.end_step, config.initial, config.final)
         grown, reports = prune_model(model, self.family, self.samples, config.prune, target, pruned, log)
         for name, keep_OI in pruned.items():
-            assert not torch.any(grown[name] & ~keep_OI), f"{name}: the update at step {step} revived weights"
+            assert not torch.any(grown.get(name, keep_OI) & ~keep_OI), (
+                f"{name}: the update at step {step} revived weights"
+            )
         note_raised_damping(reports, config.prune.damping, log)
         if step == config.end_step:
             for report in reports:
                 rows, columns = grown[report.name].shape
-                asked = num_pruned(rows, columns, config.final, config.prune.method, config.prune.block_size)
+                earlier_OI = pruned.get(report.name)
+                asked = num_pruned(
+                    rows, columns, config.final, config.prune.method, config.prune.block_size, earlier_OI
+                )
                 found = int((~grown[report.name]).sum())
                 assert found == asked, f"{report.name}: {found} weights pruned at the end, {asked} asked for"
         return grown

@@ -141,7 +141,8 @@ def _read(checkpoint: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Ten
     if not state.keys() <= weights.keys():
         raise ValueError("its optimizer is of another model")
     kept = masks.load(checkpoint / "masks.safetensors")
-    if not pruned.keys() <= kept.keys() or any(keep.shape != shapes[f"{name}.weight"] for name, keep in kept.items()):
+    zeroed = {name for name, keep_OI in pruned.items() if not keep_OI.all()}
+    if not zeroed <= kept.keys() or any(keep.shape != shapes[f"{name}.weight"] for name, keep in kept.items()):
         raise ValueError("its masks are of another model")
     return State(weights, state, kept, done)
 
