@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from pipeline.contracts import Artifact, Checkpoint
+from pipeline.contracts import CURVES, Artifact, Checkpoint
+from pipeline.log import StageLog
 from pipeline.schema import PruneSlice
 from pipeline.store.store import Store
 from stages import finetune, prune, sealed
@@ -161,3 +163,29 @@ def test_a_damaged_record_of_what_checkpoints_were_made_of_deletes_them(content:
     with store.fill("dense", "f" * 64, lambda who: None) as slot:
         slot.resume_from({"code": "any"}, anew=False)
         assert not list(slot.resume.iterdir())
+
+
+def test_a_damaged_curve_loses_its_damaged_points_only(tmp_path: Path) -> None:
+    good = [{"step": step, "time": 1.0, "metrics": {"loss": 2.0}} for step in (1, 2, 3)]
+    odd = [
+        b"[]",
+        b"3",
+        b'{"step": 1}',
+        b'{"step": "x", "time": 1, "metrics": {}}',
+        b"\xff{",
+        b'{"step": 2, "time": 1.0, "m',
+    ]
+    lines = [json.dumps(point).encode() for point in good]
+    for folder in ("out", "resume"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "resume" / CURVES).write_bytes(b"\n".join([*odd[:5], *lines, odd[5]]))
+    sent: list[int] = []
+    asked = iter([False, True])
+    with StageLog(
+        "dense", tmp_path / "out", tmp_path / "resume", Console(quiet=True), False,
+        lambda values, step, at: sent.append(step), tmp_path / "progress.json", "cpu", lambda: next(asked),
+    ) as log:  # fmt: skip
+        assert (log.should_stop, log.should_stop) == (False, True)
+        log.rewind(2)
+    assert sent == [1, 2]
+    assert [json.loads(line) for line in (tmp_path / "out" / CURVES).read_text().splitlines()] == good[:2]
