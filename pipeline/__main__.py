@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline import preflight
 from pipeline.contracts import UserError
 from pipeline.estimating.estimates import of_plan
 from pipeline.graph import build, resolve
@@ -33,6 +34,7 @@ from pipeline.sweeps.start import StoppedError, SweepStart, failures, settled
 from pipeline.sweeps.sweep import Sweep, add_job, dials, end, name_of, read_shared
 from pipeline.sweeps.tables import show_end, show_job_end
 from pipeline.table import (
+    say_problem,
     show_benchmark,
     show_outcomes,
     show_plan,
@@ -67,6 +69,12 @@ def run_job(composed: DictConfig) -> float | None:
     if config.dry_run:
         show_plan(plan, of_plan(plan, config, stores), console)
         show_warnings(plan, console)
+        for line in preflight.shortages(plan, {}, config, stores):
+            warn(str(line), console)
+        if refused := preflight.early_problems(plan):
+            for node, error in refused.items():
+                say_problem(node, error, console)
+            raise JobFailedError
         return None
     if sweep:
         sweep = _with_job(sweep, hydra_config, plan)

@@ -60,6 +60,22 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Structure:
+    """What stages may work on in a model, known without loading it (structure.json)."""
+
+    linears: dict[str, tuple[int, int]]
+    """Prunable linears in execution order: (out, in)."""
+    left_alone: dict[str, str]
+    """Other matrices inside the blocks, and why they are left alone."""
+    block_weights: int
+    """Of all matrices inside the blocks."""
+    prunable_weights: int
+    context: int | None
+    """The longest sequence in tokens; None: unlimited."""
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class Checkpoint(Artifact):
     """A Hugging Face folder: config.json, model.safetensors, tokenizer files; and beside them, where
     the model is pruned, `masks.safetensors`, and where it is quantized, `quantization.json`."""
@@ -68,6 +84,15 @@ class Checkpoint(Artifact):
     def masks(self) -> Path | None:
         """Bit-packed masks of the pruned linears (`stages.masks`), or None for a dense model."""
         return _existing(self.path / "masks.safetensors")
+
+    def structure(self) -> Structure | None:
+        """None for a checkpoint whose stage wrote none."""
+        path = self.path / "structure.json"
+        if not path.exists():
+            return None
+        found = _read_json(path)
+        shapes = {name: (shape[0], shape[1]) for name, shape in found["linears"].items()}
+        return Structure(**{**found, "linears": shapes})
 
     @property
     def quantization(self) -> Path | None:

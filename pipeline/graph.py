@@ -38,6 +38,12 @@ PREPARED = ("translation", "speech")
 """Data formats that models do not read as they are."""
 
 
+BASELINE = "dense_eval"
+"""The evaluation that all others are compared with."""
+JUDGED_BY_BASELINE = ("calibrate", "prune", "finetune", "quantize")
+"""Stages whose work nobody could judge without it: where it fails, they do not run."""
+
+
 @dataclass(frozen=True)
 class Node:
     name: str
@@ -45,6 +51,8 @@ class Node:
     config: BaseModel
     inputs: dict[str, str] = field(default_factory=dict)
     """Role -> name of the node that fills it."""
+    after: tuple[str, ...] = ()
+    """Nodes that must not have failed before it runs, though it reads nothing of them. No part of its identity."""
 
 
 Graph = dict[str, Node]
@@ -82,7 +90,8 @@ def build(config: Config) -> Graph:
     graph: Graph = {}
 
     def add(name: str, stage: str, slice_: BaseModel, **inputs: str | None) -> str:
-        node = Node(name, stage, slice_, {role: source for role, source in inputs.items() if source})
+        after = (BASELINE,) if stage in JUDGED_BY_BASELINE and BASELINE in graph else ()
+        node = Node(name, stage, slice_, {role: source for role, source in inputs.items() if source}, after)
         for known in graph.values():
             if (known.stage, known.config, known.inputs) == (stage, node.config, node.inputs):
                 return known.name  # the same work under another name: one-shot is the first rung of some ladders
@@ -105,7 +114,7 @@ def build(config: Config) -> Graph:
             "dense", "dense", DenseSlice(training=config.dense.training, distill=TASK_LOSS), model="model", data=data
         )
     judge = EvaluateSlice(**{key: getattr(config.evaluate, key) for key in EvaluateSlice.model_fields})
-    dense_eval = add("dense_eval", "evaluate", judge, model=dense, data=data)
+    dense_eval = add(BASELINE, "evaluate", judge, model=dense, data=data)
 
     def evaluate(name: str, model: str, judge: EvaluateSlice = judge) -> None:
         add(name, "evaluate", judge, model=model, data=data, baseline=dense_eval)

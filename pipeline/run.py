@@ -14,7 +14,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import cpu, heap
+from pipeline import cpu, heap, preflight
 from pipeline.contracts import Artifact, Stopped, UserError
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
@@ -49,11 +49,13 @@ def run_plan(
     plan: Plan, config: Config, stores: Stores, tracker: Tracker, console: Console, folder: Path, bars: bool,
     outcomes: Outcomes, failed: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Runs what has to run and fills `outcomes`; `failed` (fingerprint -> why) is not tried again. Never raises for a
-    failed stage: its outcome says so, and tracebacks of bugs are kept in `folder`. KeyboardInterrupt stops at once;
+    """Runs what has to run and fills `outcomes`; `failed` (fingerprint -> why) is not tried again. Once the sources are
+    there, everything is checked (`pipeline.preflight`), and if a node could not end well, none begins. Never raises for
+    a failed stage: its outcome says so, and tracebacks of bugs are kept in `folder`. KeyboardInterrupt stops at once;
     what is published stays."""
     cpu.use(config.threads)
     entries: dict[str, Entry] = {}
+    refused: dict[str, str] | None = None
     for name, item in plan.items():
         outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
         if item.status == "unneeded":
@@ -66,6 +68,15 @@ def run_plan(
         if failed and item.fingerprint in failed:
             outcome.status, outcome.error = "failed", failed[item.fingerprint]
             console.print(f"[red]✗ {name}[/], shared: {escape(outcome.error)}", highlight=False, soft_wrap=True)
+            continue
+        if refused is None and item.status == "run" and not item.spec.is_source:
+            refused = _refused(plan, entries, config, stores, console, folder)
+        if refused and item.status == "run":
+            outcome.status = "failed" if name in refused else "not run"
+            outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
+            continue
+        if item.status == "run" and (broken := [it for it in item.node.after if _is_lost(it, outcomes)]):
+            outcome.error = f"nothing could judge it: {broken[0]} {outcomes[broken[0]].status}"
             continue
         started = time.monotonic()
         try:
@@ -82,6 +93,26 @@ def run_plan(
             outcome.status, outcome.error = "failed", _explain(error, name, folder)
             outcome.seconds = time.monotonic() - started
             console.print(f"[red]✗ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
+
+
+def _refused(
+    plan: Plan, entries: Mapping[str, Entry], config: Config, stores: Stores, console: Console, folder: Path
+) -> dict[str, str]:
+    """By node, in one line each: what the checks before the work found; said as it is found."""
+    found: dict[str, str] = {}
+    try:
+        found = {name: str(error) for name, error in preflight.problems(plan, entries, config.device).items()}
+        if not found and (short := preflight.shortages(plan, entries, config, stores)):
+            found = {preflight.working(plan)[0]: "; ".join(map(str, short))}
+    except Exception as error:  # a bug in a check, like one in a stage
+        found = {preflight.working(plan)[0]: _explain(error, "checks", folder)}
+    for name, line in found.items():
+        console.print(f"[red]✗ {name}[/], checked beforehand: {escape(line)}", highlight=False, soft_wrap=True)
+    return found
+
+
+def _is_lost(name: str, outcomes: Outcomes) -> bool:
+    return name in outcomes and outcomes[name].status in ("failed", "not run")
 
 
 def _fill(

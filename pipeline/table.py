@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.contracts import UserError
 from pipeline.disk import replace_text
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
 from pipeline.headline import is_quality
@@ -64,6 +65,11 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
 def warn(line: str, console: Console) -> None:
     """A line of its own, whatever stands in it."""
     console.print(f"! {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_problem(node: str, error: UserError | str, console: Console) -> None:
+    """Why a node could not end well, known before it begins."""
+    console.print(f"[red]✗ {node}[/], checked beforehand: {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 def show_warnings(plan: Plan, console: Console) -> None:

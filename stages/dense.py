@@ -15,6 +15,13 @@ from stages.training import training_inputs
 from stages.training.randomness import seeded
 from stages.training.trainer import train
 
+OPTION = "dense.training"
+
+
+def check(config: DenseSlice, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError where the data have no rows to train and validate on."""
+    training_inputs.check_rows(model, data, config.training, OPTION)
+
 
 def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
     """`model` (Checkpoint) and `data` (DataSet) -> Checkpoint, trained with the task loss alone."""
@@ -25,7 +32,7 @@ def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     with seeded(config.training.seed):
         family = families.of(source.path)
         model = training_inputs.load(source, devices.of(log.device))
-        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, "dense.training")
+        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION)
         start = masks.of(source)
         if start:
             log.note(f"trains a model of {masks.sparsity(start):.1%} sparsity, whose zeros stay zero")

@@ -22,6 +22,11 @@ from stages.training.trainer import Plan, train
 OPTION = "finetune"
 
 
+def check(config: FinetuneSlice, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError where the data have no rows to train and validate on."""
+    training_inputs.check_rows(model, data, config.training, OPTION)
+
+
 def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
     """`model` (Checkpoint; its masks hold), `data` (DataSet), `teacher` (Checkpoint; not read where kd and squarehead
     are 0) and, for a cubic schedule with a pruner that needs it, `calibration` -> Checkpoint."""

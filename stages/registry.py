@@ -23,6 +23,9 @@ class StageSpec:
     """Dotted config keys that cannot change the result; they stay out of the fingerprint."""
     in_cache: bool = False
     """Sources live in the user's cache, shared by all projects; everything else in the run's own store."""
+    is_source: bool = False
+    """Brings in the model or the data. Sources run first; with them everything else is checked before it runs
+    (`pipeline.preflight`)."""
 
 
 TRAINING_IRRELEVANT = ("training.checkpoint_every", "training.divergence")
@@ -31,10 +34,10 @@ TRAINING_IRRELEVANT = ("training.checkpoint_every", "training.divergence")
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        StageSpec("model", "2", "stages.sources.model", Checkpoint, in_cache=True),
-        StageSpec("data", "2", "stages.sources.data", Corpus, in_cache=True),
-        StageSpec("scratch", "2", "stages.scratch", Checkpoint),
-        StageSpec("prepare", "2", "stages.prepare", Examples),
+        StageSpec("model", "2", "stages.sources.model", Checkpoint, in_cache=True, is_source=True),
+        StageSpec("data", "2", "stages.sources.data", Corpus, in_cache=True, is_source=True),
+        StageSpec("scratch", "2", "stages.scratch", Checkpoint, is_source=True),
+        StageSpec("prepare", "2", "stages.prepare", Examples, is_source=True),
         StageSpec("dense", "4", "stages.dense", Checkpoint, irrelevant=TRAINING_IRRELEVANT),
         StageSpec("calibrate", "4", "stages.calibrate", Calibration),
         StageSpec("prune", "2", "stages.prune", Checkpoint),

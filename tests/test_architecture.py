@@ -31,7 +31,7 @@ def sources(package: str) -> list[Path]:
 @pytest.mark.parametrize("source", sources("pipeline"), ids=lambda path: path.stem)
 def test_the_pipeline_knows_of_stages_only_their_index_and_what_is_torch_free(source: Path) -> None:
     allowed = (
-        *("stages.registry.", "stages.schedule.", "stages.sources.identity."),
+        *("stages.registry.", "stages.schedule.", "stages.sources.identity.", "stages.early"),
         *("stages.evaluation.compare.", "stages.evaluation.bootstrap."),
     )
     for name in imports(source, top_level=False):

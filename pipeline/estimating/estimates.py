@@ -181,7 +181,8 @@ def _rows(plan: Plan, config: Mapping[str, Any], history: History) -> float | No
     data = plan["prepare" if "prepare" in plan else "data"]
     length = config["training"]["sequence_length"]
     for past in (*history.of("finetune"), *history.of("dense")):
-        if _data(past.inputs) == data.fingerprint and past.config["training"]["sequence_length"] == length:
+        same_rows = past.config["training"]["sequence_length"] == length and "rows" in past.facts
+        if same_rows and _data(past.inputs) == data.fingerprint:
             return float(past.facts["rows"])
     return None if data.config.get("format") == "text" else _count(plan, "train")
 

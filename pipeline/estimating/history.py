@@ -73,7 +73,8 @@ class History:
         while meta and meta["stage"] not in SOURCES:
             inputs = meta["inputs"]
             meta = self.meta(inputs.get("model") or inputs.get("dense") or "")
-        return float(meta["metrics"]["parameters"]) if meta else None
+        found = meta["metrics"].get("parameters") if meta else None
+        return float(found) if found else None
 
     @cached_property
     def _folders(self) -> dict[str, Path]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import cpu
+from pipeline import cpu, preflight
 from pipeline.contracts import UserError
 from pipeline.job import is_done
-from pipeline.plan import Plan, Stores
+from pipeline.plan import Plan, Planned, Stores
 from pipeline.process import this_process
 from pipeline.run import Outcome, Outcomes, run_plan
 from pipeline.store.store import Entry
 from pipeline.sweeps.plan import JobPlan, deal, distinct, is_listed, plan_jobs, skip_validation
 from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, read_shared, shared, sweeps
 from pipeline.sweeps.tables import listed, show_plans
-from pipeline.table import table_console, warn, write_json
+from pipeline.table import say_problem, table_console, warn, write_json
 from pipeline.tracking.tracker import Tracker, open_sweep_tracker
 
 LOCAL = ("BasicLauncher", "JoblibLauncher")
@@ -54,7 +54,11 @@ def begin(master: DictConfig, console: Console) -> Sweep:
     plans = plan_jobs(master, dealt, side_by_side) if dealt else []
     if master.dry_run:
         show_plans(plans, console)
-        sys.exit(1 if any(job.config is None for job in plans) else 0)
+        refused = [(job, preflight.early_problems(job.plan)) for job in plans]
+        for job, problems in refused:
+            for node, error in problems.items():
+                say_problem(f"job {job.job.num}, {node}", error, console)
+        sys.exit(1 if any(job.config is None or problems for job, problems in refused) else 0)
     if plans:
         skip_validation()
     folder = Path(master.hydra.sweep.dir).absolute()
@@ -115,44 +119,90 @@ def failures(folder: Path) -> dict[str, str]:
 
 
 def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console: Console) -> None:
-    """Runs, with all the machine's threads unless told otherwise, what several jobs would else wait for each other to
-    make."""
+    """Brings in the models and the data, checks every job with them, and runs what several jobs would else wait for
+    each other to make; with all the machine's threads, if the jobs do not set a number.
+
+    Raises UserError where no job could end well.
+    """
     (sweep.folder / SHARED).unlink(missing_ok=True)
     common = shared(sweep.jobs)
-    waiting = {key: it for key, it in distinct(plans).items() if key in common and it.status == "run"}
-    if not waiting:
-        return
-    console.print(f"[bold]shared stages first[/]: {listed([it.node.name for it in waiting.values()])}")
-    told: dict[str, dict[str, Any]] = {}
-    made: dict[str, Entry] = {}
-    for job in plans:
-        part = {
-            name: replace(item, status="hit", entry=made[item.fingerprint], replace=False)
-            if item.fingerprint in made
-            else item
-            for name, item in job.plan.items()
-            if item.fingerprint in common and item.status != "unneeded"
-        }
-        if job.config is None or not any(it.status == "run" and it.fingerprint not in told for it in part.values()):
-            continue
-        config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
-        stores = Stores.of(config)
-        outcomes: Outcomes = {}
-        known = {key: str(it["error"]) for key, it in told.items() if it["status"] == "failed"}
-        try:
-            run_plan(part, config, stores, tracker, console, sweep.folder, True, outcomes, known)
-        finally:
-            for name, outcome in outcomes.items():
-                if part[name].status == "run" and outcome.fingerprint not in told:
-                    told[outcome.fingerprint] = {"node": name, **asdict(outcome)}
-            write_json(told, sweep.folder / SHARED)
-        for outcome in outcomes.values():
-            if entry := _stored(outcome, part, stores):
-                made[outcome.fingerprint] = entry
+    work = SharedWork(sweep, plans, tracker, console)
     try:
-        tracker.finish({}, all(it["status"] != "failed" for it in told.values()))
-    except UserError as lost:
-        warn(f"tracking: {lost}", console)
+        work.run(lambda item: item.spec.is_source)
+        work.check()
+        work.run(lambda item: item.fingerprint in common)
+    finally:
+        try:
+            tracker.finish({}, all(it["status"] != "failed" for it in work.told.values()))
+        except UserError as lost:
+            warn(f"tracking: {lost}", console)
+
+
+@dataclass
+class SharedWork:
+    """What a sweep does before its first job."""
+
+    sweep: Sweep
+    plans: Sequence[JobPlan]
+    tracker: Tracker
+    console: Console
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By fingerprint: what became of it."""
+    made: dict[str, Entry] = field(default_factory=dict)
+    """By fingerprint."""
+
+    def run(self, wanted: Callable[[Planned], bool]) -> None:
+        """Runs those of all jobs' nodes that are `wanted` and not stored, each once."""
+        waiting = {key: it for key, it in distinct(self.plans).items() if wanted(it) and self._waits(it)}
+        if not waiting:
+            return
+        self.console.print(f"[bold]shared stages first[/]: {listed([it.node.name for it in waiting.values()])}")
+        for job in self.plans:
+            part = {name: it for name, it in self._now(job.plan).items() if wanted(it) and it.status != "unneeded"}
+            if job.config is None or not any(it.fingerprint in waiting and self._waits(it) for it in part.values()):
+                continue
+            config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
+            stores = Stores.of(config)
+            outcomes: Outcomes = {}
+            known = {key: str(it["error"]) for key, it in self.told.items() if it["status"] == "failed"}
+            try:
+                run_plan(part, config, stores, self.tracker, self.console, self.sweep.folder, True, outcomes, known)
+            finally:
+                for name, outcome in outcomes.items():
+                    if part[name].status == "run" and outcome.fingerprint not in self.told:
+                        self.told[outcome.fingerprint] = {"node": name, **asdict(outcome)}
+                write_json(self.told, self.sweep.folder / SHARED)
+            for outcome in outcomes.values():
+                if entry := _stored(outcome, part, stores):
+                    self.made[outcome.fingerprint] = entry
+
+    def check(self) -> None:
+        """Says which jobs could not end well. Raises UserError if none could."""
+        broken: dict[int, str] = {}
+        for job in self.plans:
+            if job.config is None:
+                continue
+            plan = self._now(job.plan)
+            entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == "hit"}
+            if found := preflight.problems(plan, entries, job.config.device):
+                name, error = next(iter(found.items()))
+                broken[job.job.num] = f"job {job.job.num} ({job.job.name}) cannot end well: {name}: {error}"
+        if broken and len(broken) == sum(job.config is not None for job in self.plans):
+            raise UserError(f"no job of this sweep can end well; {next(iter(broken.values()))}")
+        for line in broken.values():
+            warn(line, self.console)
+
+    def _now(self, plan: Plan) -> Plan:
+        """The plan of a job with what has been made since."""
+        return {
+            name: replace(item, status="hit", entry=self.made[item.fingerprint], replace=False)
+            if item.fingerprint in self.made
+            else item
+            for name, item in plan.items()
+        }
+
+    def _waits(self, item: Planned) -> bool:
+        return item.status == "run" and item.fingerprint not in self.told
 
 
 def _stored(outcome: Outcome, part: Plan, stores: Stores) -> Entry | None:

@@ -9,11 +9,13 @@ import torch
 
 from pipeline.contracts import Checkpoint, DataSet, Log, UserError
 from pipeline.schema import Distill, Training
-from stages import checkpoints, masks
+from stages import checkpoints, counts, masks
 from stages.families import Family
 from stages.masks import Masks
 from stages.training.gradual import Gradual
 from stages.training.trainer import Plan
+
+NO_ITEMS = "the split train or validation has no items"
 
 
 def load(checkpoint: Checkpoint, device: torch.device) -> Any:
@@ -47,8 +49,15 @@ def plan(
         for split in ("train", "validation")
     )
     if not len(rows) or not len(validation):
-        raise UserError("the split train or validation has no items", "data")
+        raise UserError(NO_ITEMS, "data")
     return Plan(family, training, weights, rows, validation, option, gradual)
+
+
+def check_rows(model: Checkpoint, data: DataSet, training: Training, option: str) -> None:
+    """Raises UserError where a split that training needs has no row."""
+    for split in ("train", "validation"):
+        if not counts.num_rows(model, data, split, training.sequence_length, f"{option}.sequence_length"):
+            raise UserError(NO_ITEMS, "data")
 
 
 def write(model: Any, source: Checkpoint, pruned: Masks, out: Path, log: Log) -> dict[str, float]:

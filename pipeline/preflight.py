@@ -1,0 +1,125 @@
+"""What is checked as soon as the model and the data are there, before a stage works for hours and another one fails.
+
+Options are compared with the record of the model and the data (`stages.early`), which needs no torch, so that a dry run
+does it too. Stages whose work depends on what the data hold also have a `check(config, model, data)` in their module,
+which raises UserError for what their `run` would refuse. Both are given the model as it came in: later ones have the
+same linears, context and tokenizer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from pipeline.contracts import Artifact, Checkpoint, DataSet, UserError
+from pipeline.disk import format_bytes
+from pipeline.estimating.estimates import of_plan, total
+from pipeline.plan import Plan, Stores
+from pipeline.schema import Config
+from pipeline.store.store import Entry
+from stages import early
+from stages.registry import STAGES
+
+Problems = dict[str, UserError]
+"""By node: why it could not end well."""
+
+
+def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
+    """What the nodes that have to run would refuse. `entries`: results of the plan's sources, by node; without the
+    model there is nothing to check."""
+    work = working(plan)
+    model, data = _sources(entries)
+    if model is None or not work:
+        return {}
+    try:
+        importlib.import_module("stages.devices").of(device)
+    except UserError as error:
+        return dict.fromkeys(work[:1], error)
+    found: Problems = {}
+    for name in work:
+        item = plan[name]
+        try:
+            early.check(item.node.stage, item.node.config, model, data)
+            if check := getattr(importlib.import_module(item.spec.module), "check", None):
+                check(item.node.config, model, data)
+        except UserError as error:
+            found[name] = error
+    return found
+
+
+def early_problems(plan: Plan) -> Problems:
+    """The same, as far as records of stored sources tell without torch."""
+    model, data = _sources({name: item.entry for name, item in plan.items() if item.entry})
+    found: Problems = {}
+    if model is None:
+        return found
+    for name in working(plan):
+        item = plan[name]
+        try:
+            early.check(item.node.stage, item.node.config, model, data)
+        except UserError as error:
+            found[name] = error
+    return found
+
+
+def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: Stores) -> list[UserError]:
+    """What this machine has too little of for the plan: disk, and memory where nothing is computed on a GPU.
+
+    The estimates are low rather than high, so what they ask for is needed.
+    """
+    filled = {
+        name: replace(item, entry=entries[name], status="hit") if name in entries else item
+        for name, item in plan.items()
+    }
+    estimates = of_plan(filled, config, stores)
+    found = []
+    needed = {name: it.memory_bytes for name, it in estimates.items() if it.memory_bytes is not None}
+    has = psutil.virtual_memory().total
+    if config.device == "cpu" and needed and max(needed.values()) > has:
+        largest = max(needed, key=lambda name: needed[name])
+        found.append(
+            UserError(
+                f"{largest} needs about {format_bytes(needed[largest])} of memory, this machine has "
+                f"{format_bytes(has)}; use a smaller model, shorter or fewer sequences at once, or another machine",
+                "model.path",
+            )
+        )
+    disk, place = total(estimates.values()).disk_bytes, stores.runs.root
+    free = shutil.disk_usage(_existing(place)).free
+    if disk > free:
+        found.append(
+            UserError(
+                f"the results need about {format_bytes(disk)} of disk, {place} has {format_bytes(free)} free; "
+                "make room, with `python -m pipeline.store gc` for one, or set a folder on another disk",
+                "runs",
+            )
+        )
+    return found
+
+
+def working(plan: Plan) -> list[str]:
+    """The nodes that have to run, without the sources."""
+    return [name for name, item in plan.items() if item.status == "run" and not item.spec.is_source]
+
+
+def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet | None]:
+    """The model, and the data as the model reads them."""
+
+    def artifact(*names: str) -> Artifact | None:
+        entry = next((entries[name] for name in names if name in entries), None)
+        return entry.artifact(STAGES[entry.stage].makes) if entry else None
+
+    model, data = artifact("model"), artifact("prepare", "data")
+    assert model is None or isinstance(model, Checkpoint)
+    assert data is None or isinstance(data, DataSet)
+    return model, data
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -1,0 +1,26 @@
+"""How many rows the splits of a data set come to, for checks before a stage works on them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from pipeline.contracts import Checkpoint, DataSet
+from stages import families
+
+
+@cache
+def num_rows(model: Checkpoint, data: DataSet, split: str, length: int, option: str) -> int:
+    """Rows of at most `length` tokens, one item each, as `Family.rows` makes them. Raises UserError, with `option`,
+    where the split has not one."""
+    family = families.of(model.path)
+    return len(family.rows(shell(model), model.path, data, split, length, option, packed=False))
+
+
+@cache
+def shell(model: Checkpoint) -> Any:
+    """The model without weights, on the meta device: its architecture and configuration."""
+    with torch.device("meta"):
+        return families.of(model.path).build(model.path)

@@ -1,0 +1,118 @@
+"""What the record of a model and of its data tells of a stage's options, without torch: skips, N:M, lengths, counts.
+
+The stages check the same once more on the model itself. Counts of tokens are not known here: a token has at least one
+byte, so what asks for more tokens than a split has bytes is refused, and the rest is left to the stages' `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.contracts import Checkpoint, Corpus, DataSet, Structure, UserError
+from pipeline.schema import (
+    BenchmarkSlice,
+    Calibrate,
+    DenseSlice,
+    EvaluateSlice,
+    FinetuneSlice,
+    Prune,
+    PruneSlice,
+    Quantize,
+    Training,
+    parse_pattern,
+)
+from stages.skipping import skipped
+
+
+def check(stage: str, config: BaseModel, model: Checkpoint, data: DataSet | None) -> None:
+    """Raises UserError for options of a stage that cannot go well with this model and these data."""
+    structure = model.structure()
+    if structure is not None:
+        _CHECKS[stage](config, structure, data)
+
+
+def _prune(config: PruneSlice, model: Structure, data: DataSet | None) -> None:
+    if config.sparsity:
+        check_pruner(config.prune, model)
+
+
+def check_pruner(config: Prune, model: Structure) -> None:
+    left_alone = skipped(config.skip, model.linears, "prune.skip")
+    if config.pattern == "unstructured":
+        return
+    _, group = parse_pattern(config.pattern)
+    for name, (_, num_inputs) in model.linears.items():
+        if name not in left_alone and num_inputs % group:
+            raise UserError(
+                f"groups of {group} do not divide the {num_inputs} inputs of {name}; choose another N:M, or leave it "
+                "out with prune.skip",
+                "prune.pattern",
+            )
+
+
+def _calibrate(config: Calibrate, model: Structure, data: DataSet | None) -> None:
+    check_length(model, config.length, "calibrate.length")
+    _check_tokens(data, config.split, config.samples * config.length, "calibrate.samples", "calibrate.split")
+
+
+def _dense(config: DenseSlice, model: Structure, data: DataSet | None) -> None:
+    _train(config.training, "dense.training", model, data)
+
+
+def _finetune(config: FinetuneSlice, model: Structure, data: DataSet | None) -> None:
+    _train(config.training, "finetune", model, data)
+    if config.cubic:
+        check_pruner(config.cubic.prune, model)
+
+
+def _train(config: Training, option: str, model: Structure, data: DataSet | None) -> None:
+    check_length(model, config.sequence_length, f"{option}.sequence_length")
+
+
+def _quantize(config: Quantize, model: Structure, data: DataSet | None) -> None:
+    left = len(model.linears) - len(skipped(config.skip, model.linears, "quantize.skip"))
+    if config.skip_sensitive >= left:
+        raise UserError(f"would leave none of {left} linears to quantize", "quantize.skip_sensitive")
+
+
+def _evaluate(config: EvaluateSlice, model: Structure, data: DataSet | None) -> None:
+    if asked := config.perplexity:
+        check_length(model, asked.length, "evaluate.perplexity.length")
+        tokens = max(asked.windows, 1) * asked.length
+        _check_tokens(data, asked.split, tokens, "evaluate.perplexity.windows", "evaluate.perplexity.split")
+
+
+def _benchmark(config: BenchmarkSlice, model: Structure, data: DataSet | None) -> None:
+    if isinstance(data, Corpus):  # encoder-decoders read whole examples
+        length = config.prompt_tokens + config.new_tokens
+        check_length(model, length, "benchmark.prompt_tokens")
+
+
+def check_length(model: Structure, length: int, option: str) -> None:
+    if model.context is not None and length > model.context:
+        raise UserError(f"{length} tokens do not fit the model's context of {model.context}", option)
+
+
+def _check_tokens(data: DataSet | None, split: str, tokens: int, option: str, split_option: str) -> None:
+    if not isinstance(data, Corpus) or data.format != "text":
+        return
+    try:
+        num_bytes = data.split(split).stat().st_size
+    except UserError as error:
+        raise UserError(error.message, split_option) from None
+    if tokens > num_bytes:
+        raise UserError(f"asks for {tokens:,} tokens, the split {split!r} has {num_bytes:,} bytes of text", option)
+
+
+_CHECKS: dict[str, Callable[[Any, Structure, DataSet | None], None]] = {
+    "calibrate": _calibrate,
+    "dense": _dense,
+    "prune": _prune,
+    "finetune": _finetune,
+    "quantize": _quantize,
+    "evaluate": _evaluate,
+    "benchmark": _benchmark,
+}
