@@ -73,6 +73,13 @@ class Structure:
     context: int | None
     """The longest sequence in tokens; None: unlimited."""
     vocabulary: int
+    refused: dict[str, str]
+    """What cannot be done with this model (`training`, `squarehead`), and why."""
+
+    @property
+    def prunable_share(self) -> float:
+        """Of the weights inside the blocks."""
+        return self.prunable_weights / self.block_weights
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,12 @@ def run_plan(
         if item.status == "unneeded":
             outcome.status = "unneeded"
             continue
+        if refused is None and item.status == "run" and not item.spec.is_source:
+            refused = _refused(plan, entries, config, stores, console, folder)
+        if refused and item.status == "run":
+            outcome.status = "failed" if name in refused else "not run"
+            outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
+            continue
         lost = [source for source in item.node.inputs.values() if source not in entries]
         if lost and item.status != "hit":  # what is stored needs none of what it was made from
             outcome.error = f"needs {', '.join(lost)}"
@@ -68,12 +74,6 @@ def run_plan(
         if failed and item.fingerprint in failed:
             outcome.status, outcome.error = "failed", failed[item.fingerprint]
             console.print(f"[red]✗ {name}[/], shared: {escape(outcome.error)}", highlight=False, soft_wrap=True)
-            continue
-        if refused is None and item.status == "run" and not item.spec.is_source:
-            refused = _refused(plan, entries, config, stores, console, folder)
-        if refused and item.status == "run":
-            outcome.status = "failed" if name in refused else "not run"
-            outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
             continue
         if item.status == "run" and (broken := [it for it in item.node.after if _is_lost(it, outcomes)]):
             outcome.error = f"nothing could judge it: {broken[0]} {outcomes[broken[0]].status}"

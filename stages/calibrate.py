@@ -12,11 +12,16 @@ from torch import Tensor
 
 from pipeline.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, UserError
 from pipeline.schema import Calibrate
-from stages import families
+from stages import counts, families
 from stages.checkpoints import check_length
 from stages.families import Batch
 
 FILE = "samples.safetensors"
+
+
+def check(config: Calibrate, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError where the split has too few rows to draw from."""
+    draw(counts.num_rows(model, data, config.split, config.length, "calibrate.length"), config)
 
 
 def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:

@@ -10,10 +10,12 @@ import torch
 
 from pipeline.contracts import Checkpoint, UserError
 from stages import families, masks
+from stages.families import structure
 from stages.masks import Masks
 from stages.quantization import quantized
 
-TOKENIZER_FILES = (
+SIDE_FILES = (
+    structure.FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -43,16 +45,17 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
 
 
 def save(model: Any, source: Checkpoint, pruned: Masks, out: Path) -> None:
-    """Writes the model (safetensors), the masks if any, and `source`'s tokenizer files into `out`."""
+    """Writes the model (safetensors), the masks if any, and `source`'s other files into `out`."""
     masks.check(model, pruned)
     model.save_pretrained(out)
     if pruned:
         masks.save(pruned, out / "masks.safetensors")
-    copy_tokenizer(source, out)
+    copy_side_files(source, out)
 
 
-def copy_tokenizer(source: Checkpoint, out: Path) -> None:
-    for name in TOKENIZER_FILES:
+def copy_side_files(source: Checkpoint, out: Path) -> None:
+    """The tokenizer's files and what is known of the model's structure, unless they are there."""
+    for name in SIDE_FILES:
         if (source.path / name).exists() and not (out / name).exists():
             shutil.copyfile(source.path / name, out / name)
 

@@ -40,7 +40,7 @@ def _prune(config: PruneSlice, model: Structure, data: DataSet | None) -> None:
 
 
 def check_pruner(config: Prune, model: Structure) -> None:
-    left_alone = skipped(config.skip, model.linears, "prune.skip")
+    left_alone = skipped(config.skip, model.linears, "prune.skip", model.left_alone)
     if config.pattern == "unstructured":
         return
     _, group = parse_pattern(config.pattern)
@@ -59,21 +59,25 @@ def _calibrate(config: Calibrate, model: Structure, data: DataSet | None) -> Non
 
 
 def _dense(config: DenseSlice, model: Structure, data: DataSet | None) -> None:
-    _train(config.training, "dense.training", model, data)
+    _train(config.training, "dense.training", model)
 
 
 def _finetune(config: FinetuneSlice, model: Structure, data: DataSet | None) -> None:
-    _train(config.training, "finetune", model, data)
+    _train(config.training, "finetune", model)
+    if config.distill.squarehead and "squarehead" in model.refused:
+        raise UserError(model.refused["squarehead"], "distill.squarehead")
     if config.cubic:
         check_pruner(config.cubic.prune, model)
 
 
-def _train(config: Training, option: str, model: Structure, data: DataSet | None) -> None:
+def _train(config: Training, option: str, model: Structure) -> None:
     check_length(model, config.sequence_length, f"{option}.sequence_length")
+    if "training" in model.refused:
+        raise UserError(model.refused["training"], "model.path")
 
 
 def _quantize(config: Quantize, model: Structure, data: DataSet | None) -> None:
-    left = len(model.linears) - len(skipped(config.skip, model.linears, "quantize.skip"))
+    left = len(model.linears) - len(skipped(config.skip, model.linears, "quantize.skip", model.left_alone))
     if config.skip_sensitive >= left:
         raise UserError(f"would leave none of {left} linears to quantize", "quantize.skip_sensitive")
 

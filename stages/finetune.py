@@ -60,7 +60,10 @@ def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -
     live = Teacher(
         checkpoint, plan.family, plan.training, all_layers=bool(plan.weights.squarehead), device=model.device
     )
-    shape = [(len(plan.family.blocks(m)), m.config.hidden_size, m.config.vocab_size) for m in (live.model, model)]
+    shape = [
+        (len(plan.family.blocks(m)), families.text_config(m).hidden_size, families.text_config(m).vocab_size)
+        for m in (live.model, model)
+    ]
     if shape[0] != shape[1]:
         raise UserError(
             f"(layers, width, vocabulary) of the teacher are {shape[0]}, of the model {shape[1]}", "model.path"

@@ -12,6 +12,7 @@ import torch
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from pipeline.schema import PruneSlice
 from stages import calibrate, checkpoints, devices, families, masks
+from stages.families import structure
 from stages.masks import Masks
 from stages.pruning.selection import num_pruned, target
 from stages.pruning.sequential import note_raised_damping, prune_model
@@ -32,6 +33,9 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     samples = calibrate.load(calibration) if calibration else None
     if samples:
         checkpoints.check_length(family.context(model), samples["use"].shape[1], "calibrate.length")
+    known = source.structure() or structure.of(model, family)
+    if line := structure.share_note(known):
+        log.note(line)
     previous = masks.of(source)
     pruned, reports = prune_model(model, family, samples, config.prune, config.sparsity, previous, log, log.resume)
     names = [report.name for report in reports]
@@ -58,6 +62,7 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     )
     zeros = sum(int((~keep_OI).sum()) for keep_OI in pruned.values())
     found = {"sparsity": masks.sparsity(pruned), "model_sparsity": zeros / total}
+    found["prunable_share"] = known.prunable_share
     errors = [report.error for report in reports if report.error is not None]
     return found | ({"mean_layer_error": sum(errors) / len(errors)} if errors else {})
 

@@ -31,7 +31,9 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     model = checkpoints.load(source).float()
     pruned = masks.of(source)
     prunable = family.prunable(model)
-    exempt = {name: f"matches {p!r}" for name, p in skipped(config.skip, prunable, "quantize.skip").items()}
+    alone = family.left_alone(model)
+    skips = skipped(config.skip, prunable, "quantize.skip", alone)
+    exempt = {name: f"matches {pattern!r}" for name, pattern in skips.items()}
     targets = [name for name in prunable if name not in exempt]
     smoothing = smoothquant.Smoothing({}, {})
     if config.smooth:
@@ -62,7 +64,7 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
         "smooth": {"alpha": config.smooth, "folded": smoothing.folded, "stored": sorted(smoothing.stored)},
     }
     quantized.save(model, pruned, record, out)
-    checkpoints.copy_tokenizer(source, out)
+    checkpoints.copy_side_files(source, out)
     log.facts(quantized=len(targets), skipped=exempt, folded=len(smoothing.folded), stored=len(smoothing.stored))
     return {
         "weight_bytes": float((out / "model.safetensors").stat().st_size),

@@ -16,6 +16,7 @@ import torch
 from pipeline.contracts import Artifact, Corpus, Log, UserError
 from pipeline.schema import Scratch, ScratchSlice
 from stages import families
+from stages.families import structure
 from stages.tokens import rows
 
 PAD, EOS, UNKNOWN = 0, 1, 2
@@ -31,6 +32,7 @@ def run(config: ScratchSlice, inputs: Mapping[str, Artifact], out: Path, log: Lo
     model = random_t5(config.scratch, len(tokenizer)).to(getattr(torch, config.dtype))
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    structure.save(structure.of(model, families.get(config.family)), out)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     log.facts(
         source={"scratch": config.scratch.model_dump(), "data": data.digest},

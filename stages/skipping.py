@@ -8,8 +8,10 @@ from collections.abc import Collection, Sequence
 from pipeline.contracts import UserError
 
 
-def skipped(patterns: Sequence[str], names: Collection[str], option: str) -> dict[str, str]:
-    """Name -> the first pattern that fully matches it.
+def skipped(
+    patterns: Sequence[str], names: Collection[str], option: str, left_alone: Collection[str] = ()
+) -> dict[str, str]:
+    """Of `names`: name -> the first pattern that fully matches it. A pattern may match what is `left_alone` anyway.
 
     Raises UserError, naming `option`, for a pattern that is no regular expression or matches nothing, and when
     nothing is left.
@@ -21,7 +23,7 @@ def skipped(patterns: Sequence[str], names: Collection[str], option: str) -> dic
         except re.error as error:
             raise UserError(f"{pattern!r} is no regular expression: {error}", option) from None
         hits = [name for name in names if compiled.fullmatch(name)]
-        if not hits:
+        if not hits and not any(compiled.fullmatch(name) for name in left_alone):
             raise UserError(f"{pattern!r} matches no linear; there is for example {next(iter(names))}", option)
         found = dict.fromkeys(hits, pattern) | found
     if len(found) == len(names):

@@ -8,6 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 from pipeline.schema import Distill
 from stages import families
@@ -251,14 +259,37 @@ def test_head_and_states_give_the_models_logits(kind: str) -> None:
     torch.testing.assert_close(FAMILY.head(model)(states[-1]), model(input_ids=ids_BT).logits)
 
 
-def test_a_model_that_transforms_its_logits_is_refused() -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+SIZES = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1,
+}  # fmt: skip
+CHANGED_LOGITS = {
+    "capped": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.01)),
+    "divided": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=7.0)),
+    "multiplied": lambda: CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.1)),
+}
 
-    from pipeline.contracts import UserError
 
-    config = Gemma2Config(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.01, pad_token_id=0,
-    )  # fmt: skip
-    with pytest.raises(UserError, match="transforms its logits"):
-        FAMILY.head(Gemma2ForCausalLM(config))
+@pytest.mark.parametrize("kind", CHANGED_LOGITS)
+def test_a_model_that_changes_its_logits_is_trained_on_the_ones_it_puts_out(kind: str) -> None:
+    torch.manual_seed(0)
+    model = CHANGED_LOGITS[kind]().eval()
+    ids_BT = torch.randint(2, 60, (3, 12))
+    batch = {"input_ids": ids_BT, "labels": ids_BT, "use": torch.ones_like(ids_BT)}
+    theirs = model(input_ids=ids_BT, labels=ids_BT)
+    theirs.loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    weights = Distill(ce=1, kd=0, squarehead=0, temperature=1, eps=0, normalize="layer", skip_first=0)
+    head = FAMILY.head(model)
+    found = Objective(FAMILY, weights, "fp32", None).backward(model, head, [(torch.arange(3), batch)])
+    torch.testing.assert_close(found["loss"], theirs.loss.detach())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=name)
+
+
+def test_a_cap_that_only_large_logits_feel_is_found() -> None:
+    model = Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=30.0)).eval()
+    head = FAMILY.head(model)
+    h_ND = 1000 * torch.randn(4, SIZES["hidden_size"])
+    assert float(head(h_ND).abs().max()) <= 30

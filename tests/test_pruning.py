@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine import reach
 from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
 from pipeline.schema import Calibrate, Prune, PruneSlice
 from stages import calibrate, checkpoints, families, masks, prune
@@ -386,12 +387,15 @@ def test_sparsegpt_loses_less_than_wanda(tmp_path: Path) -> None:
     assert errors[1] < errors[0]
 
 
-def test_magnitude_runs_no_forward_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("a forward pass")
+def test_magnitude_runs_no_forward_pass_but_the_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = torch.nn.Linear.forward
+
+    def few_tokens(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        assert x.numel() // x.shape[-1] <= reach.ROWS * reach.TOKENS, "a forward pass"
+        return forward(module, x)
 
     model = dense(tmp_path)
-    monkeypatch.setattr(torch.nn.Linear, "forward", refuse)
+    monkeypatch.setattr(torch.nn.Linear, "forward", few_tokens)
     pruned(tmp_path, model, None, 0.5, method="magnitude")
 
 
@@ -413,7 +417,7 @@ def test_rungs_nest_through_checkpoints(method: str, tmp_path: Path) -> None:
 def test_sparsity_0_keeps_everything(tmp_path: Path) -> None:
     model = dense(tmp_path)
     sparse, metrics, _ = pruned(tmp_path, model, None, 0.0)
-    assert metrics == {"sparsity": 0, "model_sparsity": 0, "mean_layer_error": 0}
+    assert metrics == {"sparsity": 0, "model_sparsity": 0, "mean_layer_error": 0, "prunable_share": 1}
     assert all(keep_OI.all() for keep_OI in masks.of(sparse).values())
     original, loaded = checkpoints.load(model).state_dict(), checkpoints.load(sparse).state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in original.items())

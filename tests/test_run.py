@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from pipeline.contracts import UserError
 from pipeline.plan import Stores
 from pipeline.run import Outcome
 from pipeline.store.store import Store
+from stages import calibrate
 from tests import tiny, tiny_pairs, tiny_whisper
 from tests.composed import CONF, config
 from tests.running import PROJECT, Place, hear_interrupts
@@ -132,9 +134,24 @@ def test_shared_stages_run_once(place: Place) -> None:
     assert executed(place) == distinct
 
 
-def test_a_failure_stops_its_descendants_only_and_the_next_run_goes_on_from_there(place: Place) -> None:
-    # calibration asks for more windows than there are: the dense branch does not care
+def test_what_cannot_end_well_stops_everything_once_the_sources_are_there(place: Place) -> None:
     broken = place.run(*SMALL, "calibrate.samples=100000")
+    assert "calibrate.samples" in broken["calibrate"].error
+    assert statuses(broken) == {
+        "model": "done", "data": "done", "dense": "not run", "dense_eval": "not run", "calibrate": "failed",
+        "prune_50": "not run", "finetune_50": "not run", "evaluate": "not run",
+    }  # fmt: skip
+
+
+def test_a_failure_stops_its_descendants_only_and_the_next_run_goes_on_from_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise UserError("on purpose", "calibrate.samples")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate, "run", fail)
+        broken = place.run(*SMALL)
     assert broken["calibrate"].status == "failed"
     assert "calibrate.samples" in broken["calibrate"].error
     assert {name for name, status in statuses(broken).items() if status == "not run"} == {

@@ -34,7 +34,7 @@ def window_losses(model: Any, family: Family, ids_NL: Tensor, batch_size: int, l
 
     `batch_size` windows go through the model together, fewer where their logits would exceed LOGITS_BYTES.
     """
-    window_bytes = ids_NL.shape[1] * model.config.vocab_size * model.dtype.itemsize
+    window_bytes = ids_NL.shape[1] * model.config.get_text_config().vocab_size * model.dtype.itemsize
     size = max(1, min(batch_size, LOGITS_BYTES // window_bytes))
     losses = []
     with torch.inference_mode(), log.bar("perplexity", total=len(ids_NL), unit="window") as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +73,12 @@ class Family(Protocol):
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
         """Linears inside the blocks, by dotted name, in execution order. Not embeddings, norms, head, convolutions."""
 
+    def left_alone(self, model: nn.Module) -> dict[str, str]:
+        """Linears inside the blocks that are not prunable, and why."""
+
+    def refused(self, model: nn.Module) -> dict[str, str]:
+        """What cannot be done with this model (`training`, `squarehead`), and why."""
+
     def rows(
         self, model: nn.Module, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
     ) -> Rows:
@@ -139,6 +145,34 @@ def of(folder: Path) -> Family:
             "model.path",
         )
     return get(_FAMILY_OF_TYPE[config.model_type])
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of a model's language part, which is the whole one of a model that reads text only."""
+    return model.config.get_text_config()
+
+
+def states_by_hooks(blocks: Sequence[tuple[str, nn.Module]], run: Callable[[], Tensor]) -> tuple[list[Tensor], Tensor]:
+    """`h_BTD` that each block puts out while `run` runs, and what that returns. Raises UserError where not every block
+    runs exactly once."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [block.register_forward_hook(keep) for _, block in blocks]
+    try:
+        last_BTD = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(found) != len(blocks):
+        raise UserError(
+            f"{len(found)} of {len(blocks)} blocks ran; distillation compares all of them, so layers must not be "
+            "dropped (layerdrop in config.json)",
+            "distill.squarehead",
+        )
+    return found, last_BTD
 
 
 def linears_in(blocks: Sequence[tuple[str, nn.Module]], model: nn.Module) -> dict[str, nn.Linear]:

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.reach import not_replaceable, probe_ids
 from pipeline.contracts import Corpus, DataSet, UserError
 from stages import tokens
-from stages.families import UNLIMITED, Batch, Rows, linears_in
+from stages.families import UNLIMITED, Batch, Rows, linears_in, states_by_hooks, text_config
+from stages.families.decoding_head import OwnHead, agree, last_hidden_state, output_head, run_decoder
 from stages.families.hugging_face import HuggingFaceFolder
+from stages.families.routers import routers
 
 
 class CausalLM(HuggingFaceFolder):
@@ -27,23 +30,50 @@ class CausalLM(HuggingFaceFolder):
         return AutoModelForCausalLM
 
     def context(self, model: nn.Module) -> int:
-        config: Any = model.config
+        config: Any = text_config(model)
         # MPT calls it max_seq_len; with ALiBi it is a training length, not a limit, but the only one stated
-        for key in ("max_position_embeddings", "max_seq_len", "n_positions"):
+        for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length"):
             length = getattr(config, key, None)
             if length:
                 return int(length)
         return UNLIMITED
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        config: Any = model.config
+        """Of a model that reads images or sound as well: those of its language model."""
+        count = int(text_config(model).num_hidden_layers)
+        decoder = _language_model(model)
         for name, module in model.named_modules():
-            if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
+            inside = decoder is model or any(module is part for part in decoder.modules())
+            if isinstance(module, nn.ModuleList) and len(module) == count and inside:
                 return [(f"{name}.{i}", block) for i, block in enumerate(module)]
-        raise UserError(f"found no list of {config.num_hidden_layers} blocks in {type(model).__name__}", "model.path")
+        raise UserError(f"found no list of {count} blocks in {type(model).__name__}", "model.path")
 
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
-        return linears_in(self.blocks(model), model)
+        linears = linears_in(self.blocks(model), model)
+        alone = self.left_alone(model)
+        if len(alone) == len(linears):
+            raise UserError(f"{type(model).__name__} has no nn.Linear inside its blocks to prune", "model.path")
+        return {name: linear for name, linear in linears.items() if name not in alone}
+
+    def left_alone(self, model: nn.Module) -> dict[str, str]:
+        linears = linears_in(self.blocks(model), model)
+        return not_replaceable(model, linears) | routers(model, linears)
+
+    @torch.no_grad()
+    def refused(self, model: Any) -> dict[str, str]:
+        was_training = model.training
+        model.eval()
+        found = {}
+        for what, attempt in (
+            ("training", lambda: self.head(model)),
+            ("squarehead", lambda: self.states(model, {"input_ids": probe_ids(model)})),
+        ):
+            try:
+                attempt()
+            except UserError as error:
+                found[what] = error.message
+        model.train(was_training)
+        return found
 
     def rows(
         self, model: nn.Module, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
@@ -66,13 +96,23 @@ class CausalLM(HuggingFaceFolder):
         return batch["use"].bool()
 
     def hidden(self, model: Any, batch: Batch) -> Tensor:
-        h_BTD: Tensor = model.base_model(**self.inputs(batch), use_cache=False).last_hidden_state
-        return h_BTD
+        return last_hidden_state(run_decoder(model, self._decoders(model), self.inputs(batch)))
 
     def states(self, model: Any, batch: Batch) -> list[Tensor]:
-        """Blocks 1..L, the embedding output left out; the last is taken after the final norm, as the papers do."""
-        output = model.base_model(**self.inputs(batch), output_hidden_states=True, use_cache=False)
-        return [*output.hidden_states[1:-1], output.last_hidden_state]
+        """What blocks 1..L put out; of the last one after the final norm, as the papers do."""
+        found, last_BTD = states_by_hooks(self.blocks(model), lambda: self.hidden(model, batch))
+        if odd := [h for h in found if h.shape[:2] != last_BTD.shape[:2]]:
+            raise UserError(
+                f"a block puts out states of shape {tuple(odd[0].shape)} where the head reads {tuple(last_BTD.shape)}; "
+                "they cannot be compared token by token",
+                "distill.squarehead",
+            )
+        return [*found[:-1], last_BTD]
+
+    def _decoders(self, model: nn.Module) -> list[nn.Module]:
+        """The modules around the list of blocks, without the model itself, outermost first."""
+        parts = self.blocks(model)[0][0].split(".")[:-2]
+        return [model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts) + 1)]
 
     def compared(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
         """Prompt and answer alike: every real token of every layer."""
@@ -80,19 +120,24 @@ class CausalLM(HuggingFaceFolder):
 
     @torch.no_grad()
     def head(self, model: Any) -> nn.Module:
-        head: nn.Module = model.get_output_embeddings()
+        """The output layer, or where the model scales or caps its logits, its own code from the decoder on."""
         was_training = model.training
         model.eval()
-        probe_BT = torch.arange(1, 5, device=model.device)[None]
-        logits_BTV = model(input_ids=probe_BT, use_cache=False).logits
-        h_BTD = self.hidden(model, {"input_ids": probe_BT})
-        model.train(was_training)
-        # a model that scales or caps its logits would be trained on another loss than its own
-        if not torch.allclose(head(h_BTD).float(), logits_BTV.float(), rtol=1e-3, atol=1e-3):
-            raise UserError(
-                f"{type(model).__name__} transforms its logits after the head; that is not trained yet", "model.path"
-            )
-        return head
+        try:
+            ids_BT = probe_ids(model)
+            logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+            decoders = self._decoders(model)
+            output = run_decoder(model, decoders, {"input_ids": ids_BT})
+            h_BTD = last_hidden_state(output)
+            plain, h_ND = output_head(model), h_BTD.flatten(0, 1)
+            for head in (OwnHead(model, decoder, output) for decoder in decoders):
+                if agree(head(h_ND), logits_BTV.flatten(0, 1)):
+                    # a cap shows in large logits only
+                    is_plain = all(agree(head(size * h_ND), plain(size * h_ND)) for size in (1, 100))
+                    return plain if is_plain else head
+        finally:
+            model.train(was_training)
+        raise UserError(f"cannot tell how {type(model).__name__} makes its logits; it cannot be trained", "model.path")
 
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         return logits_BTV[:, :-1], labels_BT[:, 1:]
@@ -116,3 +161,11 @@ class TensorRows:
 
     def take(self, chosen_B: Tensor) -> Batch:
         return self.family.trim({name: tensor[chosen_B] for name, tensor in self.batch.items()})
+
+
+def _language_model(model: Any) -> nn.Module:
+    """The part that reads tokens, of a model that may have others."""
+    if model.config.get_text_config() is model.config:
+        return model  # it has no other part
+    found: nn.Module = model.get_decoder()
+    return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.contracts import Corpus, DataSet, Examples, Log
-from stages.families import Batch, linears_in
+from stages.families import Batch, linears_in, states_by_hooks
 from stages.families.hugging_face import HuggingFaceFolder
 from stages.tokens import IGNORED
 
@@ -80,6 +80,12 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
         return linears_in(self.blocks(model), model)
 
+    def left_alone(self, model: nn.Module) -> dict[str, str]:
+        return {}
+
+    def refused(self, model: nn.Module) -> dict[str, str]:
+        return {}
+
     # ---- batches ----
 
     @abstractmethod
@@ -110,17 +116,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     def states(self, model: Any, batch: Batch) -> list[Tensor]:
         """Raw outputs of all encoder blocks, then of all decoder blocks; and what the head reads."""
-        found: list[Tensor] = []
-
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
-
-        handles = [block.register_forward_hook(keep) for _, block in self.blocks(model)]
-        try:
-            last_BTD = self.hidden(model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+        found, last_BTD = states_by_hooks(self.blocks(model), lambda: self.hidden(model, batch))
         return [*found, last_BTD]
 
     def head(self, model: Any) -> nn.Module:

@@ -196,9 +196,9 @@ def linears_to_prune(model: Any, family: Family, config: Prune) -> dict[str, nn.
 def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Linear]]:
     """The linears to prune, block by block."""
     prunable = family.prunable(model)
-    left_alone = skipped(config.skip, prunable, "prune.skip")
+    skips = skipped(config.skip, prunable, "prune.skip", family.left_alone(model))
     return [
-        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in left_alone}
+        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in skips}
         for block, _ in family.blocks(model)
     ]
 

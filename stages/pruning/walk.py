@@ -8,7 +8,7 @@ activations are held at a time; while a decoder is walked, those of the encoder'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_map_only
 from stages import devices
 from stages.families import Batch, Family
 from stages.precision import autocast
+
+Written = dict[str, dict[Any, Any]]
+"""By keyword argument: entries of a dictionary."""
 
 
 class Reached(Exception):  # noqa: N818 (no error)
@@ -49,6 +52,9 @@ class Walk:
         self._outputs: list[dict[str, Any]] = [{} for _ in self.batches]
         """Of each micro-batch: by stack (the list that a block is in), what its last block done put out, which is the
         next one's input: the hidden states, and where blocks return more (T5's position bias), that too."""
+        self._written: list[dict[str, Written]] = [{} for _ in self.batches]
+        """Of each micro-batch: by block done, what it wrote for later blocks into dictionaries that the model hands to
+        all of them, as Gemma-3n's lower blocks write their keys and values."""
 
     def look(self, enter: Callable[[Batch], None]) -> None:
         """Runs the next block without moving on: its hooks see everything. `enter` gets each micro-batch."""
@@ -58,9 +64,12 @@ class Walk:
 
     def advance(self) -> None:
         """Runs the next block as its weights are now and moves on to the one after it."""
-        stack = _stack(self.blocks[self.done][0])
+        name, block = self.blocks[self.done]
         for i, outputs in enumerate(self._outputs):
-            outputs[stack] = self._forward(i)
+            with _watching(block) as written:
+                outputs[_stack(name)] = self._forward(i)
+            if written:
+                self._written[i][name] = written
         self.done += 1
 
     @torch.no_grad()
@@ -76,11 +85,10 @@ class Walk:
 
     @contextmanager
     def _short_cut(self, i: int) -> Iterator[None]:
-        """Blocks that are done return what the last one of their stack put out."""
+        """Blocks that are done write what they wrote, and return what the last one of their stack put out."""
         passed = self.blocks[: self.done]
         for name, block in passed:
-            output = self._outputs[i][_stack(name)]
-            block.forward = lambda *args, output=output, **kwargs: output
+            block.forward = _replay(self._outputs[i][_stack(name)], self._written[i].get(name, {}))
         try:
             yield
         finally:
@@ -118,13 +126,47 @@ def _stack(block: str) -> str:
 
 
 @contextmanager
-def at_rest(model: Any) -> Iterator[None]:
-    """Eval mode and no key-value cache, for the time of a walk."""
-    training, use_cache = model.training, model.config.use_cache
+def _watching(block: nn.Module) -> Iterator[Written]:
+    """What the block writes into dictionaries among its keyword arguments: filled when it ends."""
+    written: Written = {}
+    before: dict[str, dict[Any, Any]] = {}
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        before.update({name: dict(value) for name, value in kwargs.items() if isinstance(value, MutableMapping)})
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        for name, old in before.items():
+            new = {key: value for key, value in kwargs[name].items() if key not in old or old[key] is not value}
+            if new:
+                written[name] = new
+
+    handles = [
+        block.register_forward_pre_hook(enter, with_kwargs=True),
+        # before the hook that ends the pass
+        block.register_forward_hook(leave, with_kwargs=True, prepend=True),
+    ]
+    try:
+        yield written
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _replay(output: Any, written: Written) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        for name, entries in written.items():
+            kwargs[name].update(entries)
+        return output
+
+    return forward
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Eval mode, for the time of a walk."""
+    training = model.training
     model.eval()
-    model.config.use_cache = False
     try:
         yield
     finally:
         model.train(training)
-        model.config.use_cache = use_cache

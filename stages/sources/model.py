@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from pipeline.contracts import Artifact, Log, UserError
 from pipeline.schema import Model, ModelSlice
 from stages import families, masks
-from stages.families import Family
+from stages.families import Family, structure
 from stages.sources import cards, ctranslate2_conversion, gguf_conversion, packages, zeros
 from stages.sources.identity import identity, local
 
@@ -51,30 +51,35 @@ def run(config: Model | ModelSlice, inputs: Mapping[str, Artifact], out: Path, l
     else:
         folder = local(config.path)
         loaded = _from_folder(folder, folder.resolve().name, family, dtype)
-    found = zeros.find(family.prunable(loaded.model), config.masks)
-    if found.note:
-        log.note(found.note)
+    found = structure.of(loaded.model, family)
+    if line := structure.share_note(found):
+        log.note(line)
+    sparse = zeros.find(family.prunable(loaded.model), config.masks)
+    if sparse.note:
+        log.note(sparse.note)
     # one file whatever the size: `model.safetensors` is what an artifact promises
     loaded.model.save_pretrained(out, max_shard_size="1TB")
     loaded.tokenizer.save_pretrained(out)
     if loaded.feature_extractor:
         loaded.feature_extractor.save_pretrained(out)
+    structure.save(found, out)
     num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     sparsities = {}
-    if found.pruned:
-        masks.save(found.pruned, out / "masks.safetensors")
-        num_zeros = sum(int((~keep_OI).sum()) for keep_OI in found.pruned.values())
-        sparsities = {"sparsity": masks.sparsity(found.pruned), "model_sparsity": num_zeros / num_parameters}
-        log.facts(masks_digest=masks.digest(found.pruned))
+    if sparse.pruned:
+        masks.save(sparse.pruned, out / "masks.safetensors")
+        num_zeros = sum(int((~keep_OI).sum()) for keep_OI in sparse.pruned.values())
+        sparsities = {"sparsity": masks.sparsity(sparse.pruned), "model_sparsity": num_zeros / num_parameters}
+        log.facts(masks_digest=masks.digest(sparse.pruned))
     log.facts(
-        zeros=found.share,
+        zeros=sparse.share,
         source=source,
         label=loaded.label,
         license=loaded.license,
         architecture=type(loaded.model).__name__,
         parameters=num_parameters,
         context=family.context(loaded.model),
-        vocabulary=loaded.model.config.vocab_size,
+        vocabulary=found.vocabulary,
+        prunable_share=found.prunable_share,
         dtype=config.dtype,
     )
     num_bytes = sum(file.stat().st_size for file in out.iterdir())

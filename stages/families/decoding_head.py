@@ -1,0 +1,103 @@
+"""What a decoder-only model does around its head: where the hidden states come from, and what happens to its logits.
+
+Most models put out `head(h)`. Some scale or cap that (Gemma-2, Granite, Cohere), some scale `h` before. Their own code
+is run for both, with the part that is not wanted cut off, so that what is trained is what the model predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from pipeline.contracts import UserError
+
+
+class _HeadReached(Exception):  # noqa: N818 (no error)
+    """Ends a forward pass before the head."""
+
+
+def output_head(model: Any) -> nn.Module:
+    """The layer that puts out one number for each token of the vocabulary. Raises UserError where there is none."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Module):
+        raise UserError(f"{type(model).__name__} has no output head that predicts tokens", "model.path")
+    return head
+
+
+def run_decoder(model: Any, decoders: list[nn.Module], inputs: dict[str, Tensor]) -> Any:
+    """What the outermost called one of `decoders` (modules around the blocks, outermost first) puts out; the head does
+    not run."""
+    outputs: dict[int, Any] = {}
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        outputs[id(module)] = output
+
+    def stop(module: nn.Module, args: Any) -> None:
+        raise _HeadReached
+
+    handles = [decoder.register_forward_hook(keep) for decoder in decoders]
+    handles.append(output_head(model).register_forward_pre_hook(stop))
+    try:
+        model(**inputs, use_cache=False)
+    except _HeadReached:
+        return next(outputs[id(decoder)] for decoder in decoders if id(decoder) in outputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise UserError(f"the forward pass of {type(model).__name__} never calls its head", "model.path")
+
+
+def last_hidden_state(output: Any) -> Tensor:
+    """`h_BTD` of a decoder's output."""
+    found: Tensor = output[0] if isinstance(output, tuple | ModelOutput) else output
+    return found
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
+    if found.shape != expected.shape:
+        return False
+    tolerance = 16 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
+    return bool((found.float() - expected.float()).abs().max() <= tolerance)
+
+
+class OwnHead(nn.Module):
+    """The model's own code after its decoder: `h_ND` -> `logits_NV`, scaled or capped as the model does it."""
+
+    def __init__(self, model: Any, decoder: nn.Module, output: Any) -> None:
+        super().__init__()
+        self.head = output_head(model)
+        # not registered: the parameters of this module are the head's
+        self.__dict__["_model"], self.__dict__["_decoder"] = model, decoder
+        self._kind = type(output)
+
+    def forward(self, h_ND: Tensor) -> Tensor:
+        h_1ND = h_ND[None]
+        if issubclass(self._kind, ModelOutput):
+            output = self._kind(last_hidden_state=h_1ND)
+        else:
+            output = (h_1ND,) if issubclass(self._kind, tuple) else h_1ND
+        # ids are what the model's code may count; nothing looks them up
+        ids_1N = torch.zeros(h_1ND.shape[:2], dtype=torch.long, device=h_ND.device)
+        with _answering(self._decoder, output):
+            logits_1NV: Tensor = self._model(input_ids=ids_1N, use_cache=False).logits
+        return logits_1NV[0]
+
+
+@contextmanager
+def _answering(decoder: Any, output: Any) -> Iterator[None]:
+    """The decoder gives this output whatever it is asked."""
+    before = decoder.__dict__.get("forward")
+    decoder.forward = lambda *args, **kwargs: output
+    try:
+        yield
+    finally:
+        if before is None:
+            del decoder.forward
+        else:
+            decoder.forward = before

@@ -1,0 +1,26 @@
+"""Routers and scalar gates of mixture-of-experts models: tiny matrices that decide over whole experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from stages.families import text_config
+
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def routers(model: nn.Module, linears: Mapping[str, nn.Linear]) -> dict[str, str]:
+    """Name -> why it is left alone, of those among `linears` that route tokens: one output for each expert, beside the
+    experts and outside of them, or a single output."""
+    config = text_config(model)
+    counts = {count for key in EXPERT_COUNTS if isinstance(count := getattr(config, key, None), int)}
+    found = {}
+    for name, linear in linears.items():
+        is_inside_expert = any(part.isdigit() for part in name.partition("experts.")[2].split("."))
+        if linear.out_features == 1:
+            found[name] = "a scalar gate"
+        elif linear.out_features in counts and not is_inside_expert and "attn" not in name:
+            found[name] = "a router"
+    return found

@@ -1,0 +1,71 @@
+"""What a loaded model has for the stages to work on, found by looking and by one short forward pass."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.contracts import Structure
+from stages.families import UNLIMITED, Family, text_config
+
+FILE = "structure.json"
+SMALL_SHARE = 0.95
+"""Of the blocks' weights that can be pruned: below it, every sparsity needs a word beside it."""
+
+
+def of(model: Any, family: Family) -> Structure:
+    """Raises UserError for a model that has nothing to prune."""
+    blocks = family.blocks(model)
+    linears = family.prunable(model)
+    alone = family.left_alone(model)
+    matrices = {
+        f"{block_name}.{name}": parameter
+        for block_name, block in blocks
+        for name, parameter in block.named_parameters()
+        if parameter.dim() >= 2
+    }
+    others = {
+        name: _why_not(name, parameter)
+        for name, parameter in matrices.items()
+        if name.removesuffix(".weight") not in {*linears, *alone}
+    }
+    context = family.context(model)
+    return Structure(
+        linears={name: (linear.out_features, linear.in_features) for name, linear in linears.items()},
+        left_alone=alone | others,
+        block_weights=sum(parameter.numel() for parameter in matrices.values()),
+        prunable_weights=sum(linear.weight.numel() for linear in linears.values()),
+        context=None if context >= UNLIMITED else context,
+        vocabulary=int(text_config(model).vocab_size),
+        refused=family.refused(model),
+    )
+
+
+def save(found: Structure, folder: Path) -> None:
+    (folder / FILE).write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+
+
+def share_note(found: Structure) -> str:
+    """One line where a sizeable share of the blocks cannot be pruned; else empty."""
+    if found.prunable_share >= SMALL_SHARE:
+        return ""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.left_alone.items():
+        reasons.setdefault(reason, []).append(name)
+    told = "; ".join(f"{reason}: {len(names)}, first {names[0]}" for reason, names in list(reasons.items())[:3])
+    return (
+        f"{found.prunable_share:.1%} of the weights inside the blocks can be pruned; the rest is not prunable and is "
+        f"left dense ({told})"
+    )
+
+
+def _why_not(name: str, parameter: nn.Parameter) -> str:
+    if parameter.dim() > 2 and "expert" in name:
+        return "experts in one tensor of a kind that is not known"
+    return (
+        "a convolution or another tensor that no linear holds" if parameter.dim() > 2 else "not the weight of a linear"
+    )
