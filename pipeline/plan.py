@@ -137,7 +137,7 @@ def _described(node: Node) -> dict[str, Any]:
                     raise UserError(
                         f"there is no folder {task['include']!r} with the task {task['name']}", "evaluate.tasks"
                     )
-                task["include"] = digest(local(task["include"]))
+                task["include"] = digest(local(task["include"]), "evaluate.tasks")
     return described
 
 

@@ -6,7 +6,8 @@ A job says with the option `reference` which table is its own.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,8 @@ class Reference:
     """Other names of the model, as the last part of a path has them."""
     data: tuple[str, ...] = ()
     """Names of the data set, as the last part of a path has them, and the subset after it."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """Options of ours and their values that measure as the figure was measured (`evaluate.perplexity.length: 2048`)."""
     note: str = ""
 
     @property
@@ -108,7 +111,7 @@ def of_speed(table: str) -> list[Reference]:
 def _rows(name: str, table: dict[str, Any]) -> list[Reference]:
     common = {key: value for key, value in table.items() if key not in ("rows", "scale")}
     scale = table.get("scale", 1)
-    known = {field.name for field in fields(Reference)}
+    known = {key.name for key in fields(Reference)}
     rows = []
     for row in table["rows"]:
         values = {key: tuple(it) if isinstance(it, list) else it for key, it in (common | row).items()}

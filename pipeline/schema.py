@@ -136,6 +136,9 @@ class Data(Strict):
     hash from `train`."""
     fractions: tuple[float, float, float]
     """Train, validation, test, where a split has to be cut by a hash of the id."""
+    verbatim: bool = False
+    """format=text: rows as they are, empty ones and spaces around them kept, as published perplexities of WikiText-2
+    are measured. Else rows are stripped, and those without text left out."""
     prompt: str
     completion: str
     """qa and translation: the one prompt format of training and evaluation (of lm-eval's gsm8k; T5's prefix)."""
@@ -161,6 +164,8 @@ class Data(Strict):
         unknown = sorted(set(self.splits) - {"train", "validation", "test"})
         if unknown:
             raise ValueError(f"splits are train, validation and test, got {unknown}")
+        if self.verbatim and self.format != "text":
+            raise ValueError(f"verbatim rows are of format text, got {self.format}")
         if (self.format == "speech") != (self.speech is not None):
             raise ValueError("format=speech and the section `speech` need each other")
         asked, answered = ("source", "target") if self.format == "translation" else ("question", "answer")
@@ -237,12 +242,21 @@ class Dense(Strict):
         return self
 
 
+Bos = Literal["window", "stream"]
+"""Where a tokenizer begins texts with a token of its own (BOS of Llama, Gemma): `window` puts it before each window of
+a text, as models saw texts in training and as Gemma needs it; `stream` once before the whole text, as published
+scripts do. Where the tokenizer has none, both are the same."""
+
+
 class Calibrate(Strict):
     samples: int = Field(ge=1)
     length: int = Field(ge=2)
     """Tokens of a sample. text: padding-free windows of packed text; qa: one item each, padded and masked."""
     split: str
     seed: Seed
+    draw: Literal["windows", "documents"] = "windows"
+    """text: windows of the whole stream, or a random stretch of each of some random documents longer than `length`, as
+    SparseGPT and Wanda draw from C4."""
 
 
 class Prune(Strict):
@@ -332,6 +346,11 @@ class Perplexity(Strict):
     length: int = Field(ge=2)
     windows: int = Field(ge=0)
     """The first so many windows; 0: all."""
+    bos: Bos = "window"
+    joined_by: str = "\n\n"
+    """What stands between two rows of the split (C4, as papers cut it: one space)."""
+    documents: int = Field(0, ge=0)
+    """The first so many rows of the split; 0: all (C4, as papers cut it: 1100)."""
 
 
 class Task(Strict):
@@ -340,7 +359,8 @@ class Task(Strict):
     name: str
     include: str = ""
     """Folder of the task's YAML; empty: a stock task. `packaged` names the tasks that come with squarehead."""
-    shots: int = Field(0, ge=0)
+    shots: int | None = Field(None, ge=0)
+    """Examples before each question; null: as the task's definition says."""
     limit: int = Field(0, ge=0)
     """The first so many documents; 0: all."""
     batch_size: int = Field(8, ge=1)
@@ -358,9 +378,13 @@ class Generation(Strict):
     """Of beam search: scores are divided by length ** length_penalty."""
     max_new_tokens: int = Field(ge=1)
     """A model that loops writes this many; its insertions depend on it."""
-    normalizer: Literal["none", "basic", "english"]
-    """Of WER, for references and hypotheses alike: nothing, Whisper's basic one (case, punctuation), or Whisper's
-    English one (contractions, numbers, British spelling as well)."""
+    tokenize: Literal["auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = "auto"
+    """Of BLEU, sacreBLEU's tokenizer. auto: zh for Chinese, char for other scripts that write without spaces (Japanese,
+    Thai, Lao, Khmer, Burmese), else 13a."""
+    normalizer: Literal["none", "basic", "english", "unicode"]
+    """Of WER, for references and hypotheses alike: nothing; Whisper's basic one (case, punctuation); Whisper's English
+    one (contractions, numbers, British spelling as well); or `unicode`, for all scripts: case and punctuation, vowel
+    signs kept."""
     full_window: bool
     """Speech with window=clip: also evaluate with 30-second windows, as metrics `*_full_window`."""
     bootstrap: int = Field(ge=100)
@@ -420,6 +444,9 @@ class Tracking(Strict):
     """What goes to MLflow of each artifact: every file, those under 1 MB, or none."""
 
 
+NORMALIZER, FULL_WINDOW = "evaluate.generation.normalizer", "evaluate.generation.full_window"
+
+
 class Config(Strict):
     model: Model
     data: Data
@@ -477,6 +504,31 @@ class Config(Strict):
                     f"{training.bf16_updates} is for weights in bfloat16, got model.dtype={self.model.dtype}",
                     f"{option}.bf16_updates",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> Config:
+        asked, speech = self.evaluate.generation, self.data.speech
+        if asked is None:
+            return self
+        if speech is None:
+            if asked.normalizer != "none":
+                raise UserError(
+                    f"BLEU and chrF read texts as they are; expected none, got {asked.normalizer}", NORMALIZER
+                )
+            if asked.full_window:
+                raise UserError("only speech has windows; expected false", FULL_WINDOW)
+            return self
+        if asked.full_window and speech.window == "full":
+            raise UserError(
+                "these clips are in full windows already; expected false, or data.speech.window=clip", FULL_WINDOW
+            )
+        if asked.normalizer == "english" and speech.language != "en" and speech.task == "transcribe":
+            raise UserError(
+                f"the English normaliser is for English, these transcripts are in {speech.language}; expected unicode, "
+                "basic or none",
+                NORMALIZER,
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,23 +10,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, UserError
+from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, DataSet, Log, UserError
 from pipeline.schema import Calibrate
-from stages import counts, families
+from stages import counts, families, tokens
 from stages.checkpoints import check_length
-from stages.families import Batch
+from stages.families import Batch, Family
 
 FILE = "samples.safetensors"
 
 
 def check(config: Calibrate, model: Checkpoint, data: DataSet) -> None:
-    """Raises UserError where the split has too few rows to draw from."""
+    """Raises UserError where the split has too little to draw from."""
+    if config.draw == "documents":
+        _stretches(config.model_copy(update={"samples": 1}), families.of(model.path), model, data)
+        return
     draw(counts.num_rows(model, data, config.split, config.length, "calibrate.length"), config)
 
 
 def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
     """`model` (Checkpoint) and `data` (DataSet) -> Calibration: rows of the split, drawn without replacement
-    by `config.seed`, one item each. Raises UserError when there are too few."""
+    by `config.seed`, one item each, or stretches of documents. Raises UserError when there are too few."""
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
@@ -34,8 +37,11 @@ def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) 
     with torch.device("meta"):
         model = family.build(source.path)
     check_length(family.context(model), config.length, "calibrate.length")
-    rows = family.rows(model, source.path, data, config.split, config.length, "calibrate.length", packed=False)
-    batch = rows.take(draw(len(rows), config))
+    if config.draw == "documents":
+        batch = _stretches(config, family, source, data)
+    else:
+        rows = family.rows(model, source.path, data, config.split, config.length, "calibrate.length", packed=False)
+        batch = rows.take(draw(len(rows), config))
     save_file({name: _small(tensor) for name, tensor in batch.items()}, out / FILE)
     real = int(batch["use"].sum())
     log.facts(
@@ -46,6 +52,17 @@ def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) 
         real_tokens=real,
     )
     return {"samples": config.samples, "real_tokens": real}
+
+
+def _stretches(config: Calibrate, family: Family, source: Checkpoint, data: DataSet) -> Batch:
+    """Of random documents. Raises UserError for data that are no running text."""
+    if not isinstance(data, Corpus) or data.format != "text":
+        raise UserError(f"documents are drawn from data of format text, not {data.format}", "calibrate.draw")
+    ids_NL = tokens.document_windows(
+        data, config.split, family.tokenizer(source.path), config.length, config.samples, config.seed,
+        "calibrate.length",
+    )  # fmt: skip
+    return {"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}
 
 
 def draw(have: int, config: Calibrate) -> Tensor:

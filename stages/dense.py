@@ -31,7 +31,7 @@ def run(config: DenseSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
     assert isinstance(data, DataSet)
     with seeded(config.training.seed):
         family = families.of(source.path)
-        model = training_inputs.load(source, devices.of(log.device))
+        model = training_inputs.load(source, devices.of(log.device), log)
         plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION)
         start = masks.of(source)
         if start:

@@ -16,18 +16,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from pipeline.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Generation, Perplexity
-from stages import checkpoints, devices, engine_models, families, tokens
-from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
-from stages.families import UNLIMITED, Family
+from stages import checkpoints, counts, devices, engine_models, families, tokens
+from stages.evaluation import generation, lm_eval_tasks, perplexity, scoring, windows
+from stages.families import UNLIMITED, Family, encoder_decoder
 from stages.families.encoder_decoder import EncoderDecoder
 
 Measured = dict[str, dict[str, Any]]
 """`{name: {"value", "stderr" | None, "protocol"}}`, what metrics.json holds."""
 FULL_WINDOW = "_full_window"
 """Ends the names of metrics and files of clips that were heard in full windows as well."""
+
+
+def check(config: EvaluateSlice, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError for what cannot be measured: metrics of another family, lengths beyond the model's context, more
+    windows than the split has, tasks whose documents cannot be had."""
+    family = families.of(model.path)
+    _check_kind(config, family)
+    shell = counts.shell(model)
+    if isinstance(data, Examples) and config.generation:
+        _check_generation(config.generation, data, family.context(shell))
+        assert isinstance(family, EncoderDecoder)
+        family.rows(shell, model.path, data, config.generation.split, UNLIMITED, "evaluate.generation.split")
+    if isinstance(data, Corpus):
+        if config.perplexity:
+            _windows(config.perplexity, family, shell, family.tokenizer(model.path), data)
+        for task in config.tasks:
+            lm_eval_tasks.load(task, data)
 
 
 def run(config: EvaluateSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -113,17 +131,25 @@ def _language_modelling(
     return measured
 
 
-def _perplexity(
-    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, out: Path, log: Log
-) -> dict[str, Any]:
+def _windows(config: Perplexity, family: Family, model: Any, tokenizer: Any, data: Corpus) -> Tensor:
+    """`ids_NL` to predict. Raises UserError where the model's context or the split are too short."""
     checkpoints.check_length(family.context(model), config.length, "evaluate.perplexity.length")
-    ids_NL = tokens.stream(data, config.split, tokenizer, config.length, "evaluate.perplexity.length")
+    ids_NL = tokens.stream(
+        data, config.split, tokenizer, config.length, "evaluate.perplexity.length", config.bos, config.joined_by,
+        config.documents,
+    )  # fmt: skip
     if config.windows > len(ids_NL):
         raise UserError(
             f"the split {config.split!r} has {len(ids_NL)} windows of {config.length} tokens, not {config.windows}",
             "evaluate.perplexity.windows",
         )
-    ids_NL = ids_NL[: config.windows or None]
+    return ids_NL[: config.windows or None]
+
+
+def _perplexity(
+    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, out: Path, log: Log
+) -> dict[str, Any]:
+    ids_NL = _windows(config, family, model, tokenizer, data)
     start = time.perf_counter()
     nll_N = perplexity.window_losses(model, family, ids_NL, batch_size, log)
     log.facts(perplexity_tokens_per_second=ids_NL.numel() / (time.perf_counter() - start))
@@ -140,7 +166,9 @@ def _perplexity(
             "kind": "token perplexity",
             "higher_is_better": False,
             "split": config.split,
-            "joined_by": "\n\n",
+            "joined_by": config.joined_by,
+            "documents": config.documents,
+            "bos": config.bos if tokens.prefix(tokenizer) else "none",
             "length": config.length,
             "windows": len(ids_NL),
             "overlap": 0,
@@ -195,24 +223,9 @@ def _generation(
 
 
 def _check_generation(config: Generation, data: Examples, context: int) -> None:
-    """Raises UserError for options that mean nothing on this data, and texts beyond the model's context."""
+    """Raises UserError for texts beyond the model's context, and where nothing is left to score."""
     length = len(data.facts()["prompt"]) + config.max_new_tokens
     checkpoints.check_length(context, length, "evaluate.generation.max_new_tokens")
-    if data.format != "speech":
-        if config.normalizer != "none":
-            raise UserError(
-                f"BLEU and chrF read texts as they are; expected none, got {config.normalizer}", normalizers.OPTION
-            )
-        if config.full_window:
-            raise UserError("only speech has windows; expected false", "evaluate.generation.full_window")
-        return
-    speech = data.facts()["speech"]
-    if config.full_window and speech["window"] == "full":
-        raise UserError(
-            "these clips are in full windows already; expected false, or data.speech.window=clip",
-            "evaluate.generation.full_window",
-        )
-    if config.normalizer == "english" and speech["language"] != "en" and speech["task"] == "transcribe":
-        raise UserError(
-            f"the English normaliser is for English, these transcripts are in {speech['language']}", normalizers.OPTION
-        )
+    if data.format == "speech":
+        examples = encoder_decoder.load(data, config.split)
+        scoring.check_references([text for text in examples["reference"] if text], config)

@@ -35,7 +35,7 @@ def run(config: FinetuneSlice, inputs: Mapping[str, Artifact], out: Path, log: L
     assert isinstance(data, DataSet)
     with seeded(config.training.seed):
         family = families.of(source.path)
-        model = training_inputs.load(source, devices.of(log.device))
+        model = training_inputs.load(source, devices.of(log.device), log)
         earlier = masks.of(source)
         gradual = _gradual(config.cubic, model, family, inputs, earlier, log) if config.cubic else None
         plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)

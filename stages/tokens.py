@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.contracts import Corpus, UserError
+from pipeline.schema import Bos
 from stages.families import Batch
 
 IGNORED = -100
@@ -31,16 +33,62 @@ def texts(data: Corpus, split: str) -> list[str]:
     return [row["prompt"] + row["completion"] for row in rows(data.split(split))]
 
 
-def stream(data: Corpus, split: str, tokenizer: Any, length: int, option: str) -> Tensor:
-    """`ids_NL` int64: the texts joined by blank lines, tokenised once, cut into windows of `length`, tail dropped.
+def prefix(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text: its BOS, or nothing."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return list(whole[:at])
 
-    Windows do not overlap and have no padding. Raises UserError when there is not one whole window.
+
+def stream(
+    data: Corpus, split: str, tokenizer: Any, length: int, option: str, bos: Bos = "window", joined_by: str = "\n\n",
+    documents: int = 0,
+) -> Tensor:  # fmt: skip
+    """`ids_NL` int64: the texts of a split, or the first `documents` of them, joined, tokenised once, cut into windows
+    of `length`, tail dropped.
+
+    Windows do not overlap and have no padding. `bos`: each begins as the tokenizer begins a text, or the first only.
+    Raises UserError when there is not one whole window, or fewer documents.
     """
-    encoded = tokenizer("\n\n".join(texts(data, split)), add_special_tokens=False, verbose=False)["input_ids"]
-    count = len(encoded) // length
+    found = texts(data, split)
+    if documents > len(found):
+        raise UserError(f"the split {split!r} has {len(found)} rows, not {documents}", "evaluate.perplexity.documents")
+    begin = prefix(tokenizer)
+    encoded = tokenizer(joined_by.join(found[: documents or None]), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+    total = len(encoded)
+    if bos == "stream":
+        encoded, begin = [*begin, *encoded], []
+    own = length - len(begin)
+    count = len(encoded) // own if own > 0 else 0
     if count == 0:
-        raise UserError(f"the split {split!r} has {len(encoded)} tokens, fewer than one window of {length}", option)
-    return torch.tensor(encoded[: count * length]).reshape(count, length)
+        raise UserError(f"the split {split!r} has {total} tokens, fewer than one window of {length}", option)
+    ids_NL = torch.tensor(encoded[: count * own]).reshape(count, own)
+    return torch.cat([torch.tensor(begin, dtype=torch.long).expand(count, len(begin)), ids_NL], 1)
+
+
+def document_windows(
+    data: Corpus, split: str, tokenizer: Any, length: int, count: int, seed: int, option: str
+) -> Tensor:
+    """`ids_NL`: `count` random stretches of `length` tokens, each of a random document that is longer, drawn one after
+    the other as in the released code of SparseGPT and Wanda. Raises UserError where no document is longer."""
+    found = texts(data, split)
+    draw = random.Random(seed)
+    chosen: list[Tensor] = []
+    short: set[int] = set()
+    while len(chosen) < count:
+        number = draw.randint(0, len(found) - 1)
+        ids = [] if number in short else tokenizer(found[number], verbose=False)["input_ids"]
+        if len(ids) <= length:
+            short.add(number)
+            if len(short) == len(found):
+                raise UserError(f"no document of the split {split!r} has more than {length} tokens", option)
+            continue
+        at = draw.randint(0, len(ids) - length - 1)
+        chosen.append(torch.tensor(ids[at : at + length]))
+    return torch.stack(chosen)
 
 
 def training_rows(

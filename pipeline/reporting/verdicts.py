@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.references import Reference
 from pipeline.reporting.choices import loss, source
@@ -14,6 +14,9 @@ from pipeline.reporting.models import ModelRow, Quality
 
 Verdict = Literal["within error", "better", "worse", "no error known", "no reference (other model)",
                   "no reference (other data)"]  # fmt: skip
+WHOLE = {"evaluate.perplexity.windows": 0, "evaluate.perplexity.documents": 0, "evaluate.generation.limit": 0,
+         "data.size": 0}  # fmt: skip
+"""Published figures are of whole splits."""
 SIGMAS = 1.96
 """Half the width of a 95 % interval, in standard errors."""
 SAME = 0.005
@@ -67,23 +70,52 @@ def _stands_beside(row: ModelRow, job: JobRecord, reference: Reference) -> bool:
 def _compared(row: ModelRow, metric: str, job: JobRecord, reference: Reference) -> Comparison:
     ours = row.qualities[metric]
     same_model, same_data = same(job, reference)
-    verdict, told = _verdict(ours, reference, same_model, same_data)
+    verdict, told = _verdict(ours, reference, same_model, same_data, differences(job.config, reference))
     return Comparison(row, metric, ours, reference, same_model, same_data, verdict, told)
 
 
 def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
-    """Whether a published figure is of the job's model and of its data, by the last parts of their paths."""
+    """Whether a published figure is of the job's model, and of its data as it was measured there: the names of both by
+    the last parts of their paths, the whole split, and what else the reference's protocol says."""
     data = job.config.get("data", {})
     model = _last(source(job.config.get("model", {})))
     named = f"{_last(source(data))} {data.get('subset', '')}"
-    return _is_one_of(model, (reference.model, *reference.models)), _is_one_of(named, reference.data)
+    same_data = _is_one_of(named, reference.data) and not differences(job.config, reference)
+    return _is_one_of(model, (reference.model, *reference.models)), same_data
 
 
-def _verdict(ours: Quality, reference: Reference, same_model: bool, same_data: bool) -> tuple[Verdict, str]:
+def differences(config: Mapping[str, Any], reference: Reference) -> list[str]:
+    """`option=value, published VALUE` for each option by which the job measured otherwise than the published figure."""
+    expected: dict[str, Any] = dict(WHOLE) | dict(reference.protocol)
+    found = []
+    for option, value in expected.items():
+        ours = _option(config, option)
+        if (ours is not None and ours != value) or (ours is None and option in reference.protocol):
+            found.append(f"{option}={'not known' if ours is None else ours}, published {value}")
+    for task in (config.get("evaluate") or {}).get("tasks") or []:
+        if task.get("limit"):
+            found.append(f"the first {task['limit']} documents of {task['name']}, published all")
+    return found
+
+
+def _option(config: Mapping[str, Any], option: str) -> Any:
+    """None where the job has no such option."""
+    found: Any = config
+    for part in option.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
+def _verdict(
+    ours: Quality, reference: Reference, same_model: bool, same_data: bool, differ: Sequence[str]
+) -> tuple[Verdict, str]:
     if not same_model:
         return "no reference (other model)", f"{reference.model} there; recoveries stand side by side"
     if not same_data:
-        return "no reference (other data)", f"{reference.dataset} there; recoveries stand side by side"
+        why = "; ".join([f"{reference.dataset} there", *differ])
+        return "no reference (other data)", f"{why}; recoveries stand side by side"
     better = (ours.value > reference.value) == reference.higher_is_better
     if ours.stderr is None:
         return "no error known", "better, perhaps" if better else "worse, perhaps"

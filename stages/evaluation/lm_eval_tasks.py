@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
     from lm_eval import __version__ as version
     from lm_eval import evaluator
 
-    loaded = _load(task, data)
+    loaded = load(task, data)
     for lm_task in loaded["tasks"].values():
-        # set here, since lm-eval ignores a number of shots given to a task that has `num_fewshot: 0`
-        lm_task.set_config(key="num_fewshot", value=task.shots)
+        if task.shots is not None:
+            # set here, since lm-eval ignores a number of shots given to a task that has `num_fewshot: 0`
+            lm_task.set_config(key="num_fewshot", value=task.shots)
         lm_task.set_fewshot_seed(SEED)
+    shots = {lm_task.config.task: lm_task.config.num_fewshot or 0 for lm_task in loaded["tasks"].values()}
     torch.manual_seed(SEED)
     lm = _model(model, tokenizer, task, log)
     _check_context(lm.max_length, loaded["tasks"].values())
@@ -54,7 +57,8 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
                     "metric": metric,
                     "filter": lm_filter,
                     "higher_is_better": results["higher_is_better"].get(name, {}).get(metric),
-                    "shots": task.shots,
+                    # of a group whose tasks differ there is no one number
+                    "shots": shots.get(name, task.shots if len(set(shots.values())) > 1 else max(shots.values())),
                     "documents": samples.get("effective"),
                     "of_documents": samples.get("original"),
                 },
@@ -88,7 +92,8 @@ def packaged(name: str, data: Corpus) -> dict[str, Any]:
     return definition
 
 
-def _load(task: Task, data: Corpus) -> Any:
+def load(task: Task, data: Corpus) -> Any:
+    """The task, or the tasks of a group, with their documents, as lm-eval's evaluator takes them. Raises UserError."""
     from lm_eval.tasks import TaskManager
 
     if task.include == "packaged":
@@ -100,16 +105,28 @@ def _load(task: Task, data: Corpus) -> Any:
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         where = task.include
     else:
+        _check_known(task.name)
         manager = TaskManager()
         where = "lm-eval's stock"
     if task.name not in manager.all_tasks:
         raise UserError(f"no task {task.name!r} in {where} ({len(manager.all_tasks)} tasks)", "evaluate.tasks")
     try:
         return manager.load([task.name])
-    except OSError as error:
-        # datasets and huggingface_hub: unreachable hub, offline mode, unknown data set, missing file
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from None
+    except Exception as error:
+        # whatever datasets, huggingface_hub and lm-eval raise of an unreachable hub, an unknown data set, a loading
+        # script, a file that is cut off, or a definition with a mistake
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from error
+
+
+def _check_known(name: str) -> None:
+    """lm-eval takes a quarter of a minute to read all its definitions: a name that stands in none is found at once."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent
+    wanted = re.compile(rf"^[\s\-]*(?:(?:task|group|tag)\s*:)?\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
+    if not any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.rglob("*.yaml")):
+        raise UserError(f"no task {name!r} among lm-eval's stock; `lm-eval ls tasks` lists them", "evaluate.tasks")
 
 
 def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:

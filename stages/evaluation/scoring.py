@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.contracts import Log, UserError
 from pipeline.schema import Generation
-from stages.evaluation import bootstrap, normalizers, word_errors
+from stages.evaluation import bootstrap, normalizers, tokenizers, word_errors
 from stages.evaluation.bootstrap import Array, Score
 from stages.evaluation.generation import Item
 from stages.evaluation.translation_scores import TranslationScore
@@ -31,7 +31,7 @@ def translations(items: Sequence[Item], config: Generation) -> Scored:
     references, hypotheses = [item.reference for item in items], [item.hypothesis for item in items]
     metrics = {}
     for name in ("bleu", "chrf"):
-        metric = TranslationScore(name)
+        metric = TranslationScore(name, tokenizers.chosen(config.tokenize, references) if name == "bleu" else "")
         stats_NK = metric.stats(references, hypotheses)
         known = {"kind": f"sacrebleu {name}", "signature": metric.signature, "higher_is_better": True}
         metrics[name] = _metric(stats_NK, metric.score, config, known)
@@ -41,18 +41,15 @@ def translations(items: Sequence[Item], config: Generation) -> Scored:
 def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
     """`wer` and `cer` in percent; parts `wer_substitutions`, `wer_deletions`, `wer_insertions`.
 
-    Raises UserError for a reference without words.
+    Items of whose reference the normaliser leaves nothing are left out and counted. Raises UserError where that is all
+    of them, or the normaliser would cut words of these texts.
     """
     normalizer = normalizers.load(config.normalizer, log)
-    references = [normalizer.apply(item.reference) for item in items]
-    hypotheses = [normalizer.apply(item.hypothesis) for item in items]
-    for item, reference in zip(items, references, strict=True):
-        if not reference:
-            raise UserError(
-                f"the reference of {item.id} has no words left ({item.reference!r}, normalizer={config.normalizer}); "
-                "leave the clip out of the data or choose another normaliser",
-                normalizers.OPTION,
-            )
+    normalizers.check(config.normalizer, [item.reference for item in items])
+    written = [normalizer.apply(item.reference) for item in items]
+    kept = _with_words(written, config)
+    references = [written[n] for n in kept]
+    hypotheses = [normalizer.apply(items[n].hypothesis) for n in kept]
     words = word_errors.words(references, hypotheses)
     characters = word_errors.characters(references, hypotheses)
     kinds = {
@@ -62,9 +59,10 @@ def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
     }
     reference_words = int(words.length.sum())
     counted = kinds | {"hits": int(words.hits.sum()), "reference_words": reference_words}
-    of_wer = {"kind": "jiwer wer, percent", "higher_is_better": False, **normalizer.protocol, **counted}
+    left_out = {"left_out_without_words": len(items) - len(kept)}
+    of_wer = {"kind": "jiwer wer, percent", "higher_is_better": False, **normalizer.protocol, **counted, **left_out}
     of_cer = {
-        "kind": "jiwer cer, percent", "higher_is_better": False, **normalizer.protocol,
+        "kind": "jiwer cer, percent", "higher_is_better": False, **normalizer.protocol, **left_out,
         "reference_characters": int(characters.length.sum()),
     }  # fmt: skip
     metrics = {
@@ -72,9 +70,31 @@ def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
         "cer": _metric(characters.stats, word_errors.rate, config, of_cer),
     }
     parts = {f"wer_{kind}": 100 * count / reference_words for kind, count in kinds.items()}
-    of_items = np.concatenate([words.stats, characters.stats], axis=1).astype(int).tolist()
+    of_items = np.zeros((len(items), 4), dtype=int)
+    of_items[kept] = np.concatenate([words.stats, characters.stats], axis=1)
+    if len(kept) < len(items):
+        log.note(f"{len(items) - len(kept)} of {len(items)} references have no words left and do not count")
     names = ("errors", "words", "character_errors", "characters")
-    return Scored(metrics, parts, [dict(zip(names, counts, strict=True)) for counts in of_items])
+    return Scored(metrics, parts, [dict(zip(names, counts, strict=True)) for counts in of_items.tolist()])
+
+
+def check_references(references: Sequence[str], config: Generation) -> None:
+    """Raises UserError where WER of these references would be none, or not that of their words."""
+    normalizers.check(config.normalizer, references)
+    if config.normalizer != "english":  # whose spelling map has to be fetched, and leaves no words out
+        normalizer = normalizers.without_package(config.normalizer)
+        _with_words([normalizer.apply(reference) for reference in references], config)
+
+
+def _with_words(references: Sequence[str], config: Generation) -> list[int]:
+    """Numbers of the normalised references that are not empty."""
+    kept = [number for number, reference in enumerate(references) if reference]
+    if references and not kept:
+        raise UserError(
+            f"no reference has words left (normalizer={config.normalizer}); choose another normaliser",
+            normalizers.OPTION,
+        )
+    return kept
 
 
 def _metric(stats_NK: Array, score: Score, config: Generation, protocol: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from stages.evaluation.bootstrap import Array
 
 
 class TranslationScore:
-    """One of sacrebleu's corpus metrics with its default settings: `bleu` or `chrf`, 0 to 100."""
+    """One of sacrebleu's corpus metrics, `bleu` or `chrf`, 0 to 100; with its default settings, and BLEU with the
+    tokenizer of this name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tokenize: str = "") -> None:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
-        self._metric: Any = {"bleu": BLEU, "chrf": CHRF}[name]()
+        self._metric: Any = BLEU(tokenize=tokenize or None) if name == "bleu" else CHRF()
 
     def stats(self, references: Sequence[str], hypotheses: Sequence[str]) -> Array:
         """`stats_NK`: BLEU's lengths and n-gram counts, or chrF's n-gram counts, of each sentence."""

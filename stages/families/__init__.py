@@ -53,8 +53,9 @@ class Family(Protocol):
         """The class of transformers whose `from_pretrained` knows the family's architectures."""
 
     @property
-    def architectures(self) -> set[str]:
-        """Names of the architectures that belong to the family, as `config.json` states them."""
+    def model_types(self) -> set[str]:
+        """The `model_type`s of config.json that belong to the family. It decides, as in transformers: the names in
+        `architectures` may be those of older or of remote code."""
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         """The model of a Hugging Face folder, in eval mode; dtype None keeps the stored one."""
@@ -137,19 +138,33 @@ def of(folder: Path) -> Family:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if not config.is_encoder_decoder:
-        return get("causal_lm")
-    if config.model_type not in _FAMILY_OF_TYPE:
+    return get(name_of(config.model_type, bool(config.is_encoder_decoder)))
+
+
+def name_of(model_type: str, is_encoder_decoder: bool) -> str:
+    """Raises UserError for an encoder-decoder that belongs to no family."""
+    if not is_encoder_decoder:
+        return "causal_lm"
+    if model_type not in _FAMILY_OF_TYPE:
         raise UserError(
-            f"{config.model_type} is an encoder-decoder of no known family; there are: {', '.join(_FAMILY_OF_TYPE)}",
+            f"{model_type} is an encoder-decoder of no known family; there are: {', '.join(_FAMILY_OF_TYPE)}",
             "model.path",
         )
-    return get(_FAMILY_OF_TYPE[config.model_type])
+    return _FAMILY_OF_TYPE[model_type]
 
 
 def text_config(model: Any) -> Any:
     """The configuration of a model's language part, which is the whole one of a model that reads text only."""
     return model.config.get_text_config()
+
+
+def switch_off_layer_drop(model: nn.Module) -> float:
+    """Makes every block run in every training step; returns the probability with which blocks were left out."""
+    parts = [module for module in model.modules() if getattr(module, "layerdrop", 0)]
+    dropped = max((float(part.layerdrop) for part in parts), default=0.0)  # type: ignore[arg-type]
+    for part in parts:
+        part.layerdrop = 0.0  # type: ignore[assignment]
+    return dropped
 
 
 def states_by_hooks(blocks: Sequence[tuple[str, nn.Module]], run: Callable[[], Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -12,18 +12,15 @@ class HuggingFaceFolder:
     auto_class: Any
     """Of transformers; set by the family."""
     mapping: str
-    """Of `transformers.models.auto.modeling_auto`: the architectures of the automatic class."""
+    """Of `transformers.models.auto.modeling_auto`: the architectures of the automatic class, by model type."""
     attention: str | None = None
     """transformers' implementation of it; None: its own choice."""
 
     @property
-    def architectures(self) -> set[str]:
+    def model_types(self) -> set[str]:
         from transformers.models.auto import modeling_auto
 
-        names: set[str] = set()
-        for name in getattr(modeling_auto, self.mapping).values():
-            names |= {name} if isinstance(name, str) else set(name)
-        return names
+        return set(getattr(modeling_auto, self.mapping))
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         return self.auto_class.from_pretrained(

@@ -41,8 +41,8 @@ class T5(EncoderDecoder):
         return AutoModelForSeq2SeqLM
 
     @property
-    def architectures(self) -> set[str]:
-        return {"T5ForConditionalGeneration", "MT5ForConditionalGeneration"}
+    def model_types(self) -> set[str]:
+        return {"t5", "mt5"}
 
     def context(self, model: nn.Module) -> int:
         """Positions are relative."""

@@ -47,8 +47,8 @@ class Whisper(EncoderDecoder):
         return AutoModelForSpeechSeq2Seq
 
     @property
-    def architectures(self) -> set[str]:
-        return {"WhisperForConditionalGeneration"}
+    def model_types(self) -> set[str]:
+        return {"whisper"}
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         return any_window(super().load(folder, dtype))

@@ -45,6 +45,8 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
     raw = _read(config, source, log)
     clips = Clips(out) if config.format == "speech" else None
     num_rows, num_skipped = _write(config, raw, out, clips)
+    if left := [name for name in raw.unnamed if name not in config.splits.values()]:
+        log.note(f"left aside: {', '.join(left)}; their names say no split (data.splits would name one)")
     if num_skipped:
         log.note(f"left out {num_skipped} rows without text")
     facts: dict[str, Any] = {}
@@ -66,8 +68,8 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
 def _read(config: Data, source: Mapping[str, str], log: Log) -> Raw:
     package = packages.parse(config.path, OPTION) if "package" in source else None
     generated = package is not None and package.name == _GSM_SYMBOLIC
-    if config.subset and "hub" not in source:
-        raise UserError(f"got {config.subset!r}, but only data of a hub has subsets; leave it empty", "data.subset")
+    if config.subset and not ("hub" in source or "digest" in source):
+        raise UserError(f"got {config.subset!r}, but these data have no subsets; leave it empty", "data.subset")
     if config.seed and not generated:
         raise UserError(f"got {config.seed}, but only generated data has a seed; leave it 0", "data.seed")
     if package and package.name not in (_WIKIPEDIA, _GSM_SYMBOLIC):
@@ -79,7 +81,7 @@ def _read(config: Data, source: Mapping[str, str], log: Log) -> Raw:
         return _from_debian(debian.of_identity(source), log)
     if "hub" in source:
         return hub_data.read(source["hub"], source["commit"], config.subset)
-    return local_files.read(local(config.path))
+    return local_files.read(local(config.path), config.subset)
 
 
 def _from_debian(debs: list[debian.Deb], log: Log) -> Raw:

@@ -15,6 +15,8 @@ def formatted(row: Row, config: Data) -> dict[str, str] | None:
     """Without audio, which is not text; None if a field that should have text has none."""
     columns = {ours: theirs for ours, theirs in config.columns.items() if ours != "audio"}
     fields = {ours: _text(row, ours, theirs) for ours, theirs in columns.items()}
+    if config.verbatim:
+        return {"text": str(value(row, "text", columns["text"])), "id": fields["id"]}
     if not all(fields.values()):
         return None
     if config.format in ("text", "speech"):

@@ -9,7 +9,9 @@ import hashlib
 import os
 import re
 import time
+from errno import EINVAL
 from pathlib import Path
+from stat import S_ISREG
 
 from pipeline.contracts import UserError
 from stages.sources import debian, packages, remembered
@@ -40,7 +42,7 @@ def identity(path: str, revision: str, option: str) -> dict[str, str]:
     here = local(path)
     if here.exists():
         _no_revision(revision, "a local path", option)
-        return {"digest": digest(here)}
+        return {"digest": digest(here, option)}
     if path.startswith(("./", "../", "/", "~")) or not _HUB_ID.fullmatch(path):
         raise UserError(f"there is no file or folder {path!r}", option)
     return {"hub": path, "commit": _commit(path, revision, option)}
@@ -50,20 +52,24 @@ def local(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def digest(path: Path) -> str:
+def digest(path: Path, option: str) -> str:
     """sha256 of a file's content; of a folder, over the sorted relative names and contents of its files.
 
     Hidden files and folders (`.git`, `.cache`) are left out. Contents are read once: later calls recognise
-    a file by path, size and modification time.
+    a file by path, size and modification time. Raises UserError, with `option`, for links that lead nowhere, pipes,
+    devices, and what cannot be read.
     """
     known = remembered.recall("digests")
     fresh: dict[str, list[int | str]] = {}
-    if path.is_file():
-        found = _content(path, known, fresh)
-    else:
-        names = sorted(file.relative_to(path).as_posix() for file in _files(path))
-        lines = [f"{_content(path / name, known, fresh)}  {name}\n" for name in names]
-        found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    try:
+        if not path.is_dir():
+            found = _content(path, known, fresh)
+        else:
+            names = sorted(file.relative_to(path).as_posix() for file in _files(path))
+            lines = [f"{_content(path / name, known, fresh)}  {name}\n" for name in names]
+            found = hashlib.sha256("".join(lines).encode()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}", option) from None
     remembered.remember("digests", fresh)
     return found
 
@@ -78,6 +84,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _content(file: Path, known: dict[str, list[int | str]], fresh: dict[str, list[int | str]]) -> str:
     stat = file.stat()
+    if not S_ISREG(stat.st_mode):
+        raise OSError(EINVAL, "it is a pipe, a device or something else that is no file", str(file))
     seen = known.get(str(file))
     if seen and seen[:2] == [stat.st_size, stat.st_mtime_ns]:
         return str(seen[2])

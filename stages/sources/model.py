@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from pipeline.contracts import Artifact, Log, UserError
 from pipeline.schema import Model, ModelSlice
 from stages import families, masks
 from stages.families import Family, structure
+from stages.families.encoder_decoder import EncoderDecoder
 from stages.sources import cards, ctranslate2_conversion, gguf_conversion, packages, zeros
 from stages.sources.identity import identity, local
 
+T = TypeVar("T")
+
 OPTION = "model.path"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+"""Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
@@ -128,25 +134,35 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype) -
     from transformers import AutoTokenizer
 
     config = _check(folder, label, family)
-    # transformers tells by several exceptions that a folder is not what it claims to be
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{label}: cannot load its tokenizer: {_first_line(error)}", OPTION) from error
+    tokenizer = _load(label, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_LOCAL))
     features = _feature_extractor(folder, label, config["model_type"])
-    try:
-        model, loading = family.auto_class.from_pretrained(
+    model, loading = _load(
+        label,
+        "weights",
+        lambda: family.auto_class.from_pretrained(
             folder,
             dtype=dtype,
-            local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"{label}: cannot load its weights: {_first_line(error)}", OPTION) from error
+            # told below, in one line
+            ignore_mismatched_sizes=True,
+            **_LOCAL,
+        ),
+    )
+    _check_shapes(label, loading["mismatched_keys"])
     _check_whole(label, loading["missing_keys"])
+    _check_used(label, loading["unexpected_keys"])
     return Loaded(model.eval(), tokenizer, features, label, cards.license_in(folder / "README.md"))
+
+
+def _load(label: str, what: str, load: Callable[[], T]) -> T:
+    """What `load` reads of a folder that a user names: whatever transformers raises, the folder is not what it claims
+    to be."""
+    try:
+        return load()
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError | UserError) else f"{type(error).__name__}: "
+        raise UserError(f"{label}: cannot load its {what}: {kind}{_first_lines(error)}", OPTION) from error
 
 
 def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
@@ -156,10 +172,28 @@ def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
 
     if model_type not in FEATURE_EXTRACTOR_MAPPING_NAMES:
         return None
-    try:
-        return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{label}: cannot load its feature extractor: {_first_line(error)}", OPTION) from error
+    return _load(label, "feature extractor", lambda: AutoFeatureExtractor.from_pretrained(folder, **_LOCAL))
+
+
+def _check_shapes(label: str, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    if mismatched:
+        name, stored, expected = min(mismatched)
+        raise UserError(
+            f"{label}: {name} has the shape {tuple(stored)} in its files and {tuple(expected)} by config.json "
+            f"({len(mismatched)} weights of other shapes in all)",
+            OPTION,
+        )
+
+
+def _check_used(label: str, unexpected: Collection[str]) -> None:
+    """transformers would leave them out and go on."""
+    left_over = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
+    if left_over:
+        raise UserError(
+            f"{label}: {len(left_over)} weights of its files have no place in the model that config.json describes, "
+            f"first {left_over[0]}; the number of layers or the model_type may be wrong",
+            OPTION,
+        )
 
 
 def _check_whole(label: str, missing: Collection[str]) -> None:
@@ -177,22 +211,59 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
         raise UserError(f"{label}: no config.json; expected a folder in Hugging Face format", OPTION)
     try:
         config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{label}: config.json is not JSON: {error}", OPTION) from None
+    if not isinstance(config, dict):
+        raise UserError(f"{label}: config.json holds a {type(config).__name__}, expected an object", OPTION)
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         have = f"only {pickles[0]}, and pickled weights are never opened" if pickles else "no weights"
         raise UserError(f"{label}: {have}; expected *.safetensors", OPTION)
-    if config.get("model_type") not in CONFIG_MAPPING:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         why = "needs its own remote code, which is never run" if "auto_map" in config else "is unknown to transformers"
-        raise UserError(f"{label}: the architecture {config.get('model_type')!r} {why}", OPTION)
+        raise UserError(f"{label}: the model_type {model_type!r} {why}", OPTION)
     if "quantization_config" in config:
         raise UserError(f"{label}: its weights are quantized already; expected floating point", OPTION)
-    architectures = config.get("architectures") or ["(none stated)"]
-    if architectures[0] not in family.architectures:
-        raise UserError(f"{label}: {architectures[0]} is not of the family {family.name}", "model.family")
+    if model_type not in family.model_types or config.get("is_encoder_decoder", False) != _encodes(family):
+        raise UserError(
+            f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",
+            "model.family",
+        )
+    for name, kind in _integer_weights(folder):
+        raise UserError(f"{label}: {name} is stored as {kind}, without floating point; expected float weights", OPTION)
     return config
+
+
+def _encodes(family: Family) -> bool:
+    return isinstance(family, EncoderDecoder)
+
+
+def _suggestion(config: Mapping[str, Any]) -> str:
+    try:
+        return f"; set model={families.name_of(config['model_type'], bool(config.get('is_encoder_decoder')))}"
+    except UserError:
+        return ""
+
+
+def _integer_weights(folder: Path) -> Iterator[tuple[str, str]]:
+    """Weights that are no floating-point numbers, by the headers of the files."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                    kind = tensors.get_slice(name).get_dtype()
+                    if name.endswith("weight") and not kind.startswith(("F", "BF")):
+                        yield name, kind
+        except (SafetensorError, OSError):
+            return  # loading says what is wrong
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def _first_lines(error: Exception, length: int = 300) -> str:
+    """Messages of transformers may begin a sentence on one line and end it on another."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else f"{text[:length]} ..."

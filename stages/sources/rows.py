@@ -26,3 +26,5 @@ class Raw:
 
     splits: Mapping[str, Iterable[Row]]
     license: str
+    unnamed: tuple[str, ...] = ()
+    """Of `splits`: files whose names say no split, read only if `data.splits` names them."""

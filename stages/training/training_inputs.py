@@ -9,7 +9,7 @@ import torch
 
 from pipeline.contracts import Checkpoint, DataSet, Log, UserError
 from pipeline.schema import Distill, Training
-from stages import checkpoints, counts, masks
+from stages import checkpoints, counts, families, masks
 from stages.families import Family
 from stages.masks import Masks
 from stages.training.gradual import Gradual
@@ -18,14 +18,18 @@ from stages.training.trainer import Plan
 NO_ITEMS = "the split train or validation has no items"
 
 
-def load(checkpoint: Checkpoint, device: torch.device) -> Any:
-    """The model to train, on `device`. Raises UserError for a quantized one, or weights that are not finite."""
+def load(checkpoint: Checkpoint, device: torch.device, log: Log) -> Any:
+    """The model to train, on `device`, without layer drop. Raises UserError for a quantized one, or weights that are
+    not finite."""
     if checkpoint.quantization:
         raise UserError("a quantized model cannot be trained; train first, then quantize", "model.path")
     model = checkpoints.load(checkpoint)
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} holds NaN or infinite weights", "model.path")
+    if dropped := families.switch_off_layer_drop(model):
+        log.note(f"layer drop of {dropped:g} is switched off: distillation compares all layers, and so do its controls")
+        log.facts(layer_drop_switched_off=dropped)
     return model.to(device)
 
 
