@@ -511,6 +511,8 @@ class Config(Strict):
         asked, speech = self.evaluate.generation, self.data.speech
         if asked is None:
             return self
+        if speech is None and self.data.format != "translation":
+            return self  # which the stage refuses by the family
         if speech is None:
             if asked.normalizer != "none":
                 raise UserError(

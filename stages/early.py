@@ -31,7 +31,12 @@ def check(stage: str, config: BaseModel, model: Checkpoint, data: DataSet | None
     """Raises UserError for options of a stage that cannot go well with this model and these data."""
     structure = model.structure()
     if structure is not None:
-        _CHECKS[stage](config, structure, data)
+        check_structure(stage, config, structure, data)
+
+
+def check_structure(stage: str, config: BaseModel, model: Structure, data: DataSet | None) -> None:
+    """The same, of a model of this structure."""
+    _CHECKS[stage](config, model, data)
 
 
 def _prune(config: PruneSlice, model: Structure, data: DataSet | None) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
 from pipeline.schema import EvaluateSlice, Generation, Perplexity
 from stages import checkpoints, counts, devices, engine_models, families, tokens
-from stages.evaluation import generation, lm_eval_tasks, perplexity, scoring, windows
+from stages.evaluation import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
 from stages.families import UNLIMITED, Family, encoder_decoder
 from stages.families.encoder_decoder import EncoderDecoder
 
@@ -223,9 +223,28 @@ def _generation(
 
 
 def _check_generation(config: Generation, data: Examples, context: int) -> None:
-    """Raises UserError for texts beyond the model's context, and where nothing is left to score."""
+    """Raises UserError for options that mean nothing on this data, texts beyond the model's context, and references of
+    which nothing is left to score."""
     length = len(data.facts()["prompt"]) + config.max_new_tokens
     checkpoints.check_length(context, length, "evaluate.generation.max_new_tokens")
-    if data.format == "speech":
+    if data.format != "speech":
+        if config.normalizer != "none":
+            raise UserError(
+                f"BLEU and chrF read texts as they are; expected none, got {config.normalizer}", normalizers.OPTION
+            )
+        if config.full_window:
+            raise UserError("only speech has windows; expected false", "evaluate.generation.full_window")
+    else:
+        speech = data.facts()["speech"]
+        if config.full_window and speech["window"] == "full":
+            raise UserError(
+                "these clips are in full windows already; expected false, or data.speech.window=clip",
+                "evaluate.generation.full_window",
+            )
+        if config.normalizer == "english" and speech["language"] != "en" and speech["task"] == "transcribe":
+            raise UserError(
+                f"the English normaliser is for English, these transcripts are in {speech['language']}",
+                normalizers.OPTION,
+            )
         examples = encoder_decoder.load(data, config.split)
         scoring.check_references([text for text in examples["reference"] if text], config)

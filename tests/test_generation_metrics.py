@@ -188,12 +188,66 @@ def settings(**changes: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_a_reference_without_words_is_named(tmp_path: Path) -> None:
-    items = [Item("clip-1", "hello", "", 1, False), Item("clip-2", "(...)", "hello", 1, False)]
-    with pytest.raises(UserError, match="clip-2") as caught:
-        scoring.transcripts(items, Generation(**settings(normalizer="basic")), RecordingLog(tmp_path))
+def test_references_without_words_are_left_out_and_counted(tmp_path: Path) -> None:
+    items = [Item("a", "[noise]", "x y", 0, False), Item("b", "the red river", "the river", 2, False)]
+    log = RecordingLog(tmp_path)
+    scored = scoring.transcripts(items, Generation(**settings(normalizer="basic")), log)
+    assert scored.metrics["wer"]["value"] == pytest.approx(100 * jiwer.wer("the red river", "the river"))
+    assert scored.metrics["cer"]["value"] == pytest.approx(100 * jiwer.cer("the red river", "the river"))
+    assert scored.metrics["wer"]["protocol"]["left_out_without_words"] == 1
+    assert [counts["words"] for counts in scored.counts] == [0, 3]
+    assert "1 of 2 references" in log.notes[0]
+    with pytest.raises(UserError, match="no reference has words left") as caught:
+        scoring.transcripts(items[:1], Generation(**settings(normalizer="basic")), log)
     assert caught.value.option == "evaluate.generation.normalizer"
-    assert "\n" not in str(caught.value)
+
+
+WORDS_WITH_MARKS = {
+    "Hindi": ("प्राचीन संस्कृति", "प्रचीन संस्कृति"),
+    "Tamil": ("தமிழ் மொழி", "தமிழ் மொழ"),
+    "vowelled Arabic": ("كِتَاب جَدِيد", "كُتُب جَدِيد"),
+    "Bengali": ("আমার বাড়ি", "আমার বাড়া"),
+    "Hebrew with points": ("שָׁלוֹם עוֹלָם", "שָׁלֹם עוֹלָם"),
+}
+
+
+@pytest.mark.parametrize("language", WORDS_WITH_MARKS)
+def test_words_with_vowel_signs_are_whole_for_the_unicode_normaliser_and_refused_by_whispers(
+    language: str, tmp_path: Path
+) -> None:
+    reference, hypothesis = WORDS_WITH_MARKS[language]
+    items, log = [Item("a", f"{reference}!", hypothesis, 2, False)], RecordingLog(tmp_path)
+    found = scoring.transcripts(items, Generation(**settings(normalizer="unicode")), log)
+    assert found.metrics["wer"]["value"] == pytest.approx(100 * jiwer.wer(reference, hypothesis))
+    with pytest.raises(UserError, match="cuts words at signs") as caught:
+        scoring.transcripts(items, Generation(**settings(normalizer="basic")), log)
+    assert caught.value.option == "evaluate.generation.normalizer"
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "tokenizer"),
+    [
+        ("我们今天去北京看长城。", "我们今天去上海看长城。", "zh"),
+        ("今日は北京へ行きます。", "今日は上海へ行きます。", "char"),
+        ("วันนี้เราไปกรุงเทพฯ", "วันนี้เราไปเชียงใหม่", "char"),
+        ("Heute fahren wir nach Peking.", "Heute fahren wir nach Berlin.", "13a"),
+        ("Сегодня мы едем в Пекин.", "Сегодня мы едем в Москву.", "13a"),
+        ("오늘 우리는 베이징에 갑니다.", "오늘 우리는 서울에 갑니다.", "13a"),
+    ],
+)
+def test_bleu_takes_the_tokenizer_that_the_script_needs(reference: str, hypothesis: str, tokenizer: str) -> None:
+    items = [Item(str(i), reference, hypothesis, 1, False) for i in range(4)]
+    found = scoring.translations(items, Generation(**settings())).metrics["bleu"]
+    expected = sacrebleu.corpus_bleu([hypothesis] * 4, [[reference] * 4], tokenize=tokenizer).score
+    assert found["value"] == pytest.approx(expected)
+    assert f"tok:{tokenizer}" in found["protocol"]["signature"]
+
+
+def test_a_tokenizer_whose_package_is_missing_is_refused_in_a_line() -> None:
+    items = [Item("a", "今日は北京へ行きます。", "今日は上海へ行きます。", 1, False)]
+    with pytest.raises(UserError, match="needs the packages") as caught:
+        scoring.translations(items, Generation(**settings(tokenize="ja-mecab")))
+    assert caught.value.option == "evaluate.generation.tokenize"
 
 
 # ---- the stage ----

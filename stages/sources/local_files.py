@@ -26,13 +26,15 @@ _LONGEST_FIELD = 2**30
 
 
 def read(path: Path, subset: str = "") -> Raw:
-    """A file: all rows in `train`. A folder: its splits, by the names that `datasets` gives them, and each file that is
-    in none by its own name. `subset`: one of the README's `configs`.
+    """A file: all rows in `train`. A folder: its splits, by the names that `datasets` gives them, and each file by its
+    own name as well. `subset`: one of the README's `configs`.
 
     Rows of a folder may name files inside it, relative to it: they are part of its digest. Rows of a single file may
     not: nothing would tell that one of those was changed.
     """
     if path.is_file():
+        if subset:
+            raise UserError(f"got {subset!r}, but a file has no subsets; leave it empty", "data.subset")
         if not _ending(path):
             raise UserError(f"{path.name}: expected a file ending in {', '.join(_ENDINGS)}", OPTION)
         return Raw({"train": Rows([path], None)}, cards.UNKNOWN)
@@ -45,10 +47,13 @@ def read(path: Path, subset: str = "") -> Raw:
             raise UserError(
                 f"{path.name} holds files {', '.join(sorted(endings))} for the split {split!r}; keep one", OPTION
             )
+    by_name: dict[str, list[Path]] = {}
+    for file in files:
+        by_name.setdefault(_stem(file), []).append(file)
     used = {file for members in by_split.values() for file in members}
-    others = {_stem(file): [file] for file in files if file not in used}
-    splits = {name: Rows(members, path) for name, members in (others | by_split).items()}
-    return Raw(splits, cards.license_in(path / "README.md"), tuple(sorted(others)))
+    left = tuple(name for name, members in by_name.items() if not used.issuperset(members))
+    splits = {name: Rows(members, path) for name, members in (by_name | by_split).items()}
+    return Raw(splits, cards.license_in(path / "README.md"), left)
 
 
 def _splits(folder: Path, files: Sequence[Path], subset: str) -> dict[str, list[Path]]:

@@ -1,0 +1,175 @@
+"""Folders of data are read as `datasets` reads them, and what cannot be read is one line that names the option."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.contracts import UserError
+from stages.sources import data
+from tests import tiny
+from tests.composed import config_of
+from tests.recording import RecordingLog
+
+Rows = list[bytes]
+
+
+def lines(path: Path) -> Rows:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def made(folder: Path, **options: object) -> tuple[dict[str, float], RecordingLog]:
+    out, log = folder.parent / "out", RecordingLog(folder.parent / "log")
+    out.mkdir()
+    config = config_of("data=text", f"data.path={folder}").data.model_copy(update=options)
+    found = data.run(config, {}, out, log)
+    return {name.removesuffix("_rows"): count for name, count in found.items()}, log
+
+
+def refused(folder: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
+        made(folder)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def packed(pack: Callable[[bytes], bytes], ending: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for file in list(folder.iterdir()):
+            (folder / f"{file.name}{ending}").write_bytes(pack(file.read_bytes()))
+            file.unlink()
+
+    return change
+
+
+def sharded(folder: Path) -> None:
+    rows = lines(folder / "train.jsonl")
+    (folder / "train.jsonl").unlink()
+    for i in range(3):
+        (folder / f"train-0000{i}-of-00003.jsonl").write_bytes(b"".join(rows[i::3]))
+
+
+def as_on_a_hub(folder: Path) -> None:
+    (folder / "data").mkdir()
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").rename(folder / "data" / f"{split}-00000-of-00001.jsonl")
+
+
+def split_folders(folder: Path) -> None:
+    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        (folder / name).mkdir()
+        (folder / f"{split}.jsonl").rename(folder / name / "part.jsonl")
+
+
+def named(validation: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "validation.jsonl").rename(folder / f"{validation}.jsonl") and None
+
+
+def in_the_card(folder: Path) -> None:
+    for split, name in (("train", "one"), ("validation", "two"), ("test", "three")):
+        (folder / f"{split}.jsonl").rename(folder / f"{name}.jsonl")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: one.jsonl}\n"
+        "  - {split: validation, path: two.jsonl}\n  - {split: test, path: three.jsonl}\n---\n"
+    )
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "as on a hub": as_on_a_hub,
+    "sharded": sharded,
+    "folders": split_folders,
+    "valid": named("valid"),
+    "dev": named("dev"),
+    "val": named("val"),
+    "gzip": packed(gzip.compress, ".gz"),
+    "bzip2": packed(bz2.compress, ".bz2"),
+    "xz": packed(lzma.compress, ".xz"),
+    "card": in_the_card,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_has_the_splits_that_datasets_finds(layout: str, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    folder = tiny.save_texts(tmp_path / "data set")
+    LAYOUTS[layout](folder)
+    found, log = made(folder)
+    assert found == {"train": 60, "validation": 20, "test": 20}
+    theirs = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert {str(split): float(len(rows)) for split, rows in theirs.items()} == found
+    assert not log.notes
+
+
+def test_files_whose_names_say_no_split_are_named_and_can_be_chosen(tmp_path: Path) -> None:
+    folder = tiny.save_texts(tmp_path / "a")
+    (folder / "validation.jsonl").rename(folder / "heldout.jsonl")
+    found, log = made(folder)
+    assert sum(found.values()) == 80
+    assert "left aside: heldout" in log.notes[0]
+    other = tiny.save_texts(tmp_path / "b" / "texts")
+    (other / "validation.jsonl").rename(other / "heldout.jsonl")
+    found, log = made(other, splits={"train": "train", "validation": "heldout", "test": "test"})
+    assert found == {"train": 60, "validation": 20, "test": 20}
+    assert not log.notes
+
+
+def test_lines_of_plain_text_are_rows(tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("".join(f"line {i}\n" for i in range(200)))
+    assert sum(made(file)[0].values()) == 200
+
+
+def deep(folder: Path) -> None:
+    with (folder / "train.jsonl").open("a") as file:
+        file.write('{"id": "x", "text": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+
+
+def pipe(folder: Path) -> None:
+    os.mkfifo(folder / "extra.jsonl")
+
+
+def device(folder: Path) -> None:
+    (folder / "extra.jsonl").symlink_to("/dev/zero")
+
+
+def dangling(folder: Path) -> None:
+    (folder / "extra.jsonl").symlink_to(folder / "gone")
+
+
+def loop(folder: Path) -> None:
+    (folder / "extra.jsonl").symlink_to(folder / "extra.jsonl")
+
+
+def cut_off(folder: Path) -> None:
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress((folder / "train.jsonl").read_bytes())[:-20])
+    (folder / "train.jsonl").unlink()
+
+
+def two_kinds(folder: Path) -> None:
+    (folder / "train.csv").write_text("id,text\n1,a\n")
+
+
+@pytest.mark.parametrize("damage", [deep, pipe, device, dangling, loop, cut_off, two_kinds], ids=lambda it: it.__name__)
+def test_what_cannot_be_read_is_one_line_that_names_the_option(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    folder = tiny.save_texts(tmp_path / "texts")
+    damage(folder)
+    assert refused(folder).option == "data.path"
+
+
+def test_rows_can_be_kept_as_they_are(tmp_path: Path) -> None:
+    rows = ["", " = Title = \n", "", " Some text . \n", "trailing  "] * 20
+    folder = tmp_path / "wiki"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    made(folder, verbatim=True)
+    stored = [json.loads(line)["text"] for line in lines(tmp_path / "out" / "test.jsonl")]
+    assert "\n\n".join(stored) == "\n\n".join(rows)

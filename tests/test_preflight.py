@@ -1,0 +1,117 @@
+"""What the model and the data tell is checked before any work: in a dry run by records, in a run by rows as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.contracts import Structure, UserError
+from pipeline.graph import build
+from pipeline.plan import Stores, make_plan
+from pipeline.preflight import early_problems, shortages
+from stages import early
+from tests import tiny
+from tests.composed import config
+from tests.running import Place
+
+SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
+BEYOND = tiny.CONTEXT + 1
+WRONG = [
+    ("calibrate.samples=100000", "calibrate", "calibrate.samples"),
+    (f"calibrate.length={BEYOND}", "calibrate", "calibrate.length"),
+    (f"finetune.sequence_length={BEYOND}", "finetune_50", "finetune.sequence_length"),
+    (f"dense.training.sequence_length={BEYOND}", "dense", "dense.training.sequence_length"),
+    (f"evaluate.perplexity.length={BEYOND}", "dense_eval", "evaluate.perplexity.length"),
+    ("evaluate.perplexity.windows=100000", "dense_eval", "evaluate.perplexity.windows"),
+    ("prune.skip=[nothing.like.it]", "prune_50", "prune.skip"),
+    ("prune.pattern='12:24'", "prune_12of24", "prune.pattern"),
+    ("quantize=w8a8,quantize.skip=[nothing.like.it]", "quantize", "quantize.skip"),
+    ("quantize=w8a8,quantize.skip_sensitive=14", "quantize", "quantize.skip_sensitive"),
+    (f"benchmark=torch,benchmark.prompt_tokens={BEYOND}", "benchmark", "benchmark.prompt_tokens"),
+]
+
+
+@pytest.fixture(scope="module")
+def stored(sources, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The model and the data are there."""
+    place = Place(sources, tmp_path_factory.mktemp("stored"))
+    place.run(*SMALL, "until=data")
+    place.run(*SMALL, "until=model")
+    return place
+
+
+@pytest.mark.parametrize(("overrides", "node", "option"), WRONG)
+def test_a_dry_run_knows_what_the_records_tell(stored: Place, overrides: str, node: str, option: str) -> None:
+    resolved = config(*stored.options, *SMALL, *overrides.split(","))
+    problems = early_problems(make_plan(resolved, build(resolved), Stores.of(resolved)))
+    assert problems[node].option == option
+    assert "\n" not in str(problems[node])
+
+
+@pytest.mark.parametrize(("overrides", "node", "option"), WRONG)
+def test_a_run_stops_before_any_work(stored: Place, overrides: str, node: str, option: str) -> None:
+    outcomes = stored.run(*SMALL, *overrides.split(","))
+    assert outcomes[node].status == "failed"
+    assert outcomes[node].error.startswith(option)
+    assert {outcome.status for outcome in outcomes.values()} == {"hit", "failed", "not run"}
+    assert "dense" not in {outcome.stage for outcome in outcomes.values() if outcome.status == "done"}
+
+
+@pytest.mark.parametrize(
+    ("override", "node", "option"),
+    [
+        # fewer bytes than that would be needed, so that only counting tokens tells
+        ("calibrate.samples=60", "calibrate", "calibrate.samples"),
+        ("evaluate.perplexity.windows=60", "dense_eval", "evaluate.perplexity.windows"),
+        ("evaluate.tasks=[{name: no_such_task_anywhere}]", "dense_eval", "evaluate.tasks"),
+        ("finetune.sequence_length=320", "finetune_50", "finetune.sequence_length"),
+    ],
+)
+def test_a_run_counts_rows_before_any_work(place: Place, override: str, node: str, option: str) -> None:
+    tiny.save_texts(place.folder / "few", train=60, others=4)
+    outcomes = place.run(*SMALL, f"data.path={place.folder / 'few'}", override)
+    assert outcomes[node].error.startswith(option)
+    assert {name for name, outcome in outcomes.items() if outcome.status == "done"} == {"model", "data"}
+
+
+def test_a_plan_that_is_right_has_no_problems(stored: Place) -> None:
+    resolved = config(*stored.options, *SMALL)
+    plan = make_plan(resolved, build(resolved), Stores.of(resolved))
+    assert early_problems(plan) == {}
+    assert shortages(plan, {}, resolved, Stores.of(resolved)) == []
+
+
+def test_too_little_memory_and_disk_are_known(stored: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = config(*stored.options, *SMALL)
+    stores = Stores.of(resolved)
+    plan = make_plan(resolved, build(resolved), stores)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 10**6}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    found = shortages(plan, {}, resolved, stores)
+    assert [error.option for error in found] == ["model.path", "runs"]
+    assert "of memory, this machine has 1" in found[0].message
+
+
+def test_a_failed_baseline_stops_the_training_that_nobody_could_judge(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise UserError("on purpose", "evaluate")
+
+    monkeypatch.setattr("stages.evaluate.run", fail)
+    outcomes = place.run(*SMALL)
+    assert outcomes["dense_eval"].status == "failed"
+    assert [outcomes[node].status for node in ("calibrate", "prune_50", "finetune_50")] == ["not run"] * 3
+    assert "dense_eval failed" in outcomes["calibrate"].error
+
+
+def test_reasons_why_a_model_cannot_be_trained_are_told_by_the_record(tmp_path: Path) -> None:
+    known = {"linears": {"a": (4, 4)}, "left_alone": {}, "block_weights": 16, "prunable_weights": 16, "context": None}
+    training = config("model.path=x").finetune
+    for what, option in (("training", "model.path"), ("squarehead", "distill.squarehead")):
+        structure = Structure(**known, vocabulary=8, refused={what: "because"})
+        slice_ = early.FinetuneSlice(training=training, distill=config("model.path=x", "distill=squarehead").distill)
+        with pytest.raises(UserError, match="because") as caught:
+            early.check_structure("finetune", slice_, structure, None)
+        assert caught.value.option == option
