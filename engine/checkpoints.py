@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 from engine import skeleton
 from engine.architectures import auto_class, reads_speech
 from engine.errors import EngineError
+from engine.unfused import unfuse_
 from engine.weights import Quantized
 
 QUANTIZED_FORMAT = "squarehead-w8a8-1"
@@ -74,6 +75,7 @@ def _read_floating(folder: Path) -> Any:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if odd := sorted(map(str, found[what])):
             raise EngineError(f"{folder}: {len(odd)} {what.replace('_', ' ')} in the weights, first {odd[0]}")
+    unfuse_(model)
     return model.requires_grad_(False).eval()
 
 

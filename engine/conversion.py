@@ -10,6 +10,7 @@ from torch import nn
 
 from engine.errors import EngineError
 from engine.linear import EngineLinear, fuse
+from engine.unfused import unfuse_
 from engine.weights import DTYPES, DType, PackedWeight, Quantized
 
 
@@ -35,6 +36,7 @@ def convert(
         raise EngineError(f"no dtype {dtype!r} or head {head!r}; there are: {', '.join(DTYPES)}")
     if quantized and dtype != "int8":
         raise EngineError(f"the checkpoint is quantized to int8; expected dtype int8, not {dtype}")
+    unfuse_(model)
     model.float().requires_grad_(False).eval()
     head_name = _name_of(model, model.get_output_embeddings())
     chosen = (

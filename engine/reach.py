@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from engine.unfused import RoutedLinear
+
 ROWS, TOKENS = 2, 3
 """Of the probe."""
 _known: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
@@ -36,12 +38,13 @@ def not_replaceable(model: Any, linears: Mapping[str, nn.Module]) -> dict[str, s
 
 @torch.no_grad()
 def _probe(model: Any, linears: Mapping[str, nn.Module]) -> dict[str, str]:
-    rows: dict[str, list[int]] = {name: [] for name in linears}
+    # which experts are called depends on the tokens
+    rows: dict[str, list[int]] = {name: [] for name in linears if not isinstance(linears[name], RoutedLinear)}
 
     def note(name: str) -> Any:
         return lambda module, args: rows[name].append(args[0].numel() // args[0].shape[-1])
 
-    handles = [linear.register_forward_pre_hook(note(name)) for name, linear in linears.items()]
+    handles = [linears[name].register_forward_pre_hook(note(name)) for name in rows]
     was_training = model.training
     model.eval()
     try:

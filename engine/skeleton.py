@@ -14,6 +14,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from engine.architectures import auto_class
 from engine.errors import EngineError
+from engine.unfused import unfuse_
 
 
 def build(folder: Path) -> Any:
@@ -28,6 +29,7 @@ def build(folder: Path) -> Any:
         with init_empty_weights(include_buffers=False):
             model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.tie_weights()
+        unfuse_(model)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
     except Exception as error:  # a wrong value in a config can end in anything

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from engine.unfused import fused
 from pipeline.contracts import Checkpoint, UserError
 from stages import families, masks
 from stages.families import structure
@@ -47,7 +48,8 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
 def save(model: Any, source: Checkpoint, pruned: Masks, out: Path) -> None:
     """Writes the model (safetensors), the masks if any, and `source`'s other files into `out`."""
     masks.check(model, pruned)
-    model.save_pretrained(out)
+    with fused(model):
+        model.save_pretrained(out)
     if pruned:
         masks.save(pruned, out / "masks.safetensors")
     copy_side_files(source, out)

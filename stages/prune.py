@@ -15,7 +15,7 @@ from stages import calibrate, checkpoints, devices, families, masks
 from stages.families import structure
 from stages.masks import Masks
 from stages.pruning.selection import num_pruned, target
-from stages.pruning.sequential import note_raised_damping, prune_model
+from stages.pruning.sequential import note_raised_damping, note_unreached, prune_model
 
 
 def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -53,6 +53,7 @@ def run(config: PruneSlice, inputs: Mapping[str, Artifact], out: Path, log: Log)
         values = {"layer_error": report.error, "layer_sparsity": report.sparsity}
         log.metrics({key: value for key, value in values.items() if value is not None}, step=number)
     dampings = [report.damping for report in reports if report.damping is not None]
+    note_unreached(reports, log)
     note_raised_damping(reports, config.prune.damping, log)
     log.facts(
         precision=config.prune.precision if samples and config.prune.method != "magnitude" else None,

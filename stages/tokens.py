@@ -151,7 +151,9 @@ def _keeps_items_apart(model: nn.Module) -> bool:
         for first in (0, 4)
     )
     model.train(was_training)
-    return torch.equal(one.logits[:, 2:], other.logits[:, 2:])
+    # experts multiply other batches of tokens when the first item changes, which rounds differently; a leak is far more
+    largest = float(one.logits.abs().max())
+    return float((one.logits[:, 2:] - other.logits[:, 2:]).abs().max()) <= 1e-4 * largest
 
 
 def _first_fit(items: Sequence[list[int]], length: int, open_rows: int = 64) -> list[list[list[int]]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.linear import EngineLinear
 from engine.measure import EncoderDecoderStepper, TransformersStepper, decoding_modules, likeliest
+from engine.unfused import fuse_
 from pipeline import cpu
 from pipeline.contracts import Checkpoint
 from stages import checkpoints, families
@@ -69,12 +70,19 @@ def torch_runner(model: Any, checkpoint: Checkpoint, note: str | None = None) ->
     return EncoderDecoderRunner(model, family, note) if isinstance(family, EncoderDecoder) else TorchRunner(model, note)
 
 
+def as_transformers_has_it(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model with transformers' own code for experts, which is what users of torch have."""
+    model = checkpoints.load(checkpoint, dtype)
+    fuse_(model)
+    return model
+
+
 class TorchFp32:
     name = "torch_fp32"
     quantized = False
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return torch_runner(checkpoints.load(checkpoint, torch.float32), checkpoint)
+        return torch_runner(as_transformers_has_it(checkpoint, torch.float32), checkpoint)
 
 
 class TorchBf16:
@@ -84,7 +92,7 @@ class TorchBf16:
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
         if not cpu.has_bf16():
             return Unavailable("this CPU has no bf16 instructions")
-        return torch_runner(checkpoints.load(checkpoint, torch.bfloat16), checkpoint)
+        return torch_runner(as_transformers_has_it(checkpoint, torch.bfloat16), checkpoint)
 
 
 class TorchInt8:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from engine.unfused import unfuse_
+
 
 class HuggingFaceFolder:
     auto_class: Any
@@ -23,13 +25,15 @@ class HuggingFaceFolder:
         return set(getattr(modeling_auto, self.mapping))
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
-        return self.auto_class.from_pretrained(
+        model = self.auto_class.from_pretrained(
             folder,
             dtype=dtype or "auto",
             local_files_only=True,
             use_safetensors=True,
             attn_implementation=self.attention,
         ).eval()
+        unfuse_(model)
+        return model
 
     def build(self, folder: Path) -> Any:
         from transformers import AutoConfig, GenerationConfig
@@ -39,6 +43,7 @@ class HuggingFaceFolder:
         with no_init_weights():
             model = self.auto_class.from_config(config, attn_implementation=self.attention).eval()
         model.tie_weights()
+        unfuse_(model)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         return model

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from engine.unfused import RoutedLinear
 from stages.families import text_config
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -18,9 +19,10 @@ def routers(model: nn.Module, linears: Mapping[str, nn.Linear]) -> dict[str, str
     counts = {count for key in EXPERT_COUNTS if isinstance(count := getattr(config, key, None), int)}
     found = {}
     for name, linear in linears.items():
-        is_inside_expert = any(part.isdigit() for part in name.partition("experts.")[2].split("."))
+        if isinstance(linear, RoutedLinear):
+            continue
         if linear.out_features == 1:
             found[name] = "a scalar gate"
-        elif linear.out_features in counts and not is_inside_expert and "attn" not in name:
+        elif linear.out_features in counts and "attn" not in name:
             found[name] = "a router"
     return found

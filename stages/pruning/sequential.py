@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from engine.unfused import RoutedLinear
 from pipeline.contracts import Bar, Log, Stopped, UserError
 from pipeline.schema import Prune
 from stages import sealed
@@ -40,11 +41,23 @@ class LayerReport:
     name: str
     sparsity: float
     error: float | None
-    """`‖(W - Ŵ)X‖² / ‖WX‖²` on the calibration tokens; None where there were none (magnitude)."""
+    """`‖(W - Ŵ)X‖² / ‖WX‖²` on the calibration tokens; None where there were none."""
     damping: float | None
     """The relative damping that SparseGPT used."""
     seconds: float
     """Of pruning it, without the passes that calibrate; linears that share an input share the time."""
+    reached: bool = True
+    """False for an expert that no calibration token reached (`Group.reached`)."""
+
+
+def note_unreached(reports: Sequence[LayerReport], log: Log) -> None:
+    """Names the experts that were pruned without knowing their inputs."""
+    if unreached := [report.name for report in reports if not report.reached]:
+        log.note(
+            f"no calibration token reaches {len(unreached)} linears of experts, first {unreached[0]}; their smallest "
+            "weights were pruned, as many as in the others"
+        )
+        log.facts(unreached=unreached)
 
 
 def note_raised_damping(reports: Sequence[LayerReport], asked: float, log: Log) -> None:
@@ -62,6 +75,9 @@ class Group:
     H_II: Tensor
     """Its upper triangle."""
     seen: int = 0
+    reached: bool = True
+    """False for an expert to which no calibration token is routed: the identity stands in the place of its Hessian, so
+    that its lowest weights are pruned, in the counts of the method."""
 
 
 @dataclass
@@ -102,24 +118,30 @@ class Collector:
             self._accumulate(name, X)
         elif name not in self.groups[leader].names:
             self.groups[leader].names.append(name)
-        # what follows the last linear's input is of no use to its Hessian
-        if self._order and len(self._called) == len(self._order) == len(self.linears):
+        # what follows the last linear's input is of no use to its Hessian; which experts run, nobody knows beforehand
+        if self._order and not self._routed and len(self._called) == len(self._order) == len(self.linears):
             raise Reached
 
     def _accumulate(self, name: str, X: Tensor) -> None:
         X_TI = X.reshape(-1, X.shape[-1])
-        real_BT = self.family.read_by(self.batch, name)
-        if not bool(real_BT.all()):
-            if len(X_TI) != real_BT.numel():
+        real_N = self.family.read_by(self.batch, name).flatten()
+        linear = self.linears[name]
+        if isinstance(linear, RoutedLinear):
+            assert linear.tokens_N is not None
+            real_N = real_N[linear.tokens_N]
+        if not bool(real_N.all()):
+            if len(X_TI) != len(real_N):
                 raise UserError(
-                    f"{name} sees {len(X_TI)} tokens of {real_BT.numel()}: cannot tell which are padding",
+                    f"{name} sees {len(X_TI)} tokens of {len(real_N)}: cannot tell which are padding",
                     "prune.skip",
                 )
-            X_TI = X_TI[real_BT.flatten()]
+            X_TI = X_TI[real_N]
         if name not in self.groups:
             H_II = torch.zeros(X.shape[-1], X.shape[-1], device=X.device)
             self.groups[name] = Group([name], H_II)
         group = self.groups[name]
+        if not len(X_TI):
+            return
         with torch.autocast(X.device.type, enabled=False):
             # under autocast the linear itself sees its input in bf16
             group.seen = sparsegpt.accumulate_(group.H_II, X_TI.bfloat16() if self.bf16 else X_TI, group.seen)
@@ -136,10 +158,20 @@ class Collector:
             for handle in handles:
                 handle.remove()
         found = list(self.groups.values())
-        unseen = set(self.linears) - {name for group in found for name in group.names}
-        if unseen:
-            raise UserError(f"no calibration token reaches {min(unseen)}", "prune.skip")
+        reached = {name for group in found for name in group.names if group.seen}
+        for name, linear in self.linears.items():
+            if name in reached:
+                continue
+            if not isinstance(linear, RoutedLinear):
+                raise UserError(f"no calibration token reaches {name}", "prune.skip")
+            H_II = torch.eye(linear.in_features, device=linear.weight.device)
+            found = [group for group in found if name not in group.names]
+            found.append(Group([name], H_II, reached=False))
         return found
+
+    @property
+    def _routed(self) -> bool:
+        return any(isinstance(linear, RoutedLinear) for linear in self.linears.values())
 
 
 def prune_model(
@@ -242,8 +274,10 @@ def _prune_block(
         for name, W_OI, pruned_OI, keep_OI in zip(group.names, weights, pruned, keeps, strict=True):
             linears[name].weight.data.copy_(pruned_OI)
             masks[name] = keep_OI.cpu()
-            error = sparsegpt.relative_error(W_OI, linears[name].weight.detach(), group.H_II)
-            reports.append(LayerReport(name, _sparsity(keep_OI), error, damping, seconds))
+            error = None
+            if group.reached:
+                error = sparsegpt.relative_error(W_OI, linears[name].weight.detach(), group.H_II)
+            reports.append(LayerReport(name, _sparsity(keep_OI), error, damping, seconds, group.reached))
     return masks, reports
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 
+from engine.unfused import fused, unfuse_
 from pipeline.contracts import Artifact, Log, UserError
 from pipeline.schema import Model, ModelSlice
 from stages import families, masks
@@ -57,6 +58,7 @@ def run(config: Model | ModelSlice, inputs: Mapping[str, Artifact], out: Path, l
     else:
         folder = local(config.path)
         loaded = _from_folder(folder, folder.resolve().name, family, dtype)
+    unfuse_(loaded.model)
     found = structure.of(loaded.model, family)
     if line := structure.share_note(found):
         log.note(line)
@@ -64,7 +66,8 @@ def run(config: Model | ModelSlice, inputs: Mapping[str, Artifact], out: Path, l
     if sparse.note:
         log.note(sparse.note)
     # one file whatever the size: `model.safetensors` is what an artifact promises
-    loaded.model.save_pretrained(out, max_shard_size="1TB")
+    with fused(loaded.model):
+        loaded.model.save_pretrained(out, max_shard_size="1TB")
     loaded.tokenizer.save_pretrained(out)
     if loaded.feature_extractor:
         loaded.feature_extractor.save_pretrained(out)
