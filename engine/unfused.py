@@ -2,9 +2,9 @@
 
 transformers keeps the experts of a mixture in two parameters of three dimensions; GPT-2 and its like have `Conv1D`,
 a linear with its weight transposed. Pruning, distillation, quantization and the engine all work on linears: `unfuse_`
-puts them there, under the name of the layer (`experts.3.down_proj`), and `fuse_` gives back what transformers saves and loads.
-Both only rearrange: the linears' weights are views of the parameters, and each expert computes the tokens routed to it,
-as transformers' own eager code does.
+puts them there, under the name of the layer (`experts.3.down_proj`), and `fuse_` gives back what transformers saves
+and loads. Both only rearrange: the linears' weights are views of the parameters, and each expert computes the tokens
+routed to it, as transformers' own eager code does.
 """
 
 from __future__ import annotations
