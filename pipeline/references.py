@@ -65,7 +65,7 @@ class Reference:
     """Other names of the model, as the last part of a path has them."""
     data: tuple[str, ...] = ()
     """Names of the data set, as the last part of a path has them, and the subset after it."""
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Options of ours and their values that measure as the figure was measured (`evaluate.perplexity.length: 2048`)."""
     note: str = ""
 
