@@ -30,8 +30,8 @@ class UnfusedExperts(nn.ModuleList):
 
     def __init__(self, fused: Any) -> None:
         super().__init__()
-        # not registered: its parameters are in the linears
-        self.__dict__["fused"] = fused
+        # in a tuple, so that it is not registered: its parameters are in the linears
+        self._fused: tuple[Any] = (fused,)
         self.names = ("gate_up_proj" if fused.has_gate else "up_proj", "down_proj")
         for number in range(fused.num_experts):
             expert = nn.Module()
@@ -43,6 +43,11 @@ class UnfusedExperts(nn.ModuleList):
             if fused.has_bias:
                 setattr(fused, f"{name}_bias", None)
         self.train(fused.training)
+
+    @property
+    def fused(self) -> Any:
+        """transformers' module, without its weights."""
+        return self._fused[0]
 
     def forward(self, h_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Tensor:
         """`expert_TK`: the experts of each token; `weight_TK`: what their outputs count."""

@@ -129,7 +129,8 @@ class CausalLM(HuggingFaceFolder):
             decoders = self._decoders(model)
             output = run_decoder(model, decoders, {"input_ids": ids_BT})
             h_BTD = last_hidden_state(output)
-            plain, h_ND = output_head(model), h_BTD.flatten(0, 1)
+            plain: nn.Module = output_head(model)
+            h_ND = h_BTD.flatten(0, 1)
             for head in (OwnHead(model, decoder, output) for decoder in decoders):
                 if agree(head(h_ND), logits_BTV.flatten(0, 1)):
                     # a cap shows in large logits only
@@ -165,7 +166,6 @@ class TensorRows:
 
 def _language_model(model: Any) -> nn.Module:
     """The part that reads tokens, of a model that may have others."""
-    if model.config.get_text_config() is model.config:
-        return model  # it has no other part
-    found: nn.Module = model.get_decoder()
+    has_others = model.config.get_text_config() is not model.config
+    found: nn.Module = model.get_decoder() if has_others else model
     return found

@@ -72,8 +72,8 @@ class OwnHead(nn.Module):
     def __init__(self, model: Any, decoder: nn.Module, output: Any) -> None:
         super().__init__()
         self.head = output_head(model)
-        # not registered: the parameters of this module are the head's
-        self.__dict__["_model"], self.__dict__["_decoder"] = model, decoder
+        # in a tuple, so that they are not registered: the parameters of this module are the head's
+        self._around: tuple[Any, nn.Module] = (model, decoder)
         self._kind = type(output)
 
     def forward(self, h_ND: Tensor) -> Tensor:
@@ -84,8 +84,9 @@ class OwnHead(nn.Module):
             output = (h_1ND,) if issubclass(self._kind, tuple) else h_1ND
         # ids are what the model's code may count; nothing looks them up
         ids_1N = torch.zeros(h_1ND.shape[:2], dtype=torch.long, device=h_ND.device)
-        with _answering(self._decoder, output):
-            logits_1NV: Tensor = self._model(input_ids=ids_1N, use_cache=False).logits
+        model, decoder = self._around
+        with _answering(decoder, output):
+            logits_1NV: Tensor = model(input_ids=ids_1N, use_cache=False).logits
         return logits_1NV[0]
 
 
