@@ -138,6 +138,12 @@ class Forward:
         self._seen = first, mask_1S
 
 
+def growing_cache() -> EncoderDecoderCache:
+    """An empty cache that gets a layer for each block of a decoder. The one that transformers' `generate` makes has as
+    many as config.json counts, which are the encoder's: too few for a T5 with more blocks in its decoder."""
+    return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
 def _of_one_sequence(cache: Any) -> TypeGuard[DynamicCache]:
     """Whether the cache keeps something, of one sequence, in plain layers."""
     return isinstance(cache, DynamicCache) and all(

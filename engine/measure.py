@@ -56,7 +56,7 @@ def check_length(model: Any, length: int) -> None:
             raise EngineError(f"{length} tokens do not fit the model's context of {context}; ask for fewer")
 
 
-RELATIVE_POSITIONS = ("t5", "mt5")
+RELATIVE_POSITIONS = ("t5", "mt5", "umt5")
 """Their configurations tell a length of training, which is no limit."""
 
 

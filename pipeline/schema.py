@@ -44,7 +44,7 @@ def _mentions(annotation: Any, kind: type) -> bool:
     return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
 
 
-Family = Literal["causal_lm", "t5", "whisper"]
+Family = Literal["causal_lm", "t5", "seq2seq", "whisper"]
 MasksOfSource = Literal["auto", "from_zeros", "none"]
 DataFormat = Literal["text", "qa", "translation", "speech"]
 FIELDS: dict[DataFormat, set[str]] = {
@@ -57,6 +57,7 @@ FIELDS: dict[DataFormat, set[str]] = {
 READS: dict[Family, tuple[DataFormat, ...]] = {
     "causal_lm": ("text", "qa"),
     "t5": ("translation",),
+    "seq2seq": ("translation",),
     "whisper": ("speech",),
 }
 """Formats that a family can be trained and judged on."""
@@ -117,6 +118,15 @@ class Speech(Strict):
     costs a fraction, and which a model has to be fine-tuned for (`dense`): raw ones loop."""
 
 
+class Languages(Strict):
+    """The languages of a data set of format translation, by the names of the model's tokenizer: en_XX and de_DE of
+    mBART, eng_Latn and deu_Latn of NLLB, en and de of M2M100; of multilingual Marian models the target alone (deu).
+    Both empty where the tokenizer has no such names."""
+
+    source: str
+    target: str
+
+
 class Data(Strict):
     """A data set, brought into JSON Lines: one file for each of train, validation, test."""
 
@@ -148,6 +158,8 @@ class Data(Strict):
     """Of generated data."""
     speech: Speech | None = None
     """format=speech only."""
+    languages: Languages | None = None
+    """format=translation only."""
 
     @field_validator("fractions")
     @classmethod
@@ -168,6 +180,8 @@ class Data(Strict):
             raise ValueError(f"verbatim rows are of format text, got {self.format}")
         if (self.format == "speech") != (self.speech is not None):
             raise ValueError("format=speech and the section `speech` need each other")
+        if self.languages and self.format != "translation":
+            raise ValueError(f"languages are of format translation, got {self.format}")
         asked, answered = ("source", "target") if self.format == "translation" else ("question", "answer")
         for name, template, field in (("prompt", self.prompt, asked), ("completion", self.completion, answered)):
             if {found for _, found, _, _ in Formatter().parse(template) if found is not None} != {field}:

@@ -33,6 +33,7 @@ def run(config: PrepareSlice, inputs: Mapping[str, Artifact], out: Path, log: Lo
         digest=corpus.digest,
         prompt=prompt,
         speech=corpus.facts().get("speech"),
+        languages=corpus.facts().get("languages"),
         examples=counts,
     )
     return {name: float(count) for name, count in counts.items()}

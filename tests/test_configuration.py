@@ -42,7 +42,7 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
         ("evaluate", ["bleu", "gsm", "perplexity", "wer"]),
         ("benchmark", ["engine", "none", "peers", "torch"]),
         ("tracking", ["local", "none"]),
-        ("model", ["smollm2_135m", "t5", "t5_from_scratch", "whisper", "whisper_tiny_en"]),
+        ("model", ["seq2seq", "smollm2_135m", "t5", "t5_from_scratch", "whisper", "whisper_tiny_en"]),
     ],
 )
 def test_every_choice_of_every_group_composes(group: str, choices: list[str]) -> None:
@@ -58,7 +58,7 @@ def fitting(group: str, choice: str) -> list[str]:
         family = next(family for family, formats in READS.items() if chosen["format"] in formats)
         return [f"model.family={family}", "data.path=own.jsonl"]
     if group == "model":
-        data = {"causal_lm": "text", "t5": "translation", "whisper": "speech"}[chosen["family"]]
+        data = READS[chosen["family"]][0]
         return [f"data={data}", "data.path=own.jsonl", *(["model.path=own"] if chosen["path"] == "???" else [])]
     return []
 

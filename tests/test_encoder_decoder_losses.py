@@ -110,7 +110,7 @@ def test_a_token_of_whisper_is_padding_by_its_place_and_not_by_its_id() -> None:
     model = student("whisper")
     rows = tiny_models.rows("whisper", model)
     examples = [{**rows.examples[0], "labels": [6, 0, 9, 0]}, {**rows.examples[1], "labels": [6, 0]}]
-    batch = rows.family.collate(examples, 32, model.config)
+    batch = rows.family.collate(examples, 32, tiny_models.START, model.config)
     assert batch["decoder_input_ids"].tolist() == [[5, 6, 0, 9, *[0] * 4], [5, 6, *[0] * 6]]
     assert batch["labels"].tolist() == [[6, 0, 9, 0, *[-100] * 4], [6, 0, *[-100] * 6]]
     compared_BT = family("whisper").compared(model, batch)[2]

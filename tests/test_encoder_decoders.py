@@ -18,6 +18,7 @@ from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, Exampl
 from pipeline.schema import DenseSlice, EvaluateSlice, FinetuneSlice, PrepareSlice, PruneSlice, Scratch, ScratchSlice
 from stages import calibrate, checkpoints, dense, evaluate, families, finetune, masks, prepare, prune, quantize, scratch
 from stages.families import Batch
+from stages.families.encoder_decoder import in_encoder
 from stages.pruning.sequential import Collector, Group
 from stages.pruning.walk import Walk, at_rest
 from stages.quantization import quantized, sensitivity
@@ -115,11 +116,11 @@ def hessians(kind: str, model: Any, linears: dict[str, nn.Linear], batches: list
 def keep_last_outputs(kind: str, model: Any, into: list[dict[str, Tensor]], stack: ExitStack) -> None:
     """A new dictionary for each forward, filled by the last block of each stack."""
     adapter = family(kind)
-    for name in (adapter.encoder_blocks, adapter.decoder_blocks):
+    for name in adapter.stacks(model):
         block = model.get_submodule(name)[-1]
 
         def keep(module: Any, args: Any, output: Any, name: str = name) -> None:
-            if name == adapter.encoder_blocks:
+            if in_encoder(name):
                 into.append({})
             into[-1][name] = output[0] if isinstance(output, tuple) else output
 
@@ -177,7 +178,7 @@ def test_the_walk_ends_where_the_pruned_model_does(walked: Walked) -> None:
 
     assert len(walked.last) == len(walked.batches) == 2
     for walked_to, expected in zip(walked.last, plain(), strict=True):
-        assert walked_to.keys() == expected.keys() == {adapter.encoder_blocks, adapter.decoder_blocks}
+        assert walked_to.keys() == expected.keys() == set(adapter.stacks(model))
         torch.testing.assert_close(walked_to, expected, rtol=1e-5, atol=1e-5)
     if kind == "whisper":
         return
@@ -195,8 +196,9 @@ def test_the_walk_ends_where_the_pruned_model_does(walked: Walked) -> None:
             for block in stack.block[1:]:
                 del block.forward
     for walked_to, other in zip(walked.last, without, strict=True):
-        h_BSD = walked_to[adapter.encoder_blocks]
-        assert (other[adapter.encoder_blocks] - h_BSD).norm() > 0.01 * h_BSD.norm()
+        encoder, _ = adapter.stacks(model)
+        h_BSD = walked_to[encoder]
+        assert (other[encoder] - h_BSD).norm() > 0.01 * h_BSD.norm()
 
 
 # ---- every stage ----

@@ -106,8 +106,8 @@ def rows(kind: str, model: Any, window: str = "clip") -> ExampleRows:
     features = adapter.columns()
     held = datasets.Dataset.from_list([_example(kind, i) for i in range(len(SOURCES))], features=features)
     if kind == "whisper":
-        return SpeechRows(adapter, held, TARGET_POSITIONS, model.config, window)
-    return ExampleRows(adapter, held, TARGET_POSITIONS, model.config)
+        return SpeechRows(adapter, held, TARGET_POSITIONS, START, model.config, window)
+    return ExampleRows(adapter, held, TARGET_POSITIONS, 0, model.config)
 
 
 def _example(kind: str, i: int) -> Example:

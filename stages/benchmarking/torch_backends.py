@@ -58,10 +58,8 @@ class EncoderDecoderRunner:
 
     def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
         # the end of a text would leave models with different work
-        self._model.generation_config.min_new_tokens = new_tokens
-        [ids] = self._family.generate(
-            self._model, dict(sample.encoder), Decoding(sample.ids_1T[0].tolist(), beams, 1.0, new_tokens)
-        )
+        decoding = Decoding(sample.ids_1T[0].tolist(), beams, 1.0, new_tokens, min_new_tokens=new_tokens)
+        [ids] = self._family.generate(self._model, dict(sample.encoder), decoding)
         assert len(ids) == new_tokens, (len(ids), new_tokens)
 
 

@@ -60,6 +60,9 @@ class Family(Protocol):
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         """The model of a Hugging Face folder, in eval mode; dtype None keeps the stored one."""
 
+    def complete(self, model: Any, folder: Path) -> Any:
+        """The model of a folder, with settings that old folders leave out filled in."""
+
     def build(self, folder: Path) -> Any:
         """The model's architecture with weights not initialised, for a loader that brings its own."""
 
@@ -118,10 +121,49 @@ class Family(Protocol):
 FAMILIES = {
     "causal_lm": "stages.families.causal_lm:CausalLM",
     "t5": "stages.families.t5:T5",
+    "seq2seq": "stages.families.seq2seq:Seq2Seq",
     "whisper": "stages.families.whisper:Whisper",
 }
 """Name -> where its adapter is."""
-_FAMILY_OF_TYPE = {"t5": "t5", "mt5": "t5", "whisper": "whisper"}
+FAMILY_OF_TYPE = {
+    "t5": "t5",
+    "mt5": "t5",
+    "umt5": "seq2seq",
+    "bart": "seq2seq",
+    "mbart": "seq2seq",
+    "marian": "seq2seq",
+    "m2m_100": "seq2seq",
+    "pegasus": "seq2seq",
+    "blenderbot": "seq2seq",
+    "blenderbot-small": "seq2seq",
+    "mvp": "seq2seq",
+    "plbart": "seq2seq",
+    "whisper": "whisper",
+}
+"""Of encoder-decoders: `model_type` of config.json -> name of the family."""
+_EXPERTS = "keeps experts in its blocks, which the walk through an encoder-decoder does not route"
+_LONG = "attends in windows, for which it pads its inputs inside"
+_SPEECH = "reads speech, and of speech models only Whisper can be used"
+NOT_SUPPORTED = {
+    "led": _LONG,
+    "longt5": _LONG,
+    "bigbird_pegasus": _LONG,
+    "pegasus_x": _LONG,
+    "prophetnet": "predicts several tokens at each position",
+    "fsmt": "has two vocabularies",
+    "nllb-moe": _EXPERTS,
+    "switch_transformers": _EXPERTS,
+    "encoder-decoder": "puts two models of other types together",
+    "speech-encoder-decoder": _SPEECH,
+    "speech_to_text": _SPEECH,
+    "speecht5": _SPEECH,
+    "moonshine": _SPEECH,
+    "moonshine_streaming": _SPEECH,
+    "seamless_m4t": _SPEECH,
+    "seamless_m4t_v2": _SPEECH,
+    "pop2piano": "reads music",
+}
+"""Encoder-decoders that belong to no family, and why."""
 
 
 def get(name: str) -> Family:
@@ -145,12 +187,13 @@ def name_of(model_type: str, is_encoder_decoder: bool) -> str:
     """Raises UserError for an encoder-decoder that belongs to no family."""
     if not is_encoder_decoder:
         return "causal_lm"
-    if model_type not in _FAMILY_OF_TYPE:
+    if model_type not in FAMILY_OF_TYPE:
+        why = f" ({model_type} {NOT_SUPPORTED[model_type]})" if model_type in NOT_SUPPORTED else ""
         raise UserError(
-            f"{model_type} is an encoder-decoder of no known family; there are: {', '.join(_FAMILY_OF_TYPE)}",
+            f"{model_type} is an encoder-decoder that cannot be used{why}; there are: {', '.join(FAMILY_OF_TYPE)}",
             "model.path",
         )
-    return _FAMILY_OF_TYPE[model_type]
+    return FAMILY_OF_TYPE[model_type]
 
 
 def text_config(model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a decoder-only model does around its head: where the hidden states come from, and what happens to its logits.
+"""What a model does around its head: where the hidden states come from, and what happens to its logits.
 
 Most models put out `head(h)`. Some scale or cap that (Gemma-2, Granite, Cohere), some scale `h` before. Their own code
 is run for both, with the part that is not wanted cut off, so that what is trained is what the model predicts.
@@ -20,6 +20,10 @@ from pipeline.contracts import UserError
 class _HeadReached(Exception):  # noqa: N818 (no error)
     """Ends a forward pass before the head."""
 
+    def __init__(self, h_BTD: Tensor) -> None:
+        super().__init__()
+        self.h_BTD = h_BTD
+
 
 def output_head(model: Any) -> nn.Module:
     """The layer that puts out one number for each token of the vocabulary. Raises UserError where there is none."""
@@ -37,18 +41,28 @@ def run_decoder(model: Any, decoders: list[nn.Module], inputs: dict[str, Tensor]
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         outputs[id(module)] = output
 
-    def stop(module: nn.Module, args: Any) -> None:
-        raise _HeadReached
-
     handles = [decoder.register_forward_hook(keep) for decoder in decoders]
-    handles.append(output_head(model).register_forward_pre_hook(stop))
     try:
-        model(**inputs, use_cache=False)
-    except _HeadReached:
-        return next(outputs[id(decoder)] for decoder in decoders if id(decoder) in outputs)
+        head_input(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
+    return next(outputs[id(decoder)] for decoder in decoders if id(decoder) in outputs)
+
+
+def head_input(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """`h_BTD` that the head is given in a forward pass, which ends there."""
+
+    def stop(module: nn.Module, args: Any) -> None:
+        raise _HeadReached(args[0])
+
+    handle = output_head(model).register_forward_pre_hook(stop)
+    try:
+        model(**inputs, use_cache=False)
+    except _HeadReached as end:
+        return end.h_BTD
+    finally:
+        handle.remove()
     raise UserError(f"the forward pass of {type(model).__name__} never calls its head", "model.path")
 
 
@@ -88,6 +102,21 @@ class OwnHead(nn.Module):
         with _answering(decoder, output):
             logits_1NV: Tensor = model(input_ids=ids_1N, use_cache=False).logits
         return logits_1NV[0]
+
+
+class BiasedHead(nn.Module):
+    """An output layer and the bias that the model adds to its logits: `h_ND` -> `logits_NV`."""
+
+    bias: Tensor
+
+    def __init__(self, head: nn.Module, bias_1V: Tensor) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("bias", bias_1V, persistent=False)
+
+    def forward(self, h_ND: Tensor) -> Tensor:
+        logits_NV: Tensor = self.head(h_ND) + self.bias
+        return logits_NV
 
 
 @contextmanager

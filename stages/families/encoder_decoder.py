@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.contracts import Corpus, DataSet, Examples, Log
-from stages.families import Batch, linears_in, states_by_hooks
+from stages.families import FAMILY_OF_TYPE, UNLIMITED, Batch, linears_in, states_by_hooks
+from stages.families.decoding_head import head_input, output_head
 from stages.families.hugging_face import HuggingFaceFolder
 from stages.tokens import IGNORED
 
-LENGTHS = 8
+PAD_MULTIPLE = 8
 """Batches are padded to multiples of it: with fewer shapes, torch makes fewer kernels (a fifth of a step)."""
 
 Example = dict[str, Any]
@@ -34,14 +37,21 @@ class Decoding:
     beams: int
     length_penalty: float
     max_new_tokens: int
+    min_new_tokens: int = 0
+    """The text does not end before."""
 
 
 class EncoderDecoder(HuggingFaceFolder, ABC):
-    encoder_blocks: str
-    """Dotted name of the encoder's list of blocks."""
-    decoder_blocks: str
+    name: str
     cross_attention: tuple[str, ...]
     """Ends of the names of linears in the decoder that read the encoder's states."""
+
+    @property
+    def model_types(self) -> set[str]:
+        return {model_type for model_type, family in FAMILY_OF_TYPE.items() if family == self.name}
+
+    @abstractmethod
+    def context(self, model: nn.Module) -> int: ...
 
     # ---- data ----
 
@@ -58,22 +68,28 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         """The split's items as the model's tokenizer and feature extractor see them. Raises UserError for bad ones."""
 
     @abstractmethod
-    def collate(self, examples: Sequence[Example], length: int, config: Any) -> Batch:
-        """A padded batch, targets (and sources of text) cut at `length` tokens, eos kept. `config`: the model's."""
+    def collate(self, examples: Sequence[Example], length: int, start: int, config: Any) -> Batch:
+        """A padded batch, targets (and sources of text) cut at `length` tokens, eos kept. `start`: what the decoder
+        begins with; `config`: the model's."""
 
     def rows(
         self, model: Any, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
     ) -> ExampleRows:
         """Each example is a row; they are never packed."""
         assert isinstance(data, Examples)
-        return ExampleRows(self, load(data, split), length, model.config)
+        limit = min(length, self.context(model))
+        return ExampleRows(self, load(data, split), limit, start_of(data), model.config)
 
     # ---- structure ----
+
+    @abstractmethod
+    def stacks(self, model: Any) -> tuple[str, str]:
+        """Dotted names of the encoder's and of the decoder's list of blocks."""
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
         return [
             (f"{stack}.{i}", block)
-            for stack in (self.encoder_blocks, self.decoder_blocks)
+            for stack in self.stacks(model)
             for i, block in enumerate(model.get_submodule(stack).children())
         ]
 
@@ -93,7 +109,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         """bool (B, encoder positions): what is no padding."""
 
     def reads_encoder(self, linear: str) -> bool:
-        return linear.startswith(f"{self.encoder_blocks}.") or linear.endswith(self.cross_attention)
+        return in_encoder(linear) or linear.endswith(self.cross_attention)
 
     def read_by(self, batch: Batch, linear: str) -> Tensor:
         """Keys and values of cross-attention see the encoder's states."""
@@ -104,7 +120,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         compare what the blocks put out, before the final norm."""
         names = [name for name, _ in self.blocks(model)]
         encoder_BS, decoder_BT = self.encoder_mask(batch), batch["use"].bool()
-        return [encoder_BS if name.startswith(f"{self.encoder_blocks}.") else decoder_BT for name in names] + [None]
+        return [encoder_BS if in_encoder(name) else decoder_BT for name in names] + [None]
 
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         return logits_BTV, labels_BT
@@ -112,7 +128,11 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
     # ---- forward ----
 
     @abstractmethod
-    def hidden(self, model: Any, batch: Batch) -> Tensor: ...
+    def inputs(self, batch: Batch) -> dict[str, Tensor]: ...
+
+    def hidden(self, model: Any, batch: Batch) -> Tensor:
+        """With whatever the model does between its last norm and its head, as T5 scales what a tied head reads."""
+        return head_input(model, self.inputs(batch))
 
     def states(self, model: Any, batch: Batch) -> list[Tensor]:
         """Raw outputs of all encoder blocks, then of all decoder blocks; and what the head reads."""
@@ -120,12 +140,39 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         return [*found, last_BTD]
 
     def head(self, model: Any) -> nn.Module:
-        head: nn.Module = model.get_output_embeddings()
-        return head
+        return output_head(model)
+
+    # ---- texts ----
+
+    @torch.inference_mode()
+    def generate(self, model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
+        """The ids written for each row, without prompt, eos and padding. What the checkpoint's generation settings say
+        beside `decoding` holds."""
+        own = model.generation_config
+        # as an argument of `generate`, what is unset would be taken from the model's own
+        model.generation_config = self.settings(own, decoding)
+        try:
+            ids_BT = self._decode(model, batch, decoding)
+        finally:
+            model.generation_config = own
+        return written(ids_BT, decoding.prompt, model.config.eos_token_id)
+
+    def settings(self, own: Any, decoding: Decoding) -> Any:
+        """The checkpoint's `GenerationConfig`, changed to what is asked for."""
+        settings = copy.deepcopy(own)
+        settings.decoder_start_token_id = decoding.prompt[0]
+        settings.num_beams, settings.do_sample = decoding.beams, False
+        settings.length_penalty = decoding.length_penalty
+        settings.max_new_tokens, settings.max_length = decoding.max_new_tokens, None
+        if decoding.min_new_tokens:
+            settings.min_new_tokens = decoding.min_new_tokens
+            # BART's settings end a text at its greatest length, whatever the model would write
+            settings.forced_eos_token_id = None
+        return settings
 
     @abstractmethod
-    def generate(self, model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
-        """The ids written for each row, without prompt, eos and padding."""
+    def _decode(self, model: Any, batch: Batch, decoding: Decoding) -> Tensor:
+        """`ids_BT`, beginning with the prompt, by the model's settings."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +183,9 @@ class ExampleRows:
     examples: Any
     """A `datasets.Dataset`."""
     length: int
+    """The longest source and the longest target, in tokens."""
+    start: int
+    """Token id that the decoder begins with."""
     config: Any
     """The model's."""
 
@@ -153,7 +203,7 @@ class ExampleRows:
     def take(self, chosen_B: Tensor) -> Batch:
         columns = self.examples[chosen_B.tolist()]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return self.family.collate(rows, self.length, self.config)
+        return self.family.collate(rows, self.length, self.start, self.config)
 
 
 def load(data: Examples, split: str) -> Any:
@@ -163,10 +213,19 @@ def load(data: Examples, split: str) -> Any:
     return load_from_disk(str(data.split(split)))
 
 
-def padded(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
-    """`ids_BT`, padded on the right to a multiple of `LENGTHS`."""
+def start_of(data: Examples) -> int:
+    return int(data.facts()["prompt"][0])
+
+
+def in_encoder(name: str) -> bool:
+    """Whether a module of this dotted name is a part of the encoder."""
+    return "encoder" in name.split(".")
+
+
+def padded(sequences: Sequence[Sequence[int]], value: int, limit: int = UNLIMITED) -> Tensor:
+    """`ids_BT`, padded on the right to a multiple of `PAD_MULTIPLE`, as far as that is not over `limit`."""
     longest = max(len(sequence) for sequence in sequences)
-    length = -(-longest // LENGTHS) * LENGTHS
+    length = max(longest, min(limit, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE))
     return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
 
 
@@ -175,13 +234,31 @@ def cut(ids: Sequence[int], length: int) -> list[int]:
     return list(ids) if len(ids) <= length else [*ids[: length - 1], ids[-1]]
 
 
-def decoder_tensors(labels: Sequence[Sequence[int]], start: int, pad: int) -> Batch:
+def decoder_tensors(labels: Sequence[Sequence[int]], start: int, pad: int, limit: int = UNLIMITED) -> Batch:
     """`decoder_input_ids`, `labels` and `use`: the decoder is given the start token and all labels but the last."""
     return {
-        "decoder_input_ids": padded([[start, *ids[:-1]] for ids in labels], pad),
-        "labels": padded(labels, IGNORED),
-        "use": padded([[1] * len(ids) for ids in labels], 0),
+        "decoder_input_ids": padded([[start, *ids[:-1]] for ids in labels], pad, limit),
+        "labels": padded(labels, IGNORED, limit),
+        "use": padded([[1] * len(ids) for ids in labels], 0, limit),
     }
+
+
+def decoder_start(folder: Path) -> int | None:
+    """The token id that the decoder of a checkpoint begins with: what config.json states, or generation_config.json, or
+    else transformers' default for the architecture; None where nothing says it."""
+    from transformers import AutoConfig
+
+    for file in ("config.json", "generation_config.json"):
+        if (folder / file).exists():
+            stated = json.loads((folder / file).read_text(encoding="utf-8")).get("decoder_start_token_id")
+            if stated is not None:
+                return int(stated)
+    return getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
+
+
+def prompt_ids(prompt: Sequence[int], rows: int, device: torch.device) -> Tensor:
+    """`ids_BT`: the prompt in each row."""
+    return torch.tensor([list(prompt)] * rows, device=device)
 
 
 def written(ids_BT: Tensor, prompt: Sequence[int], eos: int) -> list[list[int]]:

@@ -33,6 +33,9 @@ class HuggingFaceFolder:
             attn_implementation=self.attention,
         ).eval()
         unfuse_(model)
+        return self.complete(model, folder)
+
+    def complete(self, model: Any, folder: Path) -> Any:
         return model
 
     def build(self, folder: Path) -> Any:
@@ -46,7 +49,7 @@ class HuggingFaceFolder:
         unfuse_(model)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        return model
+        return self.complete(model, folder)
 
     def tokenizer(self, folder: Path) -> Any:
         from transformers import AutoTokenizer

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.generation import growing_cache
 from pipeline.contracts import Corpus, DataSet, Examples, Log, UserError
 from stages import speech_features
 from stages.families import Batch, whisper_tokens
@@ -22,7 +23,8 @@ from stages.families.encoder_decoder import (
     cut,
     decoder_tensors,
     load,
-    written,
+    prompt_ids,
+    start_of,
 )
 from stages.families.whisper_windows import any_window
 from stages.tokens import rows
@@ -36,8 +38,6 @@ FRAMES_PER_POSITION = 2
 class Whisper(EncoderDecoder):
     name = "whisper"
     mapping = "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"
-    encoder_blocks = "model.encoder.layers"
-    decoder_blocks = "model.decoder.layers"
     cross_attention = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 
     @property
@@ -46,32 +46,27 @@ class Whisper(EncoderDecoder):
 
         return AutoModelForSpeechSeq2Seq
 
-    @property
-    def model_types(self) -> set[str]:
-        return {"whisper"}
-
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         return any_window(super().load(folder, dtype))
 
     def build(self, folder: Path) -> Any:
         return any_window(super().build(folder))
 
+    def complete(self, model: Any, folder: Path) -> Any:
+        whisper_tokens.complete(model.generation_config, folder, lambda: self.tokenizer(folder))
+        return model
+
     def context(self, model: Any) -> int:
         return int(model.config.max_target_positions)
+
+    def stacks(self, model: Any) -> tuple[str, str]:
+        return "model.encoder.layers", "model.decoder.layers"
 
     # ---- data ----
 
     def prompt(self, corpus: Corpus, folder: Path) -> list[int]:
         """`[start, (language, task,) (no timestamps)]`; raises UserError for a language or task the model lacks."""
-        from transformers import AutoConfig, GenerationConfig
-
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        try:
-            generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        except OSError as error:
-            raise UserError(f"no generation_config.json, which says what not to write: {error}", "model.path") from None
-        multilingual = whisper_tokens.is_multilingual(config, generation)
-        return whisper_tokens.prompt(self.tokenizer(folder), _speech(corpus), multilingual)
+        return whisper_tokens.prompt(self.tokenizer(folder), _speech(corpus), whisper_tokens.is_multilingual(folder))
 
     def columns(self) -> Any:
         from datasets import Features, List, Value
@@ -125,7 +120,7 @@ class Whisper(EncoderDecoder):
         if over:
             log.note(f"{split}: {over} of {len(items)} transcripts have more than {context} tokens; cut at their end")
 
-    def collate(self, examples: Sequence[Example], length: int, config: Any) -> Batch:
+    def collate(self, examples: Sequence[Example], length: int, start: int, config: Any) -> Batch:
         """Windows as long as the longest clip needs. `frames_B` of a row are real, the rest is more silence."""
         mels = [
             torch.tensor(example["input_features"]).reshape(config.num_mel_bins, example["frames"])
@@ -135,7 +130,7 @@ class Whisper(EncoderDecoder):
         return {
             "input_features": speech_features.stacked(mels),
             "frames": torch.tensor([example["frames"] for example in examples]),
-        } | decoder_tensors(labels, config.decoder_start_token_id, config.pad_token_id)
+        } | decoder_tensors(labels, start, config.pad_token_id, config.max_target_positions)
 
     def rows(
         self, model: Any, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
@@ -143,7 +138,8 @@ class Whisper(EncoderDecoder):
         assert isinstance(data, Examples)
         # a clip has some 50,000 features: as one array, not as so many numbers
         examples = load(data, split).with_format("numpy", columns=["input_features"], output_all_columns=True)
-        return SpeechRows(self, examples, length, model.config, data.facts()["speech"]["window"])
+        window = data.facts()["speech"]["window"]
+        return SpeechRows(self, examples, length, start_of(data), model.config, window)
 
     # ---- batches ----
 
@@ -166,38 +162,28 @@ class Whisper(EncoderDecoder):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: batch[name] for name in ("input_features", "decoder_input_ids")}
 
-    # ---- forward ----
+    # ---- texts ----
 
-    def hidden(self, model: Any, batch: Batch) -> Tensor:
-        h_BTD: Tensor = model.model(**self.inputs(batch), use_cache=False).last_hidden_state
-        return h_BTD
-
-    @torch.inference_mode()
-    def generate(self, model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
+    def _decode(self, model: Any, batch: Batch, decoding: Decoding) -> Tensor:
         """As `WhisperForConditionalGeneration.generate` on one window: the generation config's tokens are suppressed,
         and where the prompt leaves timestamps open, they follow their rules."""
         from transformers import GenerationMixin, LogitsProcessorList, WhisperTimeStampLogitsProcessor
 
-        settings = model.generation_config
-        rules = LogitsProcessorList()
+        settings, rules = model.generation_config, LogitsProcessorList()
         if settings.no_timestamps_token_id not in decoding.prompt:
             rules.append(WhisperTimeStampLogitsProcessor(settings, begin_index=len(decoding.prompt)))
         features_BMF = batch["input_features"]
         # the model's own generate is for audio of any length, and asks for whole windows
-        ids_BT = GenerationMixin.generate(
+        ids_BT: Tensor = GenerationMixin.generate(
             model,
             input_features=features_BMF,
             # nothing is hidden from Whisper; not said, it would be guessed from the padding
             attention_mask=torch.ones_like(features_BMF[:, 0], dtype=torch.long),
-            decoder_input_ids=torch.tensor([decoding.prompt] * len(features_BMF), device=features_BMF.device),
+            decoder_input_ids=prompt_ids(decoding.prompt, len(features_BMF), features_BMF.device),
+            past_key_values=growing_cache(),
             logits_processor=rules,
-            num_beams=decoding.beams,
-            length_penalty=decoding.length_penalty,
-            max_new_tokens=decoding.max_new_tokens,
-            max_length=None,
-            do_sample=False,
         )
-        return written(ids_BT, decoding.prompt, model.config.eos_token_id)
+        return ids_BT
 
 
 @dataclass(frozen=True)

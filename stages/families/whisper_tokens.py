@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import UserError
@@ -17,9 +20,24 @@ LANGUAGE, TASK = "data.speech.language", "data.speech.task"
 """Options."""
 
 
-def is_multilingual(config: Any, generation_config: Any) -> bool:
-    stated = getattr(generation_config, "is_multilingual", None)
-    return bool(config.vocab_size >= MULTILINGUAL_VOCABULARY if stated is None else stated)
+def is_multilingual(folder: Path) -> bool:
+    """As the generation settings of a checkpoint state it; where they are old and do not, by the vocabulary."""
+    from transformers import AutoConfig
+
+    settings = folder / "generation_config.json"
+    stated = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    if "is_multilingual" in stated:
+        return bool(stated["is_multilingual"])
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return bool(stated.get("lang_to_id")) or config.vocab_size >= MULTILINGUAL_VOCABULARY
+
+
+def complete(settings: Any, folder: Path, tokenizer: Callable[[], Any]) -> None:
+    """Gives generation settings what fine-tunes of 2022 leave to the tokenizer."""
+    if getattr(settings, "no_timestamps_token_id", None) is None:
+        settings.no_timestamps_token_id = token_id(tokenizer(), NO_TIMESTAMPS)
+    if getattr(settings, "is_multilingual", None) is None:
+        settings.is_multilingual = is_multilingual(folder)
 
 
 def prompt(tokenizer: Any, speech: dict[str, Any], multilingual: bool) -> list[int]:

@@ -52,6 +52,8 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
     facts: dict[str, Any] = {}
     if clips and config.speech:
         facts = {"speech": config.speech.model_dump(), **clips.report(log)}
+    if config.languages:
+        facts["languages"] = config.languages.model_dump()
     log.facts(
         source=source,
         format=config.format,

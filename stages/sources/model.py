@@ -27,7 +27,7 @@ from stages.sources.identity import identity, local
 T = TypeVar("T")
 
 OPTION = "model.path"
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "README.md"]
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 """Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
@@ -155,6 +155,7 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype) -
     _check_shapes(label, loading["mismatched_keys"])
     _check_whole(label, loading["missing_keys"])
     _check_used(label, loading["unexpected_keys"])
+    model = family.complete(model, folder)
     return Loaded(model.eval(), tokenizer, features, label, cards.license_in(folder / "README.md"))
 
 
@@ -228,7 +229,7 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
         raise UserError(f"{label}: the model_type {model_type!r} {why}", OPTION)
     if "quantization_config" in config:
         raise UserError(f"{label}: its weights are quantized already; expected floating point", OPTION)
-    if model_type not in family.model_types or config.get("is_encoder_decoder", False) != _encodes(family):
+    if model_type not in family.model_types or _is_encoder_decoder(config) != _encodes(family):
         raise UserError(
             f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",
             "model.family",
@@ -238,13 +239,21 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
     return config
 
 
+def _is_encoder_decoder(config: Mapping[str, Any]) -> bool:
+    """Old files leave it to the architecture."""
+    from transformers import CONFIG_MAPPING
+
+    stated = config.get("is_encoder_decoder")
+    return bool(CONFIG_MAPPING[config["model_type"]].is_encoder_decoder if stated is None else stated)
+
+
 def _encodes(family: Family) -> bool:
     return isinstance(family, EncoderDecoder)
 
 
 def _suggestion(config: Mapping[str, Any]) -> str:
     try:
-        return f"; set model={families.name_of(config['model_type'], bool(config.get('is_encoder_decoder')))}"
+        return f"; set model={families.name_of(config['model_type'], _is_encoder_decoder(config))}"
     except UserError:
         return ""
 

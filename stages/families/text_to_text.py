@@ -1,0 +1,135 @@
+"""What encoder-decoders that read and write text have in common: pairs of texts as tokens, padded batches."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from engine.generation import growing_cache
+from pipeline.contracts import Corpus, Log
+from stages.families import Batch
+from stages.families.encoder_decoder import (
+    Decoding,
+    EncoderDecoder,
+    Example,
+    cut,
+    decoder_start,
+    decoder_tensors,
+    padded,
+    prompt_ids,
+)
+from stages.families.translation_tokens import TranslationTokenizer, check_instruction, with_languages
+from stages.tokens import rows
+
+TOKENIZED_AT_ONCE = 1000
+
+
+class TextToText(EncoderDecoder):
+    mapping = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
+
+    @property
+    def auto_class(self) -> Any:
+        from transformers import AutoModelForSeq2SeqLM
+
+        return AutoModelForSeq2SeqLM
+
+    def context(self, model: Any) -> int:
+        return self.context_of(model.config)
+
+    @abstractmethod
+    def context_of(self, config: Any) -> int:
+        """The longest source, and the longest target, in tokens."""
+
+    # ---- data ----
+
+    def prompt(self, corpus: Corpus, folder: Path) -> list[int]:
+        """`[start, (target language)]`; raises UserError where languages of the data and of the model do not fit."""
+        return self._tokens(corpus, folder).prompt(self.start(folder))
+
+    def complete(self, model: Any, folder: Path) -> Any:
+        """transformers' `generate` asks these settings what decoders begin with."""
+        if model.generation_config.decoder_start_token_id is None:
+            model.generation_config.decoder_start_token_id = self.start(folder)
+        return model
+
+    def start(self, folder: Path) -> int | None:
+        """What the checkpoint says that its decoder begins with."""
+        return decoder_start(folder)
+
+    def columns(self) -> Any:
+        from datasets import Features, List, Value
+
+        ids, text = List(Value("int32")), Value("string")
+        return Features({"input_ids": ids, "labels": ids, "size": Value("int32"), "reference": text, "id": text})
+
+    def examples(self, corpus: Corpus, split: str, folder: Path, log: Log) -> Iterator[Example]:
+        from transformers import AutoConfig
+
+        tokens, prompt = self._tokens(corpus, folder), self.prompt(corpus, folder)
+        limit = self.context_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+        items = list(rows(corpus.split(split)))
+        if items:
+            check_instruction(tokens, items[0]["source"])
+        too_long = 0
+        with log.bar(f"tokenize {split}", total=len(items), unit="pair") as bar:
+            for at in range(0, len(items), TOKENIZED_AT_ONCE):
+                some = items[at : at + TOKENIZED_AT_ONCE]
+                sources = tokens.sources([item["source"] for item in some])
+                targets = tokens.targets([item["target"] for item in some])
+                for item, source, target in zip(some, sources, targets, strict=True):
+                    labels = [*prompt[1:], *target]
+                    too_long += max(len(source), len(labels)) > limit
+                    yield {
+                        "input_ids": source, "labels": labels, "size": len(source) + len(labels),
+                        "reference": item["target"], "id": item["id"],
+                    }  # fmt: skip
+                bar.advance(len(some))
+        if too_long:
+            log.note(f"{split}: {too_long} of {len(items)} pairs have more than {limit} tokens; cut at their end")
+
+    def _tokens(self, corpus: Corpus, folder: Path) -> TranslationTokenizer:
+        languages = corpus.facts().get("languages") or {"source": "", "target": ""}
+        return with_languages(self.tokenizer(folder), languages["source"], languages["target"])
+
+    def collate(self, examples: Sequence[Example], length: int, start: int, config: Any) -> Batch:
+        limit = self.context_of(config)
+        length = min(length, limit)
+        sources = [cut(example["input_ids"], length) for example in examples]
+        encoder = {
+            "input_ids": padded(sources, config.pad_token_id, limit),
+            "attention_mask": padded([[1] * len(ids) for ids in sources], 0, limit),
+        }
+        labels = [cut(example["labels"], length) for example in examples]
+        return encoder | decoder_tensors(labels, start, config.pad_token_id, limit)
+
+    # ---- batches ----
+
+    def encoder_mask(self, batch: Batch) -> Tensor:
+        return batch["attention_mask"].bool()
+
+    def sizes(self, batch: Batch) -> Tensor:
+        return batch["attention_mask"].sum(1) + batch["use"].sum(1)
+
+    def trim(self, batch: Batch) -> Batch:
+        source = int(batch["attention_mask"].sum(1).max())
+        target = int(batch["use"].sum(1).max())
+        of_source = ("input_ids", "attention_mask")
+        return {name: tensor[:, : source if name in of_source else target] for name, tensor in batch.items()}
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+
+    # ---- texts ----
+
+    def _decode(self, model: Any, batch: Batch, decoding: Decoding) -> Tensor:
+        ids_BT: Tensor = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            decoder_input_ids=prompt_ids(decoding.prompt, len(batch["input_ids"]), model.device),
+            past_key_values=growing_cache(),
+        )
+        return ids_BT

@@ -1,0 +1,110 @@
+"""How the tokenizers of translation models mark the languages of a pair, and what their decoders begin with.
+
+mBART, M2M100 and NLLB have a token for each language, which stands before or behind a text, and which the decoder is
+given first; multilingual Marian models read the target language before the source, as `>>fra<<`. T5, BART, Pegasus and
+Marian models of one pair have no such tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.contracts import UserError
+
+SOURCE, TARGET = "data.languages.source", "data.languages.target"
+"""Options."""
+INSTRUCTION = "translate "
+"""Begins the sources of T5, which tell it in words what to do."""
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class TranslationTokenizer:
+    """A model's tokenizer with the languages of the data."""
+
+    tokenizer: Any
+    prefix: str
+    """Text that Marian reads before each source; empty: none."""
+    target: int | None
+    """Id of the token that the decoder is given for the target language; None: there is none."""
+    languages: frozenset[int]
+    """Ids of all such tokens."""
+
+    def sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """As the model reads them, marked by the source language where the tokenizer does that."""
+        found: list[list[int]] = self.tokenizer([f"{self.prefix}{text}" for text in texts])["input_ids"]
+        return found
+
+    def targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """What the decoder writes: each text, ended by eos, without the token of its language."""
+        has_mark = self.target is not None
+        ids = self.tokenizer(text_target=list(texts), add_special_tokens=not has_mark)["input_ids"]
+        eos = self.tokenizer.eos_token_id
+        return [row if row and row[-1] == eos else [*row, eos] for row in ids]
+
+    def prompt(self, start: int | None) -> list[int]:
+        """`[start, (language)]`, or where models begin with the language itself, as mBART-cc25: `[language]`. `start`:
+        what the checkpoint says. Raises UserError where it says nothing."""
+        if self.target is not None:
+            return [self.target] if start is None or start in self.languages else [start, self.target]
+        if start is None:
+            raise UserError(
+                "neither config.json nor generation_config.json has a decoder_start_token_id, the token that the "
+                "decoder begins with",
+                "model.path",
+            )
+        return [start]
+
+
+def with_languages(tokenizer: Any, source: str, target: str) -> TranslationTokenizer:
+    """`source` and `target` by the tokenizer's own names (en_XX, eng_Latn, fra); empty where it has none.
+
+    Raises UserError for languages that the tokenizer needs and does not get, or does not know.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("its tokenizer has no end of sequence (eos), with which texts end", "model.path")
+    if codes := getattr(tokenizer, "supported_language_codes", None):
+        names = {code.strip("<>"): code for code in codes}
+        if source:
+            raise UserError(f"this tokenizer marks the target language alone; leave it empty, got {source!r}", SOURCE)
+        return TranslationTokenizer(tokenizer, f"{names[_known(target, names, TARGET)]} ", None, frozenset())
+    ids = _language_ids(tokenizer) if hasattr(tokenizer, "src_lang") else {}
+    if not ids:
+        for language, option in ((source, SOURCE), (target, TARGET)):
+            if language:
+                raise UserError(f"the model's tokenizer marks no languages; leave it empty, got {language!r}", option)
+        return TranslationTokenizer(tokenizer, "", None, frozenset())
+    tokenizer.src_lang = _known(source, ids, SOURCE)
+    tokenizer.tgt_lang = _known(target, ids, TARGET)
+    return TranslationTokenizer(tokenizer, "", ids[target], frozenset(ids.values()))
+
+
+def check_instruction(tokens: TranslationTokenizer, source: str) -> None:
+    """Raises UserError where a model that is told its languages by tokens would be told once more in words."""
+    if (tokens.prefix or tokens.target is not None) and source.startswith(INSTRUCTION):
+        raise UserError(
+            f"sources begin with {source[: len(INSTRUCTION) + 20]!r}, as T5 needs it; this model is told the language "
+            "by a token; expected '{source}'",
+            "data.prompt",
+        )
+
+
+def _language_ids(tokenizer: Any) -> dict[str, int]:
+    """Name -> id of each language that the vocabulary has a token for."""
+    if codes := getattr(tokenizer, "lang_code_to_id", None):
+        found = {code.strip("_") if code.startswith("__") else code: int(i) for code, i in codes.items()}
+        return {code: i for code, i in found.items() if i != tokenizer.unk_token_id}
+    named = {getattr(tokenizer, name, None) for name in _NAMED}
+    names = [token for token in tokenizer.all_special_tokens if token not in named]
+    return {name: int(tokenizer.convert_tokens_to_ids(name)) for name in names}
+
+
+def _known(language: str, names: Any, option: str) -> str:
+    some = ", ".join(sorted(names)[:5])
+    if not language:
+        raise UserError(f"the model's tokenizer marks languages; expected one of its {len(names)}, as {some}", option)
+    if language not in names:
+        raise UserError(f"the model's tokenizer has no language {language!r}; expected one as {some}", option)
+    return language
