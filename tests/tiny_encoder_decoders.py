@@ -27,25 +27,31 @@ KINDS = ("t5", "t5_gated", "mt5", "whisper")
 MELS, POSITIONS, TARGET_POSITIONS = 8, 50, 32
 """A Whisper whose windows are a second long: 100 frames."""
 START, NO_TIMESTAMPS, EOS = 5, 6, 0
+T5: dict[str, Any] = {
+    "vocab_size": tiny.VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
+    "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "dropout_rate": 0.0, "initializer_factor": 1.0,
+}  # fmt: skip
 
 
 def build(kind: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     if kind == "whisper":
         return _whisper()
-    sizes = {"vocab_size": tiny.VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
-    shared: dict[str, Any] = {**sizes, **tokens, "dropout_rate": 0.0, "initializer_factor": 1.0}
     if kind == "mt5":
-        return MT5ForConditionalGeneration(MT5Config(**shared)).eval()
+        return MT5ForConditionalGeneration(MT5Config(**T5)).eval()
     if kind == "t5":
-        return T5ForConditionalGeneration(T5Config(**shared)).eval()
+        return t5()
     assert kind == "t5_gated", kind
     # as T5 v1.1 and Flan-T5 are: gated, with a head of its own
-    gated = T5Config(**shared, feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1)
+    gated = T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False, num_decoder_layers=1)
     model = T5ForConditionalGeneration(gated).eval()
     model.lm_head.weight = torch.nn.Parameter(torch.randn(tiny.VOCABULARY, 32))
     return model
+
+
+def t5(**settings: Any) -> Any:
+    """Of the seed that torch has."""
+    return T5ForConditionalGeneration(T5Config(**T5 | settings)).eval()
 
 
 def _whisper() -> Any:

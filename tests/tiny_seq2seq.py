@@ -31,7 +31,7 @@ LANGUAGES = {"mbart": ("en_XX", "de_DE"), "mbart50": ("en_XX", "de_DE"), "nllb":
 MODEL_TYPES = {"mbart50": "mbart", "nllb": "m2m_100", "marian_multilingual": "marian"}
 KINDS = (
     *("bart", "mbart", "mbart50", "marian", "marian_multilingual", "m2m_100", "nllb", "pegasus", "blenderbot"),
-    *("blenderbot-small", "mvp", "umt5"),
+    *("blenderbot-small", "mvp", "plbart", "umt5"),
 )
 CONTEXT = 30
 """No multiple of what batches are padded to."""

@@ -149,6 +149,8 @@ NOT_SUPPORTED = {
     "longt5": _LONG,
     "bigbird_pegasus": _LONG,
     "pegasus_x": _LONG,
+    "t5gemma": "caps its logits, and has a configuration for each of its stacks",
+    "t5gemma2": "caps its logits, and has a configuration for each of its stacks",
     "prophetnet": "predicts several tokens at each position",
     "fsmt": "has two vocabularies",
     "nllb-moe": _EXPERTS,
@@ -161,6 +163,9 @@ NOT_SUPPORTED = {
     "moonshine_streaming": _SPEECH,
     "seamless_m4t": _SPEECH,
     "seamless_m4t_v2": _SPEECH,
+    "canary": _SPEECH,
+    "cohere_asr": _SPEECH,
+    "dia": "writes speech",
     "pop2piano": "reads music",
 }
 """Encoder-decoders that belong to no family, and why."""

@@ -252,10 +252,12 @@ def _encodes(family: Family) -> bool:
 
 
 def _suggestion(config: Mapping[str, Any]) -> str:
+    model_type = config["model_type"]
     try:
-        return f"; set model={families.name_of(config['model_type'], _is_encoder_decoder(config))}"
-    except UserError:
-        return ""
+        name = families.name_of(model_type, _is_encoder_decoder(config))
+    except UserError as error:
+        return f": {error.message}"
+    return f"; set model.family={name}" if model_type in families.get(name).model_types else ""
 
 
 def _integer_weights(folder: Path) -> Iterator[tuple[str, str]]:
