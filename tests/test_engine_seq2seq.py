@@ -21,7 +21,7 @@ from stages import checkpoints as stored
 from stages import engine_models, families, quantize
 from stages.families.encoder_decoder import Decoding, EncoderDecoder
 from stages.quantization.quantized import Int8Linear
-from tests import tiny
+from tests import tiny, tiny_seq2seq
 from tests import tiny_encoder_decoders as tiny_models
 from tests.recording import RecordingLog
 from tests.test_engine_kernels import pytestmark  # noqa: F401
@@ -176,6 +176,25 @@ def test_a_speech_model_is_exported_whole_and_says_what_it_reads(
         shown = capsys.readouterr().err
         assert "speech model, which reads audio" in shown
         assert shown.count("\n") == 1
+
+
+def test_prompts_of_other_text_to_text_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are told languages by tokens are not prompted, and no source is longer than the positions."""
+    for kind, prompt, says in (
+        ("bart", "the red river", ""),
+        ("bart", "the red river " * 12, "do not fit the model's context of 30"),
+        ("mbart50", "the red river", "told languages by tokens"),
+        ("marian_multilingual", "the red river", "told languages by tokens"),
+    ):
+        out = tmp_path / f"{kind} out"
+        if not out.exists():
+            source = tiny_seq2seq.save(kind, tmp_path / kind)
+            assert main(["export", str(source), str(out), "--dtype", "fp32"]) == 0
+        capsys.readouterr()
+        assert main(["generate", str(out), "--prompt", prompt, "--max-new-tokens", "4"]) == (2 if says else 0)
+        shown = capsys.readouterr().err
+        assert says in shown
+        assert shown.count("\n") == bool(says)
 
 
 def test_quantized_checkpoints_are_exported(quantized: tuple[str, Checkpoint], tmp_path: Path) -> None:

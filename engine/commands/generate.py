@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> None:
     from engine.checkpoints import read_tokenizer
     from engine.errors import EngineError
     from engine.files import load
+    from engine.generation import growing_cache
     from engine.measure import check_length
 
     tokenizer = read_tokenizer(args.folder)
@@ -37,9 +38,16 @@ def run(args: argparse.Namespace) -> None:
             f"{args.folder} holds a speech model, which reads audio and no --prompt; from Python: "
             "engine.load(folder).generate(input_features=...)"
         )
-    check_length(model, args.max_new_tokens + (0 if model.config.is_encoder_decoder else length))
+    encodes = model.config.is_encoder_decoder
+    if encodes and (hasattr(tokenizer, "src_lang") or getattr(tokenizer, "supported_language_codes", None)):
+        raise EngineError(
+            f"{args.folder} holds a model that is told languages by tokens, which no --prompt can do; from Python: "
+            "engine.load(folder).generate(..., forced_bos_token_id=...)"
+        )
+    check_length(model, max(args.max_new_tokens, length) if encodes else args.max_new_tokens + length)
     model.generate(
         **inputs,
+        **({"past_key_values": growing_cache()} if encodes else {}),
         max_new_tokens=args.max_new_tokens,
         do_sample=False,
         streamer=TextStreamer(tokenizer, skip_special_tokens=True),
