@@ -140,8 +140,8 @@ class Corpus(DataSet):
 class Examples(DataSet):
     """A corpus as an encoder-decoder's tokenizer and feature extractor see it: a `datasets` folder for each split.
 
-    Facts: `format`, `digest` (of the corpus), `prompt` (token ids that the decoder begins with), and of speech the
-    settings `speech`. Columns are the family's own (`stages.families`).
+    Facts: `format`, `digest` (of the corpus), `prompt` (token ids that the decoder begins with), of speech the settings
+    `speech`, and of translations the `languages`. Columns are the family's own (`stages.families`).
     """
 
     def split(self, name: str) -> Path:

@@ -230,8 +230,10 @@ def test_languages_that_the_tokenizer_needs_or_does_not_know_are_refused(
     assert says in error.message
 
 
-def test_an_instruction_for_t5_is_refused_by_models_that_are_told_by_tokens(tmp_path: Path) -> None:
-    error = refused("mbart50", tmp_path, "en_XX", "de_DE", prompt="translate English to German: ")
+@pytest.mark.parametrize("kind", ["mbart50", "marian", "marian_multilingual"])
+def test_an_instruction_for_t5_is_refused_by_models_that_would_translate_it(kind: str, tmp_path: Path) -> None:
+    languages = tiny_seq2seq.LANGUAGES.get(kind, ("", ""))
+    error = refused(kind, tmp_path, *languages, prompt="translate English to German: ")
     assert error.option == "data.prompt"
 
 

@@ -82,11 +82,13 @@ def with_languages(tokenizer: Any, source: str, target: str) -> TranslationToken
 
 
 def check_instruction(tokens: TranslationTokenizer, source: str) -> None:
-    """Raises UserError where a model that is told its languages by tokens would be told once more in words."""
-    if (tokens.prefix or tokens.target is not None) and source.startswith(INSTRUCTION):
+    """Raises UserError where a model that does nothing but translate, a Marian or one that is told languages by tokens,
+    would be told in words what to do."""
+    only_translates = tokens.target is not None or hasattr(tokens.tokenizer, "supported_language_codes")
+    if only_translates and source.startswith(INSTRUCTION):
         raise UserError(
-            f"sources begin with {source[: len(INSTRUCTION) + 20]!r}, as T5 needs it; this model is told the language "
-            "by a token; expected '{source}'",
+            f"sources begin with {source[: len(INSTRUCTION) + 20]!r}, as T5 needs it; this model would translate that; "
+            "expected '{source}'",
             "data.prompt",
         )
 
