@@ -18,8 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import preflight
+from pipeline import credentials, ending, os_errors, preflight
 from pipeline.contracts import UserError
+from pipeline.credentials import public
+from pipeline.ending import Ending
 from pipeline.estimating.estimates import of_plan
 from pipeline.graph import build, resolve
 from pipeline.headline import headline, main_metric
@@ -47,6 +49,8 @@ from pipeline.table import (
 )
 from pipeline.tracking.tracker import open_tracker
 
+OmegaConf.register_new_resolver("either", lambda condition, one, other: one if condition else other, replace=True)
+"""For Hydra's own section: a dry run makes no folders."""
 CONF = str(Path(__file__).resolve().parent.parent / "conf")
 
 
@@ -62,7 +66,9 @@ def run_job(composed: DictConfig) -> float | None:
     multirun = hydra_config.mode == RunMode.MULTIRUN
     sweep = Sweep.read(Path(hydra_config.sweep.dir).absolute()) if multirun else None
     threads_among = max(sweep.parallel, 1) if sweep else 1
-    config = resolve(parse(OmegaConf.to_container(composed, resolve=True)), threads_among)  # type: ignore[arg-type]
+    parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    tracking = parsed.tracking.model_copy(update={"uri": credentials.withdraw(parsed.tracking.uri)})
+    config = resolve(parsed.model_copy(update={"tracking": tracking}), threads_among)
     graph = build(config)
     stores = Stores.of(config)
     plan = make_plan(config, graph, stores)
@@ -76,6 +82,9 @@ def run_job(composed: DictConfig) -> float | None:
                 say_problem(node, error, console)
             raise JobFailedError
         return None
+    credentials.clean_files(folder, ".hydra/*.yaml")
+    if multirun:
+        ending.listen()
     if sweep:
         sweep = _with_job(sweep, hydra_config, plan)
     job = _job(config, hydra_config, sweep)
@@ -171,11 +180,19 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; one line is made of them below
     if yaml.__with_libyaml__:  # which OmegaConf does not ask for; Hydra reads every file anew for every job
         yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[misc,assignment]
+    sys.argv[1:] = credentials.withdraw_from(sys.argv[1:])
+    ending.listen()
     failed: list[JobFailedError | UserError] = []
 
     def job(composed: DictConfig) -> float | None:
         try:
             return run_job(composed)
+        except OSError as error:
+            refused = os_errors.of_this_line(error)
+            failed.append(refused)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                print(f"squarehead: job {HydraConfig.get().job.num}: {refused}", file=sys.stderr)
+            return None
         except (JobFailedError, UserError) as error:
             failed.append(error)  # raised, it would come out with a line of Hydra's before it
             if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
@@ -188,21 +205,25 @@ def main() -> None:
         except StoppedError as stopped:
             raise stopped.__cause__ or stopped from None
     except UserError as error:
-        sys.exit(f"squarehead: {error}")
+        sys.exit(f"squarehead: {public(str(error))}")
+    except OSError as error:
+        sys.exit(f"squarehead: {public(str(os_errors.of_this_line(error)))}")
     except OverrideParseException as error:
         quoted = """quote a value that holds = or other signs: 'key="value"'"""
-        sys.exit(f"squarehead: {error.override}: not in the form key=value ({quoted})")
+        sys.exit(f"squarehead: {public(str(error.override))}: not in the form key=value ({quoted})")
     except (HydraException, OmegaConfBaseException) as error:
-        first = str(error).strip().splitlines()[0]
+        first = public(str(error).strip().splitlines()[0])
         sys.exit(f"squarehead: {first} (python -m pipeline --help lists groups and options)")
     except KeyboardInterrupt:
-        sys.exit("squarehead: interrupted; finished stages are stored, the same line continues")
+        how = "terminated" if Ending.asked else "interrupted"
+        print(f"squarehead: {how}; finished stages are stored, the same line continues", file=sys.stderr)
+        sys.exit(ending.EXIT_CODE if Ending.asked else 1)
     if SweepStart.begun:
         state = sweep_state.read(end(SweepStart.begun.folder))
         show_end(state, table_console())
         sys.exit(0 if state.status == "done" and not failed else 1)
     if failed:
-        sys.exit(1 if isinstance(failed[0], JobFailedError) else f"squarehead: {failed[0]}")
+        sys.exit(1 if isinstance(failed[0], JobFailedError) else f"squarehead: {public(str(failed[0]))}")
 
 
 if __name__ == "__main__":

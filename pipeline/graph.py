@@ -38,6 +38,8 @@ PREPARED = ("translation", "speech")
 """Data formats that models do not read as they are."""
 
 
+MOST_THREADS_PER_CORE = 8
+"""More only wait for each other, and far more end in a crash of torch."""
 BASELINE = "dense_eval"
 """The evaluation that all others are compared with."""
 JUDGED_BY_BASELINE = ("calibrate", "prune", "finetune", "quantize")
@@ -62,6 +64,9 @@ Graph = dict[str, Node]
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
     """Settles what depends on the machine before anything is fingerprinted: `auto` device, precision and runtime, 0
     threads."""
+    for option, asked in (("threads", config.threads), ("benchmark.threads", config.benchmark.threads)):
+        if asked > (most := MOST_THREADS_PER_CORE * cpu.cores()):
+            raise UserError(f"got {asked}, this machine has {cpu.cores()} cores; expected at most {most}", option)
     threads = config.threads or max(1, cpu.cores() // min(parallel_jobs, cpu.cores()))
     device = config.device if config.device != "auto" else "cuda" if gpu.models() else "cpu"
     precision = "bf16" if device == "cuda" or cpu.has_bf16() else "fp32"

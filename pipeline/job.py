@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.credentials import public_values
+
 RECORD = "job.json"
 SUMMARY = "summary.json"
 End = Literal["done", "failed", "interrupted"]
@@ -46,7 +48,7 @@ class Job:
 
     def write(self) -> None:
         """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
-        record = {key: value for key, value in asdict(self).items() if key != "folder"}
+        record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 

@@ -147,8 +147,7 @@ def _why_missing(
     """The differing keys against the nearest stored result of the stage."""
     ours = flatten(described) | {"version": spec.version}
     best: list[str] | None = None
-    newest = sorted(store.entries(node.stage), key=lambda entry: str(entry.meta["created"]), reverse=True)
-    for entry in newest[:NEAREST]:
+    for entry in store.newest(node.stage, NEAREST):
         theirs = flatten(entry.meta["config"]) | {"version": entry.meta["version"]}
         changed = [
             f"{name} {theirs.get(name, 'unset')} → {ours.get(name, 'unset')}"

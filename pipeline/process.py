@@ -1,17 +1,39 @@
-"""Who is at work: a process by host, id and start, which a record can name and a later reader look for."""
+"""Who is at work: a process by host, id and start, which a record can name and a later reader look for.
+
+The start is counted from the boot of the machine, by the kernel, and the boot has an id of its own: setting the clock
+changes neither.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import socket
+from pathlib import Path
 
 import psutil
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @functools.cache
 def _name(pid: int) -> str:
-    return f"{socket.gethostname()} {pid} {psutil.Process(pid).create_time():.0f}"
+    return f"{socket.gethostname()} {pid} {_start(pid)}"
+
+
+def _start(pid: int) -> str:
+    """`<ticks since boot>@<first digits of the boot's id>`; where there is no such file system, seconds since 1970.
+
+    Raises psutil.NoSuchProcess.
+    """
+    if not BOOT_ID.exists():
+        return f"{psutil.Process(pid).create_time():.0f}"
+    try:
+        # after the name in parentheses, which may hold spaces, the start is the 20th field
+        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return f"{ticks}@{BOOT_ID.read_text(encoding='ascii')[:8]}"
 
 
 def this_process() -> str:
@@ -24,12 +46,13 @@ def is_here(process: str) -> bool:
 
 
 def is_dead(process: str) -> bool:
-    """Whether a process of this machine is gone. Its start tells it from a later one with the same id."""
+    """Whether a process of this machine is gone. Its start tells it from a later one with the same id; records of
+    earlier versions, which have seconds since 1970 there, are judged by the id alone."""
     if not is_here(process):
         return False
     pid, _, started = process.partition(" ")[2].partition(" ")
     try:
-        found = psutil.Process(int(pid))
-        return f"{found.create_time():.0f}" != started or found.status() == psutil.STATUS_ZOMBIE
+        other = "@" in started and _start(int(pid)) != started
+        return other or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

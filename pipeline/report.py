@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 
 from pipeline.contracts import UserError
+from pipeline.credentials import public
 from pipeline.disk import replace_text
 from pipeline.reporting import folders, logged, page, plots, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
-from pipeline.tracking.values import public
 
 NAME = "report"
 INCOMPLETE, NOTHING = 1, 2
@@ -65,13 +65,18 @@ def main() -> None:
         runs = asked.runs or otherwise
         paths = [folders.named(folder, runs) for folder in asked.folders] or [folders.newest(runs)]
         found = study.collect(paths, asked.runs, otherwise)
-        written = write(found, paths[0])
     except UserError as error:
         print(f"squarehead: {error}", file=sys.stderr)
         sys.exit(NOTHING)
     console = table_console()
     terminal.show(found, console)
-    undrawn = ""
+    undrawn = unwritten = ""
+    written: list[Path] = []
+    try:
+        written = write(found, paths[0])
+    except UserError as error:
+        unwritten = str(error)
+        print(f"squarehead: {unwritten}", file=sys.stderr)
     if asked.plot:
         try:
             written += plot(found)
@@ -80,9 +85,9 @@ def main() -> None:
             print(f"squarehead: {undrawn}", file=sys.stderr)
     for path in written:
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
-    for line in dict.fromkeys(logged.log(found, written, asked.runs or otherwise)):
+    for line in [] if unwritten else dict.fromkeys(logged.log(found, written, asked.runs or otherwise)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if found.problems or undrawn:
+    if found.problems or undrawn or unwritten:
         sys.exit(INCOMPLETE)
 
 

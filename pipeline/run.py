@@ -6,7 +6,8 @@ import importlib
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from rich.markup import escape
 
 from pipeline import cpu, heap, preflight
 from pipeline.contracts import Artifact, Stopped, UserError
+from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
@@ -62,6 +64,7 @@ def run_plan(
             outcome.status = "unneeded"
             continue
         if refused is None and item.status == "run" and not item.spec.is_source:
+            _mend_sources(plan, entries, outcomes, config, stores, tracker, console, bars)
             refused = _refused(plan, entries, config, stores, console, folder)
         if refused and item.status == "run":
             outcome.status = "failed" if name in refused else "not run"
@@ -75,6 +78,8 @@ def run_plan(
             outcome.status, outcome.error = "failed", failed[item.fingerprint]
             console.print(f"[red]✗ {name}[/], shared: {escape(outcome.error)}", highlight=False, soft_wrap=True)
             continue
+        if item.status == "hit":
+            stores.for_stage(item.spec).tidy(item.node.stage, item.fingerprint)
         if item.status == "run" and (broken := [it for it in item.node.after if _is_lost(it, outcomes)]):
             outcome.error = f"nothing could judge it: {broken[0]} {outcomes[broken[0]].status}"
             continue
@@ -83,12 +88,17 @@ def run_plan(
             if item.status == "hit" and item.entry:
                 entry, outcome.status = item.entry, "hit"
             else:
+                _mend_inputs(item, plan, entries, outcomes, config, stores, tracker, console, bars)
                 entry, outcome.status = _fill(item, entries, config, stores, tracker, console, bars)
             if outcome.status == "hit":
                 tracker.hit(name, entry)
             entries[name] = entry
             outcome.metrics = dict(entry.meta["metrics"])
             outcome.seconds = float(entry.meta["seconds"])
+        except Stopped as stopped:
+            outcome.error = str(stopped)
+            console.print(f"[yellow]■ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
+            raise KeyboardInterrupt from stopped
         except Exception as error:
             outcome.status, outcome.error = "failed", _explain(error, name, folder)
             outcome.seconds = time.monotonic() - started
@@ -109,6 +119,46 @@ def _refused(
     for name, line in found.items():
         console.print(f"[red]✗ {name}[/], checked beforehand: {escape(line)}", highlight=False, soft_wrap=True)
     return found
+
+
+def _mend_sources(
+    plan: Plan, entries: dict[str, Entry], outcomes: Outcomes, config: Config, stores: Stores, tracker: Tracker,
+    console: Console, bars: bool,
+) -> None:  # fmt: skip
+    """The sources are read by the checks, before any stage. A damaged one that cannot be made again is told by the
+    stage that needs it."""
+    for name in list(entries):
+        reader = replace(plan[name], node=replace(plan[name].node, inputs={"source": name}))
+        with suppress(UserError):
+            _mend_inputs(reader, plan, entries, outcomes, config, stores, tracker, console, bars)
+
+
+def _mend_inputs(
+    item: Planned, plan: Plan, entries: dict[str, Entry], outcomes: Outcomes, config: Config, stores: Stores,
+    tracker: Tracker, console: Console, bars: bool,
+) -> None:  # fmt: skip
+    """Compares the files of a node's inputs with their recorded digests, and makes a damaged one again.
+
+    Raises UserError where that needs results that are not there.
+    """
+    for source in item.node.inputs.values():
+        store = stores.for_stage(plan[source].spec)
+        if not (why := store.corruption(entries[source])):
+            continue
+        place = f"{entries[source].stage}/{entries[source].path.name}"
+        missing = [name for name in plan[source].node.inputs.values() if name not in entries]
+        if missing:
+            options = f"--runs {config.runs}"
+            options += f" --cache {config.cache.folder}" if plan[source].spec.in_cache else ""
+            raise UserError(
+                f"its input {source} ({place}) is damaged: {why}; `python -m pipeline.store {options} verify --remove` "
+                "deletes it, and the same line makes it again"
+            )
+        console.print(f"! {source} ({place}): {why}; it is made again", style="yellow", markup=False, soft_wrap=True)
+        again = replace(plan[source], status="run", reason=f"the stored result is damaged: {why}", replace=True)
+        _mend_inputs(again, plan, entries, outcomes, config, stores, tracker, console, bars)
+        entries[source], outcomes[source].status = _fill(again, entries, config, stores, tracker, console, bars)
+        outcomes[source].metrics = dict(entries[source].meta["metrics"])
 
 
 def _is_lost(name: str, outcomes: Outcomes) -> bool:
@@ -153,7 +203,10 @@ def _execute(
     code = code_digest(item.spec.module)
     of_code = code if config.cache.code == "strict" else "any"
     slot.resume_from({"contents": contents, "code": of_code}, anew=item.node.name in config.force)
-    log = StageLog(item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device)
+    Ending.stage_begins()
+    log = StageLog(
+        item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device, Ending.should_stop
+    )
     with heap.kept(), log:
         metrics = run(_with_commit(item), inputs, slot.out, log)
     return slot.publish(
@@ -164,6 +217,7 @@ def _execute(
             "config": item.config,
             "inputs": item.inputs,
             "contents": contents,
+            "inputs_compared": True,
             "facts": log.found,
             "metrics": {name: float(value) for name, value in metrics.items()},
             "seconds": time.monotonic() - started,

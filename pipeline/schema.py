@@ -7,6 +7,7 @@ or a default and the same value written out, are one configuration.
 
 from __future__ import annotations
 
+import re
 from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
@@ -290,6 +291,11 @@ class Prune(Strict):
     skip: list[str]
     """Regular expressions of linears to leave dense (full match on the dotted name)."""
 
+    @field_validator("skip")
+    @classmethod
+    def _readable(cls, value: list[str]) -> list[str]:
+        return regular_expressions(value)
+
     @field_validator("pattern")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -353,6 +359,11 @@ class Quantize(Strict):
     """Leave out this many linears whose quantization alone raises the calibration loss most, by measurement."""
     dense: bool
     """Quantize the dense model too, so that quantization's share is told from sparsity's."""
+
+    @field_validator("skip")
+    @classmethod
+    def _readable(cls, value: list[str]) -> list[str]:
+        return regular_expressions(value)
 
 
 class Perplexity(Strict):
@@ -433,7 +444,8 @@ class Evaluate(Strict):
 class Benchmark(Strict):
     enabled: bool
     backends: list[str]
-    """Names of `stages.benchmarking.backends`; each runs on the dense and on the sparse model."""
+    """Names of `stages.benchmarking.backends`, at least one where the benchmark is enabled; each runs on the dense and
+    on the sparse model."""
     prompt_tokens: int = Field(ge=1)
     """Of decoder-only models; encoder-decoders read whole examples."""
     samples: int = Field(ge=1)
@@ -448,12 +460,18 @@ class Benchmark(Strict):
     threads: int = Field(ge=0)
     """0: the job's threads."""
 
+    @model_validator(mode="after")
+    def _measures_something(self) -> Benchmark:
+        if self.enabled and not self.backends:
+            raise ValueError("no backends to measure; name some, or choose benchmark=none")
+        return self
+
 
 class Tracking(Strict):
     enabled: bool
     uri: str
     """MLflow tracking URI; empty: sqlite under runs/."""
-    experiment: str
+    experiment: str = Field(min_length=1, max_length=250)
     artifacts: Literal["all", "small", "none"]
     """What goes to MLflow of each artifact: every file, those under 1 MB, or none."""
 
@@ -483,7 +501,7 @@ class Config(Strict):
     device: Literal["auto", "cpu", "cuda"]
     """Where models in floating point are trained, pruned and evaluated; auto: a GPU if the system lists one. Int8
     models, the engine and benchmarks are computed on the CPU."""
-    runs: str
+    runs: str = Field(min_length=1)
     """Folder of the store, the sweeps and the MLflow database."""
     dry_run: bool
     until: str
@@ -636,6 +654,16 @@ class BenchmarkSlice(Strict):
     rounds: int
     warmup: int
     threads: int
+
+
+def regular_expressions(patterns: list[str]) -> list[str]:
+    """The patterns; raises ValueError for one that is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns
 
 
 def parse_pattern(pattern: str) -> tuple[int, int]:

@@ -10,12 +10,15 @@ from typing import Any
 
 from pipeline.contracts import CURVES, UserError
 from pipeline.reporting.folders import JobRecord, Node, runs_of
+from pipeline.store import record
 from pipeline.store.store import SHORT, Entry, Store
 
 WEIGHTS = ("model", "masks")
 """Beginnings of the names of files that are a checkpoint's weights."""
 CACHED = ("model", "data")
 """Stages whose results are in the user's cache: copies of sources, that may be cleared and are fetched again."""
+FIGURES = (".json", ".jsonl")
+"""Ends of the names of files that reports read: their digests are compared before."""
 NONE_DONE = ("", "failed", "not run", "unneeded")
 
 
@@ -113,7 +116,9 @@ class Results:
                 damage = str(error)
                 continue
             try:
-                if entry:
+                if entry and (wrong := record.check_contents(entry.path, FIGURES)):
+                    damage = wrong
+                elif entry:
                     return _result(entry)
             except OSError:  # deleted between the two looks
                 continue

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from pipeline import disk
 from pipeline.contracts import UserError
 from pipeline.fingerprint import canonical_json, flatten
 from pipeline.store import garbage, record
-from pipeline.store.store import Entry, Store
+from pipeline.store.store import SHORT, Entry, Store
 
 SHOWN_DIFFERENCES = 4
 KEEP_DAYS_RUNS, KEEP_DAYS_CACHE = 1.0, 30.0
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "ls":
             return _ls(store, runs, console)
         if options.command == "verify":
-            return _verify(store, options.remove, console)
+            return _verify(store, Store(runs / "store"), options.remove, console)
         return _gc(store, runs, options, console)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -118,25 +118,57 @@ def _differences(entries: Iterable[Entry]) -> dict[Path, str]:
     return shown
 
 
-def _verify(store: Store, remove: bool, console: Console) -> int:
+def _verify(store: Store, runs: Store, remove: bool, console: Console) -> int:
     folders = list(store.folders())
     sizes = {path: sum(facts["bytes"] for facts in record.read(path).get("files", {}).values()) for path in folders}
     columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    damaged = 0
+    damaged: list[Path] = []
+
+    def tell(path: Path, what: str) -> None:
+        console.print(f"{path.parent.name}/{path.name}: {what}", markup=False, highlight=False)
+
+    def delete(owner: Store, path: Path) -> None:
+        tell(path, "deleted" if owner.remove(path) else "not deleted: a process works there")
+
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("verify", total=sum(sizes.values()))
         for path in folders:
             troubles = record.verify(path, lambda count: progress.advance(task, count))
             for trouble in troubles:
-                progress.console.print(f"{path.parent.name}/{path.name}: {trouble}", markup=False, highlight=False)
-            damaged += bool(troubles)
-            if troubles and remove:
-                gone = store.remove(path)
-                outcome = "deleted" if gone else "not deleted: a process works there"
-                progress.console.print(f"{path.parent.name}/{path.name}: {outcome}", markup=False, highlight=False)
+                tell(path, trouble)
+            if troubles:
+                damaged.append(path)
+    doubtful = list(_doubtful(damaged, {store.root: store, runs.root: runs}))
+    for _, path in doubtful:
+        tell(path, "made from a damaged result by a version that did not compare its inputs: it may be wrong")
+    if remove:
+        for path in damaged:
+            delete(store, path)
+        for owner, path in doubtful:
+            delete(owner, path)
     size = disk.format_bytes(sum(sizes.values()))
-    console.print(f"{_count(folders, 'result')}, {size}: {damaged or 'none'} damaged", highlight=False)
+    told = f"{len(damaged) or 'none'} damaged" + (f", {len(doubtful)} in doubt" if doubtful else "")
+    console.print(f"{_count(folders, 'result')}, {size}: {told}", highlight=False)
     return 1 if damaged else 0
+
+
+def _doubtful(damaged: Sequence[Path], stores: Mapping[Path, Store]) -> Iterable[tuple[Store, Path]]:
+    """What came of damaged results, through any number of stages, and may have come of the damage. A result that was
+    made since inputs are compared when they are used is whole, and so is all that was made from it."""
+    waiting = {path.name for path in damaged}
+    entries = [(store, entry) for store in stores.values() for entry in store.entries()]
+    seen: set[Path] = set(damaged)
+    while waiting:
+        used = {
+            (store, entry)
+            for store, entry in entries
+            if entry.path not in seen
+            and not entry.meta.get("inputs_compared")
+            and waiting & {fingerprint[:SHORT] for fingerprint in entry.meta["inputs"].values()}
+        }
+        seen |= {entry.path for _, entry in used}
+        waiting = {entry.path.name for _, entry in used}
+        yield from ((store, entry.path) for store, entry in sorted(used, key=lambda item: str(item[1].path)))
 
 
 def _gc(store: Store, runs: Path, options: argparse.Namespace, console: Console) -> int:

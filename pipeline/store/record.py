@@ -59,6 +59,38 @@ def damage(folder: Path) -> str:
     return next(iter(_settled(folder, _by_size)), "")
 
 
+def check_contents(folder: Path, endings: tuple[str, ...] = ("",)) -> str:
+    """By contents, for a reader that is about to use the files (those with such names): the first that is not the
+    recorded one, in one line; "" if there is none. A file that this process has read before and that has not been
+    touched since is not read again."""
+    for name, facts in read(folder).get("files", {}).items():
+        path = folder / name
+        if not name.endswith(endings):
+            continue
+        try:
+            stat = path.stat()
+            state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, facts["sha256"])
+            if state in _read_whole:
+                continue
+            if disk.sha256(path) != facts["sha256"]:
+                return f"{name} is corrupted: its sha256 is not the recorded one"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        _read_whole.add(state)
+    return ""
+
+
+def remember_whole(folder: Path) -> None:
+    """The files of a result that this process has just sealed need no second reading."""
+    for name, facts in read(folder).get("files", {}).items():
+        stat = (folder / name).stat()
+        _read_whole.add((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, facts["sha256"]))
+
+
+_read_whole: set[tuple[int, int, int, int, str]] = set()
+"""Files whose contents this process has compared: device, inode, size, time of change, digest."""
+
+
 def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> list[str]:
     """By contents: one line for each file that is missing, corrupted or unexpected.
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,9 +88,28 @@ class Store:
             )
         return trouble
 
+    def corruption(self, entry: Entry) -> str:
+        """Which file of a result does not hold what was recorded, in one line; "" if none. Reads the files, once in a
+        process: for whoever is about to use them."""
+        return record.check_contents(entry.path)
+
+    def tidy(self, stage: str, fingerprint: str) -> None:
+        """Deletes what a kill between publication and the end left of a result that is there."""
+        key = _key(stage, fingerprint)
+        if self._scratch(key).exists():
+            with suppress(Timeout, OSError), disk.locked(self._lock(key), None):
+                disk.delete(self._scratch(key))
+
     def entries(self, stage: str | None = None) -> Iterator[Entry]:
         """Published results whose meta.json is whole, by stage and fingerprint."""
         for path in self.folders(stage):
+            if meta := record.read(path):
+                yield Entry(path.parent.name, meta["fingerprint"], path)
+
+    def newest(self, stage: str, count: int) -> Iterator[Entry]:
+        """The results of a stage that were published last, at most `count`; the others are not read."""
+        folders = sorted(self.folders(stage), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in folders[:count]:
             if meta := record.read(path):
                 yield Entry(path.parent.name, meta["fingerprint"], path)
 
@@ -124,6 +143,14 @@ class Store:
                     yield slot
                 finally:
                     slot.close()
+        except PermissionError as error:
+            if not str(error.filename).startswith(str(self.root)):
+                raise
+            raise UserError(
+                f"cannot write {error.filename}: {error.strerror}; where several users share a store, its folders need "
+                "one group and the setgid bit, and every user `umask 002`",
+                self.option,
+            ) from error
         except Exception as error:
             if not disk.is_full(error):
                 raise
@@ -159,6 +186,8 @@ class Store:
                 disk.delete(doomed)
                 if doomed.parent == self._scratch(key) and not any(doomed.parent.iterdir()):
                     doomed.parent.rmdir()
+                # while it is held: whoever waits for it sees that it has no name any more, and takes a new one
+                self._lock(key).unlink(missing_ok=True)
         except Timeout:
             return False
         return True
@@ -239,6 +268,7 @@ class Slot:
         disk.fsync(self._place.parent)
         disk.fsync(self._place.parent.parent)
         self.entry = Entry(self._stage, self._fingerprint, self._place)
+        record.remember_whole(self._place)
         return self.entry
 
     def close(self) -> None:

@@ -39,7 +39,8 @@ def is_listed(master: DictConfig) -> bool:
 def deal(master: DictConfig) -> list[list[str]]:
     """The overrides of each job, in order, as Hydra's sweeper deals them out."""
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-    asked = OverridesParser.create().parse_overrides([*params, *master.hydra.overrides.task])
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    asked = parser.parse_overrides([*params, *master.hydra.overrides.task])
     (batch,) = BasicSweeper.split_arguments(asked, None)
     return [list(overrides) for overrides in batch]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import cpu, preflight
+from pipeline import cpu, credentials, ending, preflight
 from pipeline.contracts import UserError
 from pipeline.job import is_done
 from pipeline.plan import Plan, Planned, Stores
@@ -40,6 +41,11 @@ class SweepStart(Callback):  # type: ignore[misc]
     begun: Sweep | None = None
     """The sweep that this process launched."""
 
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """In the process that runs the job: a worker of a launcher must not outlive it."""
+        if SweepStart.begun is None and config.hydra.mode == RunMode.MULTIRUN and is_local(config):
+            ending.end_with_parent()
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
             SweepStart.begun = begin(config, table_console())
@@ -62,6 +68,7 @@ def begin(master: DictConfig, console: Console) -> Sweep:
     if plans:
         skip_validation()
     folder = Path(master.hydra.sweep.dir).absolute()
+    credentials.clean_files(folder, "multirun.yaml")
     runs = Path(master.runs)
     sweep = Sweep(
         folder=folder,

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.contracts import UserError
+from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.process import is_dead
 
@@ -66,7 +67,7 @@ class Sweep:
         return not self.ended and not is_dead(self.process)
 
     def write(self) -> None:
-        record = {key: value for key, value in asdict(self).items() if key != "folder"}
+        record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})
         self.folder.mkdir(parents=True, exist_ok=True)
         replace_text(self.folder / RECORD, json.dumps(record, indent=1))
 

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline.contracts import UserError
-from pipeline.tracking.values import public
+from pipeline.credentials import public, reveal
+from pipeline.tracking import database
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -31,8 +32,8 @@ class Connection:
 
 
 def default_uri(runs: Path) -> str:
-    """SQLite under runs/. A writer waits a minute for another one, where SQLite's default is 5 s."""
-    return f"sqlite:///{(runs.resolve() / 'mlflow.db').as_posix()}?timeout=60"
+    """SQLite under runs/."""
+    return database.uri_of(runs.resolve() / "mlflow.db")
 
 
 def artifact_folder(runs: Path) -> Path:
@@ -44,7 +45,10 @@ def connect(uri: str, experiment: str, runs: Path) -> Connection:
 
     Raises UserError, in seconds, if the server does not answer.
     """
-    uri = uri or default_uri(runs)
+    is_ours = not uri
+    if uri.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise UserError("a database in memory keeps no record; leave it empty, or name a file", "tracking.uri")
+    uri = reveal(uri) if uri else default_uri(runs)
     runs.mkdir(parents=True, exist_ok=True)
     # Processes that first touch a new database at the same time break it: they take turns.
     lock = FileLock(runs.resolve() / "mlflow.lock")
@@ -54,9 +58,11 @@ def connect(uri: str, experiment: str, runs: Path) -> Connection:
 
         try:
             with lock:
+                if is_ours:
+                    database.prepare(runs.resolve() / "mlflow.db", artifact_folder(runs))
                 client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 found = client.get_experiment_by_name(experiment) or _create(client, uri, experiment, runs)
-        except failures() as error:
+        except (*failures(), ImportError) as error:
             reason = explain(error).replace(uri, public(uri))
             raise UserError(f"cannot use MLflow at {public(uri)}: {reason}", "tracking.uri") from None
     if found.lifecycle_stage != "active":
@@ -77,7 +83,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 def explain(error: Exception) -> str:
     """An error in one line; of a long one the end, where the cause stands."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = public(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= 240 else f"{line[:60]} ... {line[-180:]}"
 
 
@@ -112,8 +118,10 @@ def _waits(chosen: dict[str, str]) -> Iterator[None]:
 
 
 def _silence() -> None:
-    """No telemetry, ever; no news of database migrations."""
+    """No telemetry, ever; no news of database migrations, no tracebacks, no links with credentials."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    # errors come as exceptions, of which one line is made
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)

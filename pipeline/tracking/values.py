@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import CURVES
+from pipeline.credentials import public
 from pipeline.fingerprint import flatten
 from pipeline.job import Job
 
@@ -46,11 +47,6 @@ def clean_name(name: str) -> str:
     """A name of a metric, parameter or tag. MLflow's alphabet is [A-Za-z0-9_./ -], and a name must be a path."""
     parts = re.sub(r"[^A-Za-z0-9_./ -]", "_", name).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:NAME_CHARACTERS] or "_"
-
-
-def public(text: str) -> str:
-    """Without the names and passwords that URIs in it may carry."""
-    return re.sub(r"(\w://)[^/\s'\"]+@", r"\1", text)
 
 
 def cut(text: str, characters: int) -> str:

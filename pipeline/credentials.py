@@ -1,0 +1,69 @@
+"""Names and passwords in addresses: used, and written nowhere.
+
+`tracking.uri=http://name:password@host` works; what is recorded, shown and logged is `http://host`, and the whole
+address goes on in the environment of this process and its children. So do MLFLOW_TRACKING_USERNAME and
+MLFLOW_TRACKING_PASSWORD, which MLflow reads itself and which are the better way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "SQUAREHEAD_TRACKING_URI"
+_USER_INFO = re.compile(r"(\w\\*:\\*/\\*/)[^/\s'\"]+@")
+"""In a URI, also as Hydra writes it, with backslashes."""
+_OPTION = re.compile(r"(\+{0,2}tracking\.uri=)(.*)", re.DOTALL)
+
+
+def public(text: str) -> str:
+    """Without the names and passwords that URIs in it may carry."""
+    return _USER_INFO.sub(r"\1", text)
+
+
+def public_values(value: Any) -> Any:
+    """The same for all texts inside lists and dictionaries."""
+    if isinstance(value, str):
+        return public(value)
+    if isinstance(value, dict):
+        return {key: public_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(public_values(item) for item in value)
+    return value
+
+
+def withdraw(uri: str) -> str:
+    """The address without its credentials, which `reveal` gives back in this process and its children."""
+    if public(uri) != uri:
+        os.environ[VARIABLE] = uri
+    return public(uri)
+
+
+def reveal(uri: str) -> str:
+    """The address with the credentials that belong to it, if any are known."""
+    known = os.environ.get(VARIABLE, "")
+    return known if known and public(known) == uri else uri
+
+
+def withdraw_from(arguments: Sequence[str]) -> list[str]:
+    """A command line whose `tracking.uri` has no credentials any more."""
+    found = []
+    for argument in arguments:
+        if option := _OPTION.fullmatch(argument):
+            typed = option[2].strip("'\"")
+            if public(typed) != typed:
+                withdraw(typed.replace("\\", ""))
+                argument = option[1] + public(option[2])
+        found.append(argument)
+    return found
+
+
+def clean_files(folder: Path, pattern: str) -> None:
+    """Rewrites files of Hydra's that hold credentials out of a configuration file."""
+    for path in folder.glob(pattern):
+        text = path.read_text(encoding="utf-8")
+        if public(text) != text:
+            path.write_text(public(text), encoding="utf-8")

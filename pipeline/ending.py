@@ -1,0 +1,68 @@
+"""How a process that is asked to end does so: SIGTERM, as schedulers and containers send it.
+
+A stage that looks at `Log.should_stop` saves a checkpoint and stops; one that does not is interrupted at once, as by
+ctrl-C. In both cases what is published stays, and the same line continues.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+GRACE_SECONDS = 25
+"""For a checkpoint; Slurm kills after 30."""
+EXIT_CODE = 128 + signal.SIGTERM
+WATCH_SECONDS = 1.0
+
+
+class Ending:
+    """Whether this process was asked to end, and whether a stage looks."""
+
+    asked = False
+    is_watched = False
+    """A stage has looked since it began."""
+
+    @classmethod
+    def should_stop(cls) -> bool:
+        cls.is_watched = True
+        return cls.asked
+
+    @classmethod
+    def stage_begins(cls) -> None:
+        cls.is_watched = False
+
+
+def listen() -> None:
+    """Heeds SIGTERM from now on. Does nothing outside of the main thread, where Python has no signals."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def end_with_parent() -> None:
+    """Ends this process, a worker of a launcher, when the launcher is gone: as by SIGTERM, then for good."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(EXIT_CODE)
+
+    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    if Ending.asked or not Ending.is_watched:
+        Ending.asked = True
+        raise KeyboardInterrupt
+    Ending.asked = True
+    signal.signal(signal.SIGALRM, _on_alarm)
+    signal.alarm(GRACE_SECONDS)
+
+
+def _on_alarm(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,57 @@
+"""Errors of the operating system outside of a stage, in one line that names the option to change."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.contracts import UserError
+from pipeline.disk import format_bytes, is_full
+
+FOLDERS = {
+    "runs": "runs",
+    "cache.folder": "",
+    "hydra.run.dir": "",
+    "hydra.sweep.dir": "",
+    "data.path": "",
+    "model.path": "",
+}
+"""Options that name folders, and their defaults below the working directory."""
+
+
+def explained(error: OSError, arguments: Sequence[str]) -> UserError:
+    """`arguments`: of the command line, which tells whose folder the path of the error is in."""
+    path = Path(str(error.filename)) if error.filename else None
+    option = _option(path, arguments) if path else "runs"
+    reason = error.strerror or str(error)
+    where = f" {path}" if path else ""
+    if is_full(error):
+        free = format_bytes(shutil.disk_usage(_existing(path)).free) if path else "nothing"
+        return UserError(f"the disk is full at{where} ({free} free); make room, or set a folder elsewhere", option)
+    return UserError(f"cannot use{where}: {reason}; set a folder that can be written", option)
+
+
+def _option(path: Path, arguments: Sequence[str]) -> str:
+    here = path.absolute()
+    chosen = {option: Path(default).absolute() for option, default in FOLDERS.items() if default}
+    for argument in arguments:
+        option, _, value = argument.lstrip("+").partition("=")
+        if option in FOLDERS and value:
+            chosen[option] = Path(value.strip("'\"")).expanduser().absolute()
+    inside = [
+        option
+        for option, folder in chosen.items()
+        if here == folder or folder in here.parents or here in folder.parents
+    ]
+    return max(inside, key=lambda option: len(str(chosen[option])), default="runs")
+
+
+def _existing(path: Path | None) -> Path:
+    here = (path or Path()).absolute()
+    return next(place for place in (here, *here.parents) if place.exists())
+
+
+def of_this_line(error: OSError) -> UserError:
+    return explained(error, sys.argv[1:])

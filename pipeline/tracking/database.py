@@ -1,0 +1,84 @@
+"""MLflow's database under runs/: made whole or not at all, and moved with its folder."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from pipeline import disk
+from pipeline.contracts import UserError
+
+WAIT_SECONDS = 60
+"""A writer waits so long for another one, where SQLite's default is 5 s."""
+
+
+def uri_of(file: Path) -> str:
+    """SQLAlchemy's address of a SQLite file. Signs that an address gives a meaning go through SQLite's own form."""
+    path = file.as_posix()
+    if any(sign in path for sign in "?%#"):
+        # MLflow decodes once, SQLite once more
+        return f"sqlite:///file:{quote(quote(path))}?timeout={WAIT_SECONDS}&uri=true"
+    return f"sqlite:///{path}?timeout={WAIT_SECONDS}"
+
+
+def prepare(file: Path, artifacts: Path) -> None:
+    """Sees to a whole database in its place, whose files are to go to `artifacts`. The caller holds MLflow's lock.
+
+    Raises UserError for one that a kill left in the middle of an upgrade and that holds runs.
+    """
+    if not file.exists() or _is_half_made(file):
+        _make(file)
+    else:
+        _move(file, artifacts)
+
+
+def _make(file: Path) -> None:
+    """In a file beside it, which is renamed when it is whole: a kill or a full disk in between leaves nothing."""
+    from mlflow import MlflowClient
+
+    new = file.with_name(f".{file.name}.new")
+    for leftover in file.parent.glob(f"{new.name}*"):
+        leftover.unlink()
+    uri = uri_of(new)
+    MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+    disk.fsync(new)
+    os.replace(new, file)
+    disk.fsync(file.parent)
+
+
+def _is_half_made(file: Path) -> bool:
+    """Raises UserError if it holds runs."""
+    try:
+        with closing(_opened(file)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            version = list(connection.execute("SELECT * FROM alembic_version")) if "alembic_version" in tables else []
+            half = not version or any(name.startswith("_alembic_tmp") for name in tables)
+            runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if half and "runs" in tables else 0
+    except sqlite3.Error as error:
+        raise UserError(f"{file} is no database that can be read: {error}; {_WAY_OUT}", "tracking.uri") from None
+    if runs:
+        raise UserError(f"an upgrade of {file} was cut off, and it holds {runs} runs; {_WAY_OUT}", "tracking.uri")
+    return half
+
+
+_WAY_OUT = "move it away: the next run makes a new one, and `python -m pipeline.tracking relog` shows all runs in it"
+
+
+def _move(file: Path, artifacts: Path) -> None:
+    """After the folder of runs was moved: MLflow knows places by absolute addresses."""
+    place = artifacts.as_uri()
+    with closing(_opened(file)) as connection, connection:
+        known = [old for (old,) in connection.execute("SELECT artifact_location FROM experiments") if old]
+        for old in {old for old in known if old.endswith(f"/{artifacts.name}") and old != place}:
+            connection.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (place, old))
+            connection.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+                (place, len(old) + 1, len(old), old),
+            )
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(file, timeout=WAIT_SECONDS)
