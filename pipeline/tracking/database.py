@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
+from uuid import uuid4
 
 from pipeline import disk
 from pipeline.contracts import UserError
@@ -39,9 +40,10 @@ def _make(file: Path) -> None:
     """In a file beside it, which is renamed when it is whole: a kill or a full disk in between leaves nothing."""
     from mlflow import MlflowClient
 
-    new = file.with_name(f".{file.name}.new")
-    for leftover in file.parent.glob(f"{new.name}*"):
+    prefix = f".{file.name}.new"
+    for leftover in file.parent.glob(f"{prefix}*"):
         leftover.unlink()
+    new = file.with_name(f"{prefix}-{uuid4().hex[:8]}")  # MLflow keeps what it has opened under a name
     uri = uri_of(new)
     MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
     disk.fsync(new)

@@ -62,7 +62,7 @@ def connect(uri: str, experiment: str, runs: Path) -> Connection:
                     database.prepare(runs.resolve() / "mlflow.db", artifact_folder(runs))
                 client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 found = client.get_experiment_by_name(experiment) or _create(client, uri, experiment, runs)
-        except (*failures(), ImportError) as error:
+        except failures() as error:
             reason = explain(error).replace(uri, public(uri))
             raise UserError(f"cannot use MLflow at {public(uri)}: {reason}", "tracking.uri") from None
     if found.lifecycle_stage != "active":
@@ -74,11 +74,12 @@ def connect(uri: str, experiment: str, runs: Path) -> Connection:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What MLflow raises when its server, its database or the disk fails it. Anything else is a bug."""
+    """What MLflow raises when its server, its database, the driver of that or the disk fails it. Anything else is a
+    bug."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    return MlflowException, SQLAlchemyError, OSError, ImportError
 
 
 def explain(error: Exception) -> str:
