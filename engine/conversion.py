@@ -48,11 +48,10 @@ def convert(
         linear = model.get_submodule(name)
         weight = quantized.get(name)
         if weight is None:
-            packed, input_scale = PackedWeight.of(_weight(name, linear), dtype, keep_dense=keep_dense), None
+            packed = PackedWeight.of(_weight(name, linear), dtype, keep_dense=keep_dense)
         else:
             packed = PackedWeight.of_int8(weight.q_OI, weight.scale_O, keep_dense=keep_dense)
-            input_scale = weight.input_scale_I
-        model.set_submodule(name, EngineLinear(packed, linear.bias, input_scale))
+        model.set_submodule(name, EngineLinear(packed, linear.bias))
     if head != "fp32":
         if head_name is None:
             raise EngineError("this model has no output head to convert; leave head at fp32")

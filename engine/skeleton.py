@@ -26,6 +26,8 @@ def build(folder: Path) -> Any:
         raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # of a quantized checkpoint: it is about the file, not about this model
+        vars(config).pop("quantization_config", None)
         with init_empty_weights(include_buffers=False):
             model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
         model.tie_weights()

@@ -26,14 +26,12 @@ OFFSET_BYTES = 8
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """An int8 weight as a quantized checkpoint brings it: `W ≈ q · scale / input_scale`."""
+    """An int8 weight as a quantized checkpoint brings it: `W ≈ q · scale`."""
 
     q_OI: Tensor  # noqa: N815
     """int8."""
     scale_O: Tensor  # noqa: N815
     """fp32."""
-    input_scale_I: Tensor | None = None  # noqa: N815
-    """fp32, SmoothQuant's s: inputs are divided by it before they are quantized."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,7 @@ class Structure:
 @dataclass(frozen=True)
 class Checkpoint(Artifact):
     """A Hugging Face folder: config.json, model.safetensors, tokenizer files; and beside them, where
-    the model is pruned, `masks.safetensors`, and where it is quantized, `quantization.json`."""
+    the model is pruned, `masks.safetensors`. A quantized one is described in `engine.quantized_folders`."""
 
     @property
     def masks(self) -> Path | None:
@@ -102,8 +102,11 @@ class Checkpoint(Artifact):
         return Structure(**{**found, "linears": shapes})
 
     @property
-    def quantization(self) -> Path | None:
-        return _existing(self.path / "quantization.json")
+    def quantization(self) -> dict[str, Any] | None:
+        """What config.json says of quantization, or None for a model in floating point."""
+        config = _existing(self.path / "config.json")
+        found: dict[str, Any] | None = _read_json(config).get("quantization_config") if config else None
+        return found
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def load(checkpoint: Checkpoint, dtype: DType, option: str, head: DType = "fp32"
         raise UserError(reason, option)
     model = checkpoints.load(checkpoint)
     weights = {
-        name: Quantized(linear.weight.detach(), linear.weight_scale, linear.input_scale)
+        name: Quantized(linear.weight.detach(), linear.weight_scale)
         for name, linear in quantized.linears(model).items()
     }
     names = list(weights) if weights else list(families.of(checkpoint.path).prunable(model))

@@ -27,7 +27,7 @@ from engine.errors import EngineError
 from engine.linear import EngineLinear
 from engine.weights import DTYPES, DType, PackedWeight, Quantized
 from stages.families import get
-from stages.quantization import quantized
+from stages.quantization import quantized, writing
 from tests import tiny
 
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -432,14 +432,14 @@ def test_what_the_engine_would_not_run_is_not_saved(tmp_path: Path) -> None:
 
 
 def quantized_checkpoint(folder: Path) -> nn.Module:
-    """As the pipeline writes it, one linear with SmoothQuant's scale and one left in floating point."""
+    """As the pipeline writes it, one linear left in floating point."""
     tiny.save_tokenizer(folder)
     model = tiny.build()
     for number, (name, linear) in enumerate(get("causal_lm").prunable(model).items()):
         if number != 1:
-            smooth = torch.linspace(0.5, 2, linear.in_features) if number == 0 else None
-            model.set_submodule(name, quantized.Int8Linear.of(linear, smooth))
-    quantized.save(model, {}, {}, folder)
+            model.set_submodule(name, quantized.Int8Linear.of(linear))
+    described = writing.quantization_config(tiny.build(), list(quantized.linears(model)), own=False)
+    writing.save(model, {}, described, folder)
     return model
 
 
@@ -452,9 +452,7 @@ def test_a_quantized_checkpoint_is_read_with_its_int8_weights(tmp_path: Path) ->
         assert isinstance(weight, Quantized)
         assert torch.equal(weight.q_OI, linear.weight)
         assert torch.equal(weight.scale_O, linear.weight_scale)
-        assert (weight.input_scale_I is None) == (linear.input_scale is None)
         assert torch.equal(model.get_submodule(name).weight, linear.dequantized())
-    assert sum(weight.input_scale_I is not None for weight in found.values()) == 1
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -485,6 +483,13 @@ def test_checkpoints_that_lack_something_are_refused(tmp_path: Path) -> None:
     tensors.pop(f"{GATE}.weight_scale")
     save_file(tensors, tmp_path / record.WEIGHTS)
     with pytest.raises(EngineError, match=f"{GATE} has no int8 weight with a scale"):
+        checkpoints.read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_quantized_by_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path)
+    (tmp_path / "quantization.json").write_text('{"format": "squarehead-w8a8-1", "linears": []}')
+    with pytest.raises(EngineError, match="earlier version"):
         checkpoints.read_checkpoint(tmp_path)
 
 

@@ -46,8 +46,8 @@ def rounded(x_TI: Tensor, dtype: DType) -> Tensor:
     if dtype == "bf16":
         return x_TI.bfloat16().double()
     if dtype == "int8":
-        scale_T1 = (x_TI.abs().amax(1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        return (x_TI / scale_T1).round().double() * scale_T1.double()
+        scale_T1 = (x_TI.abs().amax(1, keepdim=True) / 127.5).clamp_min(torch.finfo(torch.float32).tiny)
+        return (x_TI / scale_T1).round().clamp(-128, 127).double() * scale_T1.double()
     return x_TI.double()
 
 

@@ -71,7 +71,7 @@ void quantize(const float* x, int64_t n, int64_t padded, bool is_unsigned, void*
   }
   float most;
   std::memcpy(&most, &largest, sizeof most);
-  float s = most / 127.0f;
+  float s = most / kActivationSteps;
   if (s < FLT_MIN) s = 1.0f;
   *scale = s;
   const __m256 divisor = _mm256_set1_ps(s);
@@ -80,7 +80,8 @@ void quantize(const float* x, int64_t n, int64_t padded, bool is_unsigned, void*
     alignas(32) float part[8] = {};
     alignas(32) int32_t whole[8];
     for (int64_t i = k; i < k + 8 && i < n; i++) part[i - k] = x[i];
-    const __m256i rounded = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_load_ps(part), divisor));
+    const __m256i nearest = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_load_ps(part), divisor));
+    const __m256i rounded = _mm256_min_epi32(nearest, _mm256_set1_epi32(127));
     _mm256_store_si256(reinterpret_cast<__m256i*>(whole), rounded);
     for (int i = 0; i < 8; i++) q[k + i] = uint8_t(whole[i] + (is_unsigned ? 128 : 0));
   }

@@ -24,7 +24,7 @@ void avx512_quantize(const float* x, int64_t n, int64_t padded, bool is_unsigned
   const uint32_t bits = _mm512_reduce_max_epu32(largest);
   float most;
   std::memcpy(&most, &bits, sizeof most);
-  float s = most / 127.0f;
+  float s = most / kActivationSteps;
   if (s < FLT_MIN) s = 1.0f;
   *scale = s;
   const __m512 divisor = _mm512_set1_ps(s);

@@ -1,4 +1,5 @@
 // Plain C++: right on every CPU, and what the other instruction sets are tested against.
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -31,14 +32,14 @@ void quantize(const float* x, int64_t n, int64_t padded, bool is_unsigned, void*
     if (std::isnan(magnitude)) most = magnitude;
     if (magnitude > most) most = magnitude;
   }
-  float s = most / 127.0f;
+  float s = most / kActivationSteps;
   if (s < FLT_MIN) s = 1.0f;
   *scale = s;
   auto* q = static_cast<uint8_t*>(out);
   for (int64_t k = 0; k < padded; k++) {
     const float scaled = k < n ? x[k] / s : 0.0f;
     // a token that is not finite has a scale that is not: its outputs are NaN whatever stands here
-    const int value = std::fabs(scaled) < 127.5f ? int(std::nearbyint(scaled)) : 0;
+    const int value = std::fabs(scaled) < 128.0f ? std::min(int(std::nearbyint(scaled)), 127) : 0;
     q[k] = uint8_t(value + (is_unsigned ? 128 : 0));
   }
 }

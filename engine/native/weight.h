@@ -12,6 +12,9 @@ constexpr int64_t kPanel = 16;   // output rows of a panel: the 32-bit lanes of 
 constexpr int64_t kPad = 64;     // inputs are padded to this many columns: one mask word of a row
 constexpr int64_t kFew = 8;      // tokens that the memory-bound kernels take at once
 constexpr int64_t kTail = 64;    // readable bytes behind the last value: expanding loads whole registers
+// A token's largest magnitude over its scale. compressed-tensors, whose logits should be ours, spans 255 steps by both
+// signs of it: what rounds to -128 stands, what rounds to 128 becomes 127.
+constexpr float kActivationSteps = 127.5f;
 
 // A weight matrix of `outputs` x `inputs`. Its unit of work is a row (fp32) or a panel of 16 rows (bf16, int8).
 //

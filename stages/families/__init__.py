@@ -98,6 +98,9 @@ class Family(Protocol):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The arguments of the model's forward."""
 
+    def example(self, model: nn.Module) -> dict[str, Tensor]:
+        """Small arguments of the model's forward, that show which of its parts run."""
+
     def read_by(self, batch: Batch, linear: str) -> Tensor:
         """bool (B, tokens): the real tokens among those that the linear of this name sees."""
 

@@ -92,6 +92,9 @@ class CausalLM(HuggingFaceFolder):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in batch.items() if name not in ("labels", "use")}
 
+    def example(self, model: nn.Module) -> dict[str, Tensor]:
+        return {"input_ids": probe_ids(model)}
+
     def read_by(self, batch: Batch, linear: str) -> Tensor:
         return batch["use"].bool()
 

@@ -43,6 +43,8 @@ class HuggingFaceFolder:
         from transformers.initialization import no_init_weights
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # of a quantized checkpoint: it is about the file, not about this model
+        vars(config).pop("quantization_config", None)
         with no_init_weights():
             model = self.auto_class.from_config(config, attn_implementation=self.attention).eval()
         model.tie_weights()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.generation import growing_cache
@@ -122,6 +123,10 @@ class TextToText(EncoderDecoder):
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+
+    def example(self, model: Any) -> dict[str, Tensor]:
+        ids_BT = torch.arange(1, 5)[None]
+        return {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT), "decoder_input_ids": ids_BT}
 
     # ---- texts ----
 

@@ -162,6 +162,10 @@ class Whisper(EncoderDecoder):
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         return {name: batch[name] for name in ("input_features", "decoder_input_ids")}
 
+    def example(self, model: Any) -> dict[str, Tensor]:
+        features_BMF = torch.zeros(1, model.config.num_mel_bins, 4 * FRAMES_PER_POSITION)
+        return {"input_features": features_BMF, "decoder_input_ids": torch.arange(1, 5)[None]}
+
     # ---- texts ----
 
     def _decode(self, model: Any, batch: Batch, decoding: Decoding) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.contracts import Log
 from stages.families import Batch, Family
@@ -20,11 +20,12 @@ def loss_increases(
     model: nn.Module,
     family: Family,
     targets: Collection[str],
-    input_scales: Mapping[str, Tensor],
     batch: Batch,
+    scale_dtype: torch.dtype,
     log: Log,
 ) -> dict[str, float]:
     """For each linear of `targets`: the mean loss in nats a token with it alone in W8A8, minus that of the model.
+    Scales are numbers of `scale_dtype`.
 
     Logs each as metric `loss_increase` at the linear's index in execution order. The model is left as it was.
     """
@@ -43,7 +44,7 @@ def loss_increases(
             if name not in targets:
                 continue
             before = [(block_name, block) for block_name, block in blocks[: _block_of(name, blocks)]]
-            with _returning(before, outputs), _replaced(model, name, Int8Linear.of(linear, input_scales.get(name))):
+            with _returning(before, outputs), _replaced(model, name, Int8Linear.of(linear, scale_dtype)):
                 increases[name] = _loss(model, family, batch) - base
             log.metrics({"loss_increase": increases[name]}, step)
             bar.advance(loss_increase=increases[name])

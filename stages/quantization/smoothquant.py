@@ -1,13 +1,12 @@
 """SmoothQuant (arXiv 2211.10438, section 4): outliers of activations move into the weights before rounding.
 
 `y = (x / s) (s ∘ W)ᵀ` is the same function for any s > 0; s_j = max|x_j|^alpha / max|W_j|^(1 - alpha) balances the
-ranges. Linears that share an input share s. Scaling columns keeps zeros zero.
+ranges. Linears that share an input share s. Scaling columns keeps zeros zero. What makes x is divided by s; where that
+cannot be (`stages.quantization.folding`), the linears stay as they are: W8A8 checkpoints have no place for s.
 """
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,11 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Log
 from stages.families import Batch, Family
+from stages.quantization.folding import Fold, fold_, folds
+from stages.quantization.wiring import wiring
+
+PROBE_TOKENS = 64
+"""Of one sample: as many as show who reads what."""
 
 
 def smoothing_scale(amax_I: Tensor, W_amax_I: Tensor, alpha: float) -> Tensor:
@@ -30,112 +34,62 @@ class Smoothing:
     """What was done to a model: function-preserving, before any rounding."""
 
     folded: dict[str, list[str]]
-    """Norm -> the linears it feeds: their scale now sits in the norm and in their weights."""
-    stored: dict[str, Tensor]
-    """Linear -> `s_I` to divide its input by; its weights are still to be multiplied (`Int8Linear.of`)."""
+    """Norm or linear -> the linears it feeds: their scale now sits in it and in their weights."""
+    unsmoothed: list[str]
+    """The linears to quantize whose scale nothing can take."""
 
 
 def smooth_(
-    model: nn.Module, family: Family, targets: Collection[str], batches: Sequence[Batch], alpha: float, log: Log
+    model: Any,
+    family: Family,
+    targets: Collection[str],
+    batches: Sequence[Batch],
+    alpha: float,
+    stored: torch.dtype,
+    log: Log,
 ) -> Smoothing:
-    """Smooths the linears `targets` by the activation maxima of `batches`, folding into norms where that is exact.
-
-    A scale is folded when every reader of the norm is a linear to scale; that nobody else reads it (a residual, a norm
-    that adds 1 to its weight) is verified on the model's output, and the fold undone where it is not so.
-    """
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = wiring(model, family, batches[0])
+    """Smooths the linears `targets` by the activation maxima of `batches`, wherever a scale folds exactly. `stored`:
+    the dtype in which norms will be stored."""
+    linears = family.prunable(model)
     amax = _maxima(model, family, {name: linears[name] for name in targets}, batches, log)
-    scales: dict[int, Tensor] = {}
-    for index, names in enumerate(found.shared):
-        chosen = [name for name in names if name in targets]
-        if chosen:
-            W_amax_I = torch.stack([linears[name].weight.detach().abs().amax(0) for name in chosen]).amax(0)
-            scales[index] = smoothing_scale(amax[chosen[0]], W_amax_I, alpha)
-    prunable = family.prunable(model)
-    foldable = [i for i in scales if i in found.norms and all(name in prunable for name in found.shared[i])]
+    inputs = family.inputs(_probe(batches[0]))
+    exact = folds(model, inputs, wiring(model, inputs), linears, targets)
     folded: dict[str, list[str]] = {}
-    probe = _probe(batches[0])
-    for kind in sorted({_kind(found.norms[i]) for i in foldable}):
-        indices = [i for i in foldable if _kind(found.norms[i]) == kind]
-        members = [found.norms[i] for i in indices] + [name for i in indices for name in found.shared[i]]
-        before = _logits(model, family, probe)
-        kept = {name: copy.deepcopy(model.get_submodule(name).state_dict()) for name in members}
-        for i in indices:
-            fold_(model.get_submodule(found.norms[i]), [linears[name] for name in found.shared[i]], scales[i])
-        if _same(before, _logits(model, family, probe)):
-            folded |= {found.norms[i]: found.shared[i] for i in indices}
-        else:
-            log.note(f"SmoothQuant: the scales of {kind} do not fold, they are stored with the linears")
-            for name, state in kept.items():
-                model.get_submodule(name).load_state_dict(state)
+    for fold in exact:
+        chosen = [name for name in fold.readers if name in amax]
+        if chosen:
+            fold_(model, fold, _scale(fold, amax[chosen[0]], [linears[name] for name in chosen], alpha), stored)
+            folded[fold.producer] = fold.readers
     inside = {name for names in folded.values() for name in names}
-    stored = {
-        name: s_I for i, s_I in scales.items() for name in found.shared[i] if name in targets and name not in inside
-    }
-    return Smoothing(folded, stored)
+    unsmoothed = [name for name in targets if name not in inside]
+    if unsmoothed:
+        log.note(
+            f"SmoothQuant: {len(unsmoothed)} of {len(targets)} linears stay unsmoothed, for example {unsmoothed[0]}: "
+            "nothing before them can take their scales"
+        )
+    return Smoothing(folded, unsmoothed)
 
 
-@dataclass
-class Wiring:
-    """What one forward pass shows of a model."""
-
-    shared: list[list[str]]
-    """Linears that see the same input, in execution order."""
-    norms: dict[int, str]
-    """Index into `shared` -> the module with one weight for each feature whose output they all see."""
-
-
-@torch.inference_mode()
-def wiring(model: nn.Module, family: Family, batch: Batch) -> Wiring:
-    """Tells by the identity of tensors, in one short pass, who feeds whom."""
-    alive: list[Tensor] = []
-    readers: dict[tuple[int, int], list[str]] = {}
-    writers: dict[tuple[int, int], str] = {}
-
-    def reads(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            alive.append(args[0])
-            readers.setdefault(_identity(args[0]), []).append(name)
-
-        return hook
-
-    def writes(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            alive.append(output)
-            writers[_identity(output)] = name
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear):
-            handles.append(module.register_forward_pre_hook(reads(name)))
-        elif isinstance(weight, nn.Parameter) and weight.dim() == 1:
-            handles.append(module.register_forward_hook(writes(name)))
-    try:
-        model(**family.inputs(_probe(batch)), use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    shared = list(readers.values())
-    norms = {index: writers[key] for index, key in enumerate(readers) if key in writers}
-    return Wiring(shared, norms)
+def _scale(fold: Fold, amax_I: Tensor, readers: Sequence[nn.Linear], alpha: float) -> Tensor:
+    """`s_I`; channels that come from the same one share their maxima, and so the scale."""
+    W_amax_I = torch.stack([linear.weight.detach().abs().amax(0) for linear in readers]).amax(0)
+    amax_I, W_amax_I = (fold.producer_scale(maxima_I)[fold.channels_I] for maxima_I in (amax_I, W_amax_I))
+    return smoothing_scale(amax_I, W_amax_I, alpha)
 
 
 @torch.inference_mode()
 def _maxima(
     model: Any, family: Family, linears: Mapping[str, nn.Linear], batches: Sequence[Batch], log: Log
 ) -> dict[str, Tensor]:
-    """`amax_I` of each linear's input over the tokens in use."""
+    """`amax_I` of each linear's input over the tokens in use. Linears that never run are left out."""
     found: dict[str, Tensor] = {}
     batch: Batch = {}
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            use_T = family.read_by(batch, name).flatten()
-            amax_I = args[0].reshape(-1, args[0].shape[-1])[use_T].abs().amax(0).float()
+            x_TI, use_T = args[0].reshape(-1, args[0].shape[-1]), family.read_by(batch, name).flatten()
+            # an expert sees some of the tokens; padding among them is not told apart
+            amax_I = (x_TI[use_T] if len(x_TI) == len(use_T) else x_TI).abs().amax(0).float()
             found[name] = torch.maximum(found[name], amax_I) if name in found else amax_I
 
         return hook
@@ -152,35 +106,6 @@ def _maxima(
     return found
 
 
-@torch.no_grad()
-def fold_(norm: nn.Module, linears: Sequence[nn.Linear], s_I: Tensor) -> None:
-    """Divides the norm's output by `s_I` and multiplies the linears' columns by it, in place."""
-    for _, parameter_I in norm.named_parameters():
-        parameter_I.copy_(parameter_I / s_I)
-    for linear in linears:
-        linear.weight.mul_(s_I)
-
-
 def _probe(batch: Batch) -> Batch:
-    return {name: tensor[:1] for name, tensor in batch.items()}
-
-
-@torch.inference_mode()
-def _logits(model: nn.Module, family: Family, batch: Batch) -> Tensor:
-    logits_BTV: Tensor = model(**family.inputs(batch), use_cache=False).logits
-    return logits_BTV
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Up to fp32 rounding through the whole depth of the model."""
-    return bool((a - b).abs().max() <= 1e-3 * a.abs().max())
-
-
-def _kind(name: str) -> str:
-    """`model.layers.3.input_layernorm` -> `model.layers.*.input_layernorm`."""
-    return re.sub(r"\.\d+\.", ".*.", name)
-
-
-def _identity(tensor: Tensor) -> tuple[int, int]:
-    """Equal for views of the same numbers, as long as the tensor lives."""
-    return tensor.data_ptr(), tensor.numel()
+    """One sample, its texts cut short."""
+    return {name: tensor[:1, :PROBE_TOKENS] if tensor.dim() == 2 else tensor[:1] for name, tensor in batch.items()}

@@ -227,8 +227,13 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         why = "needs its own remote code, which is never run" if "auto_map" in config else "is unknown to transformers"
         raise UserError(f"{label}: the model_type {model_type!r} {why}", OPTION)
-    if "quantization_config" in config:
-        raise UserError(f"{label}: its weights are quantized already; expected floating point", OPTION)
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UserError(
+            f"{label}: its weights are quantized already ({method or 'by an unnamed method'}), and only weights in "
+            "floating point are read; give the model that it was made from",
+            OPTION,
+        )
     if model_type not in family.model_types or _is_encoder_decoder(config) != _encodes(family):
         raise UserError(
             f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",

@@ -1,0 +1,90 @@
+"""Folders of W8A8 models: what is quantized stands in config.json, the numbers in a safetensors file.
+
+For each quantized linear NAME the file holds `NAME.weight` (int8, O x I) and `NAME.weight_scale` (O x 1, in the dtype
+of the rest): the format `int-quantized` of compressed-tensors, which transformers and vLLM read. A folder that stock
+loaders would misread states the method `squarehead` instead, and its file has a name that they do not look for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine.errors import EngineError
+from engine.weights import Quantized
+
+COMPRESSED_TENSORS, OWN = "compressed-tensors", "squarehead"
+WEIGHTS = {COMPRESSED_TENSORS: "model.safetensors", OWN: "int8.safetensors"}
+"""quant_method -> the file with the numbers."""
+FORMAT = "int-quantized"
+W8A8: dict[str, dict[str, Any]] = {
+    "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+    "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
+}
+"""The arithmetic of this project, as compressed-tensors writes it down."""
+
+
+def quantization_config(folder: Path) -> dict[str, Any] | None:
+    """What config.json says of quantization; None for a model in floating point.
+
+    Raises EngineError for a folder of an earlier version.
+    """
+    try:
+        found = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return None  # the loader of models in floating point tells what is wrong
+    if found is None and (folder / "quantization.json").exists():
+        raise EngineError(
+            f"{folder} was quantized by an earlier version, in a format no longer read; quantize it again"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def read(folder: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
+    """The quantized weights by the dotted names of their linears, and all other tensors by theirs.
+
+    Raises EngineError for files that are damaged, or quantized in another way.
+    """
+    config = quantization_config(folder)
+    if not isinstance(config, dict) or config.get("quant_method") not in WEIGHTS:
+        raise EngineError(f"{folder}: expected a quantization_config of one of the methods {', '.join(WEIGHTS)}")
+    if reason := _another_way(config):
+        raise EngineError(f"{folder}: {reason}; only int8 weights per channel with int8 activations per token are read")
+    file = folder / WEIGHTS[config["quant_method"]]
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{folder}: the quantized checkpoint cannot be read: {error}") from None
+    names = [key.removesuffix(".weight") for key, tensor in tensors.items() if tensor.dtype == torch.int8]
+    quantized = {name: _take(folder, name, tensors) for name in names}
+    if odd := [key for key in tensors if key.endswith(".weight_scale")]:
+        raise EngineError(f"{folder}: {odd[0]} has no int8 weight beside it")
+    return quantized, tensors
+
+
+def _another_way(config: dict[str, Any]) -> str | None:
+    """How the model is quantized, where that is not W8A8 as here."""
+    if config.get("format") != FORMAT:
+        return f"the format is {config.get('format')!r}, expected {FORMAT!r}"
+    for group in config.get("config_groups", {}).values():
+        if group.get("output_activations"):
+            return "output activations are quantized"
+        for part, expected in W8A8.items():
+            found = group.get(part) or {}
+            for key, value in expected.items():
+                if found.get(key) != value:
+                    return f"{part}.{key} is {found.get(key)!r}, expected {value!r}"
+    return None
+
+
+def _take(folder: Path, name: str, tensors: dict[str, Tensor]) -> Quantized:
+    q_OI, scale = tensors.pop(f"{name}.weight", None), tensors.pop(f"{name}.weight_scale", None)
+    if q_OI is None or scale is None or q_OI.dim() != 2 or scale.shape != (len(q_OI), 1):
+        raise EngineError(f"{folder}: {name} has no int8 weight with a scale for each output")
+    return Quantized(q_OI, scale[:, 0].float())
