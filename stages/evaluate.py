@@ -209,6 +209,7 @@ def _generation(
             "length_penalty": config.length_penalty,
             "max_new_tokens": config.max_new_tokens,
             "early_stopping": model.generation_config.early_stopping or False,
+            **encoder_decoder.own_rules(model),
             "cut_off": sum(item.cut_off for item in items),
             "data_digest": data.digest,
         }

@@ -52,6 +52,7 @@ def prepared(kind: str, folder: Path) -> tuple[Checkpoint, DataSet]:
 
 def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
     model, data = prepared("mbart50", tmp_path)
+    change(model.path / "generation_config.json", {"no_repeat_ngram_size": 2, "min_length": 3})
     before = tensors(model)
     asked = DenseSlice(training=training(optimizer="adafactor", **LENGTH), distill=TASK)
     trained, _ = ran(tmp_path, dense, asked, "dense", {"model": model, "data": data})
@@ -75,6 +76,8 @@ def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
     for name, judge in (("tuned", tuned), ("int8", int8)):
         texts, told = ran(tmp_path, evaluate, judged, f"texts of {name}", {"model": judge, "data": data})
         assert {"bleu", "chrf"} <= told.found["metrics"].keys()
+        protocol = json.loads((texts.path / "metrics.json").read_text())["bleu"]["protocol"]
+        assert (protocol["no_repeat_ngram_size"], protocol["min_length"]) == (2, 3)
         lines = [json.loads(line) for line in (texts.path / "hypotheses.jsonl").read_text().splitlines()]
         assert len(lines) == 4
         assert not any("de_DE" in line["hypothesis"] for line in lines)

@@ -23,6 +23,15 @@ from stages.tokens import IGNORED
 PAD_MULTIPLE = 8
 """Batches are padded to multiples of it: with fewer shapes, torch makes fewer kernels (a fifth of a step)."""
 
+OWN_RULES = (
+    "min_length",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "forced_eos_token_id",
+)
+"""Settings of published BART, Pegasus and Marian checkpoints."""
+
 Example = dict[str, Any]
 """One row of `Examples`: `labels` (token ids, the prompt's but the first, then the text's and eos), `size` (what it
 costs, to bring like rows together), `reference` (the text), `id`, and what the encoder reads."""
@@ -254,6 +263,12 @@ def decoder_start(folder: Path) -> int | None:
             if stated is not None:
                 return int(stated)
     return getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
+
+
+def own_rules(model: Any) -> dict[str, Any]:
+    """What a checkpoint's generation settings change in the texts of a search, beyond what `Decoding` says."""
+    stated = {rule: getattr(model.generation_config, rule, None) for rule in OWN_RULES}
+    return {rule: value for rule, value in stated.items() if value}
 
 
 def prompt_ids(prompt: Sequence[int], rows: int, device: torch.device) -> Tensor:
