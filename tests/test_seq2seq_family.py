@@ -115,6 +115,7 @@ def test_texts_end_no_sooner_than_asked(made: Made) -> None:
     assert [len(ids) for ids in found] == [6, 6]
 
 
+@pytest.mark.parametrize("made", tiny_seq2seq.CLASSES, indirect=True)
 def test_hessians_of_the_walk_are_those_of_plain_forwards_without_padding(made: Made) -> None:
     model = made.load()
     rows = made.rows(model)
@@ -153,6 +154,7 @@ def plain_hessians(model: Any, linears: dict[str, nn.Linear], rows: list[Batch])
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("made", tiny_seq2seq.CLASSES, indirect=True)
 def test_the_engine_computes_and_writes_the_same_after_it_was_saved(made: Made, tmp_path: Path) -> None:
     model = made.load()
     prunable = FAMILY.prunable(model)

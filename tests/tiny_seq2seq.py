@@ -33,6 +33,8 @@ KINDS = (
     *("bart", "mbart", "mbart50", "marian", "marian_multilingual", "m2m_100", "nllb", "pegasus", "blenderbot"),
     *("blenderbot-small", "mvp", "plbart", "umt5"),
 )
+CLASSES = tuple(kind for kind in KINDS if kind not in MODEL_TYPES)
+"""One kind of each model class."""
 CONTEXT = 30
 """No multiple of what batches are padded to."""
 SIZES: dict[str, Any] = {
