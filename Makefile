@@ -11,7 +11,7 @@ DIGEST = $$($(BIN)/python -c 'from engine import sources; print(sources.digest()
 SANITIZED := build/sanitized/kernels.so
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep watch test sanitize lint reproduce report dashboard verify gc clean \
+.PHONY: help env run plan sweep watch test zoo sanitize lint reproduce report dashboard verify gc clean \
 	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
@@ -55,6 +55,9 @@ dashboard: env ## Serve MLflow on 127.0.0.1 with the experiment open
 
 test: env ## Run the tests
 	$(TESTING) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+zoo: env ## Take every architecture that can be built small through all stages; writes docs/models.md (a quarter of an hour)
+	$(TESTING) $(BIN)/python -m tests.model_zoo $(ARGS)
 
 # the sanitizer's library must come first, and C++'s with it: torch throws, and that is watched too; it reports to the
 # terminal and ends the process, so pytest must not capture that

@@ -45,6 +45,7 @@ def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
         item = plan[name]
         try:
             early.check(item.node.stage, item.node.config, model, data)
+            early.check_start(item.node.config, _sparsity(entries["model"]))
             if check := getattr(importlib.import_module(item.spec.module), "check", None):
                 check(item.node.config, model, data)
         except UserError as error:
@@ -62,6 +63,7 @@ def early_problems(plan: Plan) -> Problems:
         item = plan[name]
         try:
             early.check(item.node.stage, item.node.config, model, data)
+            early.check_start(item.node.config, _sparsity(plan["model"].entry))
         except UserError as error:
             found[name] = error
     return found
@@ -100,6 +102,11 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
             )
         )
     return found
+
+
+def _sparsity(model: Entry | None) -> float:
+    """Of a model that came sparse; 0 for a dense one."""
+    return float(model.meta["metrics"].get("sparsity", 0.0)) if model else 0.0
 
 
 def working(plan: Plan) -> list[str]:

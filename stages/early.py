@@ -39,6 +39,24 @@ def check_structure(stage: str, config: BaseModel, model: Structure, data: DataS
     _CHECKS[stage](config, model, data)
 
 
+SPARE = 0.01
+"""Zeros beyond a level that may stay (`stages.pruning`)."""
+
+
+def check_start(config: BaseModel, zeros: float) -> None:
+    """Raises UserError for a level below the share of `zeros` with which the model came."""
+    for level, option in (
+        (config.sparsity, "sparsity") if isinstance(config, PruneSlice) else (0.0, ""),
+        (config.cubic.initial, "schedule.initial") if isinstance(config, FinetuneSlice) and config.cubic else (0.0, ""),
+    ):
+        if level and level < zeros - SPARE:
+            raise UserError(
+                f"the model comes with {zeros:.1%} zeros, which pruning to {level:.1%} would have to undo; choose a "
+                "level above that, or model.masks=none to forget its zeros",
+                option,
+            )
+
+
 def _prune(config: PruneSlice, model: Structure, data: DataSet | None) -> None:
     if config.sparsity:
         check_pruner(config.prune, model)
