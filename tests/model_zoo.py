@@ -24,7 +24,7 @@ from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserEr
 from pipeline.schema import EvaluateSlice, FinetuneSlice, PruneSlice
 from stages import calibrate, checkpoints, early, engine_models, evaluate, families, finetune, masks, prune, quantize
 from stages.sources import model as source
-from tests import tiny
+from tests import tiny, tiny_classes
 from tests.composed import config_of
 from tests.recording import RecordingLog
 
@@ -69,6 +69,7 @@ def build(model_type: str) -> Any:
     kind = CONFIG_MAPPING[model_type]
     known = kind().to_dict()
     settings = {key: value for key, value in SMALL.items() if key in known}
+    settings |= tiny_classes.MIXTURES.get(model_type, {})
     config = kind(**settings)
     torch.manual_seed(0)
     with torch.device("meta"):
