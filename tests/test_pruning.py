@@ -441,7 +441,6 @@ def test_skipped_linears_stay_dense_and_have_no_mask(tmp_path: Path) -> None:
     ("changes", "sparsity", "option", "says"),
     [
         ({"skip": ["q_proj"]}, 0.5, "prune.skip", "matches no linear"),
-        ({"skip": ["("]}, 0.5, "prune.skip", "no regular expression"),
         ({"skip": [".*"]}, 0.5, "prune.skip", "nothing is left"),
         ({"pattern": "2:6"}, 1 - 2 / 6, "prune.pattern", "do not divide 32"),
         ({"pattern": "2:4"}, 0.7, "sparsity", "means sparsity=0.5"),
