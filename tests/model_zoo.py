@@ -29,7 +29,7 @@ from tests.composed import config_of
 from tests.recording import RecordingLog
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "models.md"
-SECONDS = 120
+SECONDS = 60
 """For one class."""
 SMALL = {
     "vocab_size": 320, "hidden_size": 32, "d_model": 32, "n_embd": 32, "intermediate_size": 64, "ffn_dim": 64,
@@ -92,6 +92,8 @@ def examine(model_type: str, folder: Path) -> Found:
     try:
         model, share = _imported(folder)
         _through(model, folder, built)
+    except TimeoutError:
+        raise
     except UserError as error:
         return Found(model_type, "refused", str(error)[:140], share)
     except Exception as error:

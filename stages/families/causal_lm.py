@@ -136,8 +136,9 @@ class CausalLM(HuggingFaceFolder):
             h_ND = h_BTD.flatten(0, 1)
             for head in (OwnHead(model, decoder, output) for decoder in decoders):
                 if agree(head(h_ND), logits_BTV.flatten(0, 1)):
-                    # a cap shows in large logits only
-                    is_plain = all(agree(head(size * h_ND), plain(size * h_ND)) for size in (1, 100))
+                    # some transform what the decoder puts out first; a cap shows in large logits only
+                    fits = next(plain.parameters()).shape[-1] == h_ND.shape[-1]
+                    is_plain = fits and all(agree(head(size * h_ND), plain(size * h_ND)) for size in (1, 100))
                     return plain if is_plain else head
         finally:
             model.train(was_training)
