@@ -352,7 +352,7 @@ class Distill(Strict):
 class Quantize(Strict):
     scheme: Literal["none", "w8a8"]
     smooth: float = Field(ge=0, le=1)
-    """SmoothQuant's migration strength (arXiv 2211.10438); 0 is off."""
+    """SmoothQuant's migration strength (arXiv 2211.10438), where a scale folds exactly; 0 is off."""
     skip: list[str]
     """Regular expressions of linears to leave in floating point (full match on the dotted name)."""
     skip_sensitive: int = Field(ge=0)
