@@ -224,7 +224,7 @@ def states_by_hooks(blocks: Sequence[tuple[str, nn.Module]], run: Callable[[], T
     found: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
+        found.append(output[0] if isinstance(output, tuple | list) else output)
 
     handles = [block.register_forward_hook(keep) for _, block in blocks]
     try:
