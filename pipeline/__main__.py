@@ -144,7 +144,12 @@ def _run(
         run_plan(plan, config, stores, tracker, console, folder, bars, outcomes, failed)
         ok = went_well(summary(outcomes))
     finally:
-        write_json(summary(outcomes), folder / SUMMARY)
+        try:
+            write_json(summary(outcomes), folder / SUMMARY)
+        except OSError as error:  # MLflow and the terminal can still be told
+            ok = False
+            refused = os_errors.of_this_line(error)
+            console.print(f"[red]✗ record[/]: {escape(str(refused))}", highlight=False, soft_wrap=True)
         measured = any(it.status == "done" and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
         # of a sweep's jobs only those that bring something new: it takes as long as all the rest of a stored one
         plot = _plot(outcomes, stores, folder, console) if measured or not job.sweep else None
@@ -201,6 +206,7 @@ def main() -> None:
 
     try:
         try:
+            credentials.refuse_elsewhere(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
         except StoppedError as stopped:
             raise stopped.__cause__ or stopped from None

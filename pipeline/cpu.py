@@ -40,6 +40,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def most_threads() -> int:
+    """More only wait for each other, and far more end in a crash of torch."""
+    return 8 * cores()
+
+
 def use(threads: int) -> None:
     """So many, for what this process computes from here on. torch reads the variable when it is first imported, and
     must be told later on."""

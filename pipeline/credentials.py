@@ -1,8 +1,9 @@
-"""Names and passwords in addresses: used, and written nowhere.
+"""Names, passwords and tokens in addresses: used, and written nowhere.
 
 `tracking.uri=http://name:password@host` works; what is recorded, shown and logged is `http://host`, and the whole
 address goes on in the environment of this process and its children. So do MLFLOW_TRACKING_USERNAME and
-MLFLOW_TRACKING_PASSWORD, which MLflow reads itself and which are the better way.
+MLFLOW_TRACKING_PASSWORD, which MLflow reads itself and which are the better way. No other
+option has a use for credentials (`refuse_elsewhere`).
 """
 
 from __future__ import annotations
@@ -13,15 +14,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.contracts import UserError
+
 VARIABLE = "SQUAREHEAD_TRACKING_URI"
-_USER_INFO = re.compile(r"(\w\\*:\\*/\\*/)[^/\s'\"]+@")
-"""In a URI, also as Hydra writes it, with backslashes."""
+_USER_INFO = re.compile(
+    r"""(:\\*/\\*/)(?:
+        [^\s/'"<>]+                                  # up to the host's @
+        | [^\s/'"<>@:]*:(?!\d*\\*[/?\#])[^\s'"<>@]*   # a password that holds a slash; but no port and path
+    )@""",
+    re.VERBOSE,
+)
+"""In a URI, also as Hydra and LaTeX write it, with backslashes."""
+_TOKEN = re.compile(
+    r"""([?&;](?:[\w\\-]*(?:token|passw|pwd|secret|api[-_]?key|signature|credential)[\w\\-]*|sig|key)\\*=)[^&;\s'"<>]+""",
+    re.IGNORECASE,
+)
+"""In the query of a URI."""
 _OPTION = re.compile(r"(\+{0,2}tracking\.uri=)(.*)", re.DOTALL)
 
 
 def public(text: str) -> str:
-    """Without the names and passwords that URIs in it may carry."""
-    return _USER_INFO.sub(r"\1", text)
+    """Without the names, passwords and tokens that URIs in it may carry."""
+    return _TOKEN.sub(r"\1***", _USER_INFO.sub(r"\1", text)) if "//" in text else text
 
 
 def public_values(value: Any) -> Any:
@@ -59,6 +73,15 @@ def withdraw_from(arguments: Sequence[str]) -> list[str]:
                 argument = option[1] + public(option[2])
         found.append(argument)
     return found
+
+
+def refuse_elsewhere(arguments: Sequence[str]) -> None:
+    """Raises UserError for credentials in other options than `tracking.uri`, which would be recorded by Hydra."""
+    for argument in arguments:
+        option, _, value = argument.lstrip("+~").partition("=")
+        bare = re.sub(r"""['"<>]""", "_", value)  # a password may have quotes
+        if public(bare) != bare:
+            raise UserError("a name, password or token in this address would be recorded; leave it out", option)
 
 
 def clean_files(folder: Path, pattern: str) -> None:

@@ -118,7 +118,9 @@ def is_held(path: Path) -> bool:
 
 def is_full(error: BaseException | None) -> bool:
     """Whether an error comes from a full disk or quota; libraries wrap that in errors of their own."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:  # what an error came of may lead back to itself
+        seen.append(error)
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
         if any(os.strerror(code) in str(error) for code in _FULL):

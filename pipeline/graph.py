@@ -7,6 +7,7 @@ with other targets share the rungs below. A model from scratch has its tokenizer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
@@ -29,6 +30,7 @@ from pipeline.schema import (
     Training,
     parse_pattern,
 )
+from stages.benchmarking.names import BACKENDS
 from stages.schedule import rungs
 
 TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
@@ -38,8 +40,6 @@ PREPARED = ("translation", "speech")
 """Data formats that models do not read as they are."""
 
 
-MOST_THREADS_PER_CORE = 8
-"""More only wait for each other, and far more end in a crash of torch."""
 BASELINE = "dense_eval"
 """The evaluation that all others are compared with."""
 JUDGED_BY_BASELINE = ("calibrate", "prune", "finetune", "quantize")
@@ -63,11 +63,10 @@ Graph = dict[str, Node]
 
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
     """Settles what depends on the machine before anything is fingerprinted: `auto` device, precision and runtime, 0
-    threads."""
-    for option, asked in (("threads", config.threads), ("benchmark.threads", config.benchmark.threads)):
-        if asked > (most := MOST_THREADS_PER_CORE * cpu.cores()):
-            raise UserError(f"got {asked}, this machine has {cpu.cores()} cores; expected at most {most}", option)
-    threads = config.threads or max(1, cpu.cores() // min(parallel_jobs, cpu.cores()))
+    threads. `parallel_jobs` on this machine; 0: they run on other ones, whose cores are not known."""
+    if parallel_jobs:
+        _check_threads(config)
+    threads = config.threads or max(1, cpu.cores() // min(max(parallel_jobs, 1), cpu.cores()))
     device = config.device if config.device != "auto" else "cuda" if gpu.models() else "cpu"
     precision = "bf16" if device == "cuda" or cpu.has_bf16() else "fp32"
     int8_runtime = config.evaluate.int8_runtime
@@ -88,6 +87,13 @@ def resolve(config: Config, parallel_jobs: int = 1) -> Config:
             "benchmark": config.benchmark.model_copy(update={"threads": config.benchmark.threads or threads}),
         }
     )
+
+
+def _check_threads(config: Config) -> None:
+    most = cpu.most_threads()
+    for option, asked in (("threads", config.threads), ("benchmark.threads", config.benchmark.threads)):
+        if asked > most:
+            raise UserError(f"got {asked}, this machine has {cpu.cores()} cores; expected at most {most}", option)
 
 
 def build(config: Config) -> Graph:
@@ -172,10 +178,16 @@ def build(config: Config) -> Graph:
         quantized = add("quantize", "quantize", config.quantize, model=sparse, calibration=scales_from)
         evaluate("evaluate_q", quantized, judge_int8)
     if config.benchmark.enabled:
+        _check_backends(config.benchmark.backends)
         slice_ = BenchmarkSlice(**{key: getattr(config.benchmark, key) for key in BenchmarkSlice.model_fields})
         add("benchmark", "benchmark", slice_, data=data, dense=dense, sparse=sparse if sparse != dense else None,
             quantized=quantized, quantized_dense=quantized_dense)  # fmt: skip
     return graph
+
+
+def _check_backends(backends: Sequence[str]) -> None:
+    if unknown := [name for name in backends if name not in BACKENDS]:
+        raise UserError(f"no backend {unknown[0]!r}; there are: {', '.join(BACKENDS)}", "benchmark.backends")
 
 
 def ancestors(graph: Graph, name: str) -> set[str]:

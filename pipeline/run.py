@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from pipeline import cpu, heap, preflight
 from pipeline.contracts import Artifact, Stopped, UserError
+from pipeline.credentials import public
 from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
@@ -240,12 +241,15 @@ def _with_commit(item: Planned) -> Any:
 def _explain(error: Exception, name: str, folder: Path) -> str:
     """One line. The traceback of what is no user's error goes into a file of the job."""
     if isinstance(error, UserError | Stopped):
-        return str(error)
+        return public(str(error))
+    if isinstance(error, OSError) and error.errno:  # what the system says of a disk, a folder or a limit is no bug
+        where = f": {error.filename}" if error.filename else ""
+        return public(f"{error.strerror or type(error).__name__}{where}")
     kept = folder / f"{name}.traceback.txt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        kept.write_text(public("".join(traceback.format_exception(error))), encoding="utf-8")
         where = f" (traceback: {kept})"
     except OSError:
         where = ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+    return public(f"{type(error).__name__}: {' '.join(str(error).split())}") + where

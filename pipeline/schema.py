@@ -302,7 +302,7 @@ class Prune(Strict):
         if value != "unstructured":
             keep, group = parse_pattern(value)
             if not 0 < keep < group:
-                raise ValueError(f"N:M keeps N of M weights with 0 < N < M, got {value}")
+                raise ValueError("expected N:M with 0 < N < M, which keeps N of each M weights")
         return value
 
 
@@ -463,7 +463,7 @@ class Benchmark(Strict):
     @model_validator(mode="after")
     def _measures_something(self) -> Benchmark:
         if self.enabled and not self.backends:
-            raise ValueError("no backends to measure; name some, or choose benchmark=none")
+            raise UserError("no backends to measure; name some, or choose benchmark=none", "benchmark.backends")
         return self
 
 
@@ -583,7 +583,7 @@ class Config(Strict):
 
 
 class CacheRules(Strict):
-    folder: str
+    folder: str = Field(min_length=1)
     """Of sources (models, data), shared by all projects of this user."""
     code: Literal["warn", "strict"]
     """What a stored result made by other code is: a hit with a warning, or a miss."""

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.contracts import UserError
+from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
 from pipeline.headline import is_quality
@@ -129,7 +130,7 @@ def summary(outcomes: Outcomes) -> dict[str, Any]:
 
 def write_json(value: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(value, indent=1))
+    replace_text(path, json.dumps(public_values(value), indent=1))
 
 
 def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:

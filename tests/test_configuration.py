@@ -89,7 +89,7 @@ def test_the_table_of_peers_has_every_backend() -> None:
         ("quantize.skip=['[']", "quantize.skip", "is no regular expression"),
         ("runs=''", "runs", "at least 1 character"),
         ("tracking.experiment=''", "tracking.experiment", "at least 1 character"),
-        ("benchmark.backends=[]", "benchmark", "no backends to measure"),
+        ("benchmark.backends=[]", "benchmark.backends", "no backends to measure"),
         ("reference=t6", "reference", "no published table 't6'"),
         ("dense.training.teacher_cache_gb=1", "dense", "finetune.teacher_cache_gb"),
         ("evaluate.tasks=[{name: gsm8k}, {name: gsm8k, shots: 8}]", "evaluate", "gsm8k stands there twice"),

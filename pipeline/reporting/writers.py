@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from io import StringIO
@@ -35,7 +36,7 @@ LATEX = {
 def markdown(study: Study) -> str:
     template = _environment(autoescape=False).get_template("report.md.j2")
     return template.render(study=study, tables=tables.everything(study), state=state, empty=EMPTY,
-                           common=choices.common(study.jobs), cell=_markdown_cell)  # fmt: skip
+                           common=choices.common(study.jobs), cell=_markdown_cell, md=md, code=_code)  # fmt: skip
 
 
 def latex(study: Study) -> str:
@@ -47,7 +48,9 @@ def latex(study: Study) -> str:
     ).get_template("report.tex.j2")  # fmt: skip
     wanted = [replace(table, columns=fitting(table, WIDTH)) for table in tables.everything(study)
               if table.name in PAPER]  # fmt: skip
-    return template.render(study=study, tables=wanted, tex=tex, empty=EMPTY)
+    return template.render(
+        study=study, tables=wanted, tex=tex, empty=EMPTY, one_line=lambda text: " ".join(text.split())
+    )
 
 
 def comma_separated(study: Study) -> str:
@@ -178,11 +181,23 @@ def tex(text: str) -> str:
     return "".join(LATEX.get(sign, sign) for sign in text)
 
 
+def md(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, no columns."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    """Between backticks, more of them than stand in the text: there nothing has a meaning."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"{fence}{text}{fence}"
+
+
 def _markdown_cell(table: Table, row: dict[str, Any], key: str) -> str:
     cell = row.get(key, EMPTY)
-    text = cell.text.replace("|", "\\|")
+    text = md(cell.text)
     if key == "command" and text:
-        return f"`{text}`"
+        return _code(cell.text.replace("|", "\\|"))
     return f"**{text}**" if cell.best else text
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.contracts import UserError
+from pipeline.credentials import public
 from pipeline.graph import build, resolve
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.schema import Config, parse
@@ -55,10 +56,10 @@ def plan_jobs(master: DictConfig, dealt: Sequence[list[str]], parallel: int) -> 
     for num, (overrides, composed) in enumerate(zip(dealt, _compose(master, dealt), strict=True)):
         try:
             parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-            config = resolve(parsed, max(parallel, 1))
+            config = resolve(parsed, parallel)
             plan = make_plan(config, build(config), Stores.of(config), reasons=False)
         except (UserError, OmegaConfBaseException) as error:
-            plans.append(JobPlan(sweep_job(num, overrides, common, {}, error=str(error).splitlines()[0]), None))
+            plans.append(JobPlan(sweep_job(num, overrides, common, {}, error=public(str(error).splitlines()[0])), None))
             continue
         plans.append(JobPlan(sweep_job(num, overrides, common, plan), config, plan, parsed.threads))
     return plans

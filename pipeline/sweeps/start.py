@@ -46,11 +46,25 @@ class SweepStart(Callback):  # type: ignore[misc]
         if SweepStart.begun is None and config.hydra.mode == RunMode.MULTIRUN and is_local(config):
             ending.end_with_parent()
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Before Hydra makes the folder of a single job."""
+        try:
+            _check_runs(config)
+        except UserError as error:
+            raise StoppedError from error
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
+            _check_runs(config)
             SweepStart.begun = begin(config, table_console())
         except Exception as error:
             raise StoppedError from error
+
+
+def _check_runs(config: DictConfig) -> None:
+    """Without a name, `runs` would be the root of the file system."""
+    if not str(config.runs).strip():
+        raise UserError("expected the name of a folder, got nothing", "runs")
 
 
 def begin(master: DictConfig, console: Console) -> Sweep:
@@ -58,6 +72,8 @@ def begin(master: DictConfig, console: Console) -> Sweep:
     dealt = deal(master) if is_listed(master) else []
     side_by_side = min(parallel(master), len(dealt)) if dealt else parallel(master)
     plans = plan_jobs(master, dealt, side_by_side) if dealt else []
+    if twice := sorted({" ".join(line) for line in dealt if dealt.count(line) > 1}):
+        warn(f"several jobs are the same: {twice[0]}", console)
     if master.dry_run:
         show_plans(plans, console)
         refused = [(job, preflight.early_problems(job.plan)) for job in plans]
@@ -102,6 +118,11 @@ def parallel(master: Any) -> int:
     if not is_local(master):
         return 0
     asked = int(master.hydra.launcher.get("n_jobs", 1))
+    if asked == 0 or asked > cpu.most_threads():
+        raise UserError(
+            f"expected 1 to {cpu.most_threads()} jobs side by side, or -1 for one a core, got {asked}",
+            "hydra.launcher.n_jobs",
+        )
     return asked if asked > 0 else cpu.cores()
 
 

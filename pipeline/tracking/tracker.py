@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pipeline.contracts import UserError
+from pipeline.credentials import public
 from pipeline.environment import environment
 from pipeline.job import Job
 from pipeline.process import this_process
@@ -176,11 +177,11 @@ class _MlflowStageRun:
 
     def fail(self, error: BaseException) -> None:
         self._flush()
-        report = "".join(traceback.format_exception(error))
+        report = public("".join(traceback.format_exception(error)))
 
         def close() -> None:
             view = self._tracker.view
-            view.log(self._run_id, tags={"error": f"{type(error).__name__}: {error}"})
+            view.log(self._run_id, tags={"error": public(f"{type(error).__name__}: {error}")})
             view.connection.client.log_text(self._run_id, report, "error.txt")
             view.close(self._run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 

@@ -1,4 +1,4 @@
-"""Backends of the benchmark: ways to run a checkpoint. A new one is one file and one line in `BACKENDS`."""
+"""Backends of the benchmark: ways to run a checkpoint. A new one is one file and one line in `names`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pipeline.contracts import Checkpoint, UserError
+from stages.benchmarking.names import BACKENDS
 from stages.benchmarking.workloads import Sample
 
 
@@ -50,26 +51,6 @@ class Backend(Protocol):
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
         """Loads a checkpoint into the form that this backend computes with."""
-
-
-BACKENDS = {
-    "torch_fp32": "stages.benchmarking.torch_backends:TorchFp32",
-    "torch_bf16": "stages.benchmarking.torch_backends:TorchBf16",
-    "torch_int8": "stages.benchmarking.torch_backends:TorchInt8",
-    "torch_csr": "stages.benchmarking.torch_backends:TorchCsr",
-    "engine_fp32": "stages.benchmarking.engine_backends:EngineFp32",
-    "engine_bf16": "stages.benchmarking.engine_backends:EngineBf16",
-    "engine_int8": "stages.benchmarking.engine_backends:EngineInt8",
-    "engine_int8_head": "stages.benchmarking.engine_backends:EngineInt8Head",
-    "squarehead_w8a8": "stages.benchmarking.torch_backends:SquareheadW8A8",
-    "onnxruntime_fp32": "stages.benchmarking.peer_backends:OnnxRuntimeFp32",
-    "onnxruntime_int8": "stages.benchmarking.peer_backends:OnnxRuntimeInt8",
-    "deepsparse_fp32": "stages.benchmarking.peer_backends:DeepSparseFp32",
-    "deepsparse_int8": "stages.benchmarking.peer_backends:DeepSparseInt8",
-    "llamacpp_q8_0": "stages.benchmarking.peer_backends:LlamaCppQ8",
-    "llamacpp_q4_k": "stages.benchmarking.peer_backends:LlamaCppQ4K",
-}
-"""Name -> where its class is; imported when asked for."""
 
 
 def get(name: str) -> Backend:
