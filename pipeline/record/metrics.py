@@ -1,0 +1,141 @@
+"""What a stage measured, with its error, unit and direction, from its files to the terminal, MLflow and reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.record.units import LM_EVAL, UNITS, Unit
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    value: float
+    stderr: float | None = None
+    unit: str = ""
+    """`%`, `tokens/s`; `fraction` is shown in percent; empty for plain numbers."""
+    higher_is_better: bool | None = None
+    """None where it has no direction: it describes a result and ranks none."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """How it was measured; of a benchmark `backend`, `model` and `quantity`."""
+    recovery: float | None = None
+    """Percent of the dense model's quality; None where it was not compared."""
+
+    @property
+    def is_quality(self) -> bool:
+        """Whether an evaluation ranks models by it."""
+        return self.higher_is_better is not None
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "name" and value not in (None, "", {})}
+
+
+Metrics = dict[str, Metric]
+"""By name, in the order in which the stage gave them."""
+
+
+def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> Metrics:
+    """The metrics of a stage's `summary`, with what `metrics.json` and `benchmark.json` in its folder say of them.
+    Without a folder (a record by an older version, whose result is gone) the summary is all there is."""
+    known: Iterable[Metric]
+    if stage == "evaluate":
+        known = _evaluation(summary, _read(folder, "metrics.json") or _summarized(summary))
+    elif stage == "benchmark":
+        rows = _read(folder, "benchmark.json").get("rows") or [_row(name) for name in summary]
+        known = _benchmark(summary, rows)
+    else:
+        units = UNITS.get(stage, {})
+        known = (_plain(name, value, units.get(name, Unit())) for name, value in summary.items())
+    found = {metric.name: metric for metric in known}
+    covered = found.keys() | flat(found).keys()
+    return found | {name: Metric(name, float(value)) for name, value in summary.items() if name not in covered}
+
+
+def from_json(stage: str, record: Mapping[str, Any]) -> Metrics:
+    """The metrics of an outcome in a record. Older versions wrote the stage's summary itself."""
+    if all(isinstance(value, Mapping) for value in record.values()):
+        return {name: Metric(name, **value) for name, value in record.items()}
+    return of_result(stage, record, None)
+
+
+def flat(metrics: Metrics) -> dict[str, float]:
+    """As a stage's summary has them: standard errors and recoveries as numbers of their own, for charts."""
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        found[name] = metric.value
+        if metric.stderr is not None:
+            found[f"{name}_stderr"] = metric.stderr
+        if metric.recovery is not None:
+            found[f"{name}_recovery"] = metric.recovery
+    return found
+
+
+def qualities(metrics: Metrics) -> list[Metric]:
+    """Those of an evaluation by which models are ranked, the most important first: exact answers, or else the first."""
+    ranked = [metric for metric in metrics.values() if metric.is_quality]
+    return sorted(ranked, key=lambda metric: metric.protocol.get("metric") != "exact_match")
+
+
+def _evaluation(summary: Mapping[str, float], measured: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, metric in measured.items():
+        protocol = metric.get("protocol", {})
+        unit = UNITS["evaluate"].get(name) or LM_EVAL.get(protocol.get("metric", ""), Unit())
+        higher = protocol.get("higher_is_better", unit.higher_is_better)
+        yield Metric(
+            name=name,
+            value=float(metric["value"]),
+            stderr=metric.get("stderr"),
+            unit=unit.unit,
+            higher_is_better=higher is not False,  # None: lm-eval's default is that higher is better
+            protocol=protocol,
+            recovery=summary.get(f"{name}_recovery"),
+        )
+
+
+def _summarized(summary: Mapping[str, float]) -> dict[str, Any]:
+    """The same as metrics.json, as far as a summary alone tells: standard errors and recoveries belong to the metric
+    they are named after, and the parts of word errors are no metrics."""
+    belongs = {f"{name}{end}" for name in summary for end in ("_stderr", "_recovery")}
+    parts = {
+        f"wer_{part}{end}" for part in ("substitutions", "deletions", "insertions") for end in ("", "_full_window")
+    }
+    return {
+        name: {
+            "value": value,
+            "stderr": summary.get(f"{name}_stderr"),
+            "protocol": {"metric": "exact_match"} if "exact_match" in name else {},
+        }
+        for name, value in summary.items()
+        if name not in belongs | parts
+    }
+
+
+def _benchmark(summary: Mapping[str, float], rows: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    for row in rows:
+        for quantity, unit in UNITS["benchmark"].items():
+            name = f"{row['backend']}.{row['model']}.{quantity}"
+            if name in summary:
+                protocol = {"backend": row["backend"], "model": row["model"], "quantity": quantity}
+                yield Metric(name, float(summary[name]), None, unit.unit, unit.higher_is_better, protocol)
+
+
+def _row(name: str) -> dict[str, str]:
+    backend, _, rest = name.partition(".")
+    return {"backend": backend, "model": rest.partition(".")[0]}
+
+
+def _plain(name: str, value: float, unit: Unit) -> Metric:
+    return Metric(name, float(value), None, unit.unit, unit.higher_is_better)
+
+
+def _read(folder: Path | None, name: str) -> dict[str, Any]:
+    """Empty if it is missing or unreadable."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

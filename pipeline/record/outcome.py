@@ -1,0 +1,84 @@
+"""What became of the nodes of a job: `summary.json` in its folder, `shared.json` in the folder of its sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.credentials import public_values
+from pipeline.disk import replace_text
+from pipeline.record import metrics as measured
+from pipeline.record.metrics import Metrics
+from pipeline.record.status import Status
+
+
+@dataclass
+class Outcome:
+    """A node of a job, as it was planned and as it ended."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    status: Status = Status.NOT_RUN
+    seconds: float = 0.0
+    """That making its result took, whenever that was."""
+    metrics: Metrics = field(default_factory=dict)
+    error: str = ""
+    """Why it has no result, in one line."""
+
+    def value(self, metric: str) -> float | None:
+        return self.metrics[metric].value if metric in self.metrics else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "node": self.name,
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "status": self.status.value,
+            "seconds": self.seconds,
+            "metrics": {name: metric.as_json() for name, metric in self.metrics.items()},
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, name: str, record: Mapping[str, Any]) -> Outcome:
+        return cls(
+            name=record.get("node", name),
+            stage=record["stage"],
+            fingerprint=record["fingerprint"],
+            status=Status(record["status"]),
+            seconds=float(record["seconds"]),
+            metrics=measured.from_json(record["stage"], record["metrics"]),
+            error=record.get("error", ""),
+        )
+
+
+Outcomes = dict[str, Outcome]
+"""By node; of the stages that jobs of a sweep share, by fingerprint."""
+
+
+def write_outcomes(outcomes: Outcomes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = public_values({key: outcome.as_json() for key, outcome in outcomes.items()})
+    replace_text(path, json.dumps(record, indent=1))
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Empty where there is no record (yet), or it is damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+        return {key: Outcome.from_json(key, outcome) for key, outcome in record.items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def status_of(outcomes: Outcomes) -> tuple[Status, str]:
+    """How a job ended by its outcomes, and why it is not done, in one line."""
+    if failed := [it for it in outcomes.values() if it.status == Status.FAILED]:
+        return Status.FAILED, f"{failed[0].name}: {failed[0].error}"
+    if left := [it for it in outcomes.values() if it.status == Status.NOT_RUN]:
+        return Status.INTERRUPTED, f"interrupted at {left[0].name}"
+    return Status.DONE, ""

@@ -1,0 +1,54 @@
+"""Where a node, a job or a sweep stands: one vocabulary for plans, runs, sweeps, MLflow and reports."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """The values are those that records on disk hold.
+
+    HIT          a node whose result was stored before; nothing has to be done
+    TO_RUN       planned, and its turn has not come
+    RUNNING      a process works on it
+    DONE         ended well, and its result is stored
+    FAILED       ended with an error, or could not be planned; `error` says why
+    INTERRUPTED  begun, and its process ended before it did; the same command continues
+    NOT_RUN      never begun: what it needs failed, or the job or sweep ended before its turn
+    UNNEEDED     a node that is not stored, but nothing that has to run asks for it
+    """
+
+    HIT = "hit"
+    TO_RUN = "run"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    NOT_RUN = "not run"
+    UNNEEDED = "unneeded"
+
+    @property
+    def is_stored(self) -> bool:
+        return self in (Status.HIT, Status.DONE)
+
+    @property
+    def label(self) -> str:
+        """For people: `to run` where records say `run`."""
+        return "to run" if self is Status.TO_RUN else self.value
+
+    @property
+    def style(self) -> str:
+        """The colour of its label in a terminal."""
+        return _STYLES[self]
+
+
+_STYLES = {
+    Status.HIT: "cyan",
+    Status.TO_RUN: "yellow",
+    Status.RUNNING: "yellow",
+    Status.DONE: "green",
+    Status.FAILED: "red",
+    Status.INTERRUPTED: "red",
+    Status.NOT_RUN: "yellow",
+    Status.UNNEEDED: "dim",
+}
