@@ -74,7 +74,10 @@ def resolve(config: Config, parallel_jobs: int = 1) -> Config:
         int8_runtime = "engine" if config.evaluate.runtime == "engine" or engine_library() else "torch"
 
     def settle(section: BaseModel) -> BaseModel:
-        return section.model_copy(update={"precision": precision}) if section.precision == "auto" else section  # type: ignore[attr-defined]
+        if section.precision != "auto":  # type: ignore[attr-defined]
+            return section
+        in_bf16 = getattr(section, "bf16_updates", None) == "stochastic_rounding"
+        return section.model_copy(update={"precision": "bf16" if in_bf16 else precision})
 
     return config.model_copy(
         update={

@@ -23,7 +23,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 LossWeight = Annotated[float, Field(ge=0, le=1e6)]
 """Beyond, gradients overflow in 32 bits whatever the learning rate."""
 Precision = Literal["fp32", "bf16", "auto"]
-"""auto: bf16 where this CPU has instructions for it, else fp32; resolved before anything is fingerprinted."""
+"""auto: bf16 where this CPU has instructions for it, else fp32; resolved before anything is fingerprinted. Training
+with stochastic rounding computes in bf16 everywhere."""
 
 
 class Strict(BaseModel):
@@ -201,8 +202,9 @@ class Training(Strict):
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     """adafactor: torch's, whose lr is relative to each matrix' root mean square and never above 1/sqrt(step)."""
     bf16_updates: Literal["fp32_master", "stochastic_rounding"] = "fp32_master"
-    """How weights stored in bfloat16 take steps smaller than their spacing. fp32_master: the optimizer keeps a copy in
-    fp32. stochastic_rounding: each step is rounded up or down by chance; 6 bytes a weight less."""
+    """How weights stored in bfloat16 take steps smaller than their spacing. fp32_master: training moves fp32 copies and
+    rounds them. stochastic_rounding: each step is rounded up or down by chance, which takes 6 bytes a weight less; for
+    precision=bf16 only."""
     batch_size: int = Field(ge=1)
     """Sequences of an optimizer step."""
     micro_batch_size: int = Field(ge=1)
@@ -218,6 +220,8 @@ class Training(Strict):
     clip_norm: float = Field(ge=0)
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     precision: Precision
+    """Of the forward and backward passes, of student and teacher. fp32: all in fp32, weights stored in bfloat16 too.
+    bf16: matrix products in bf16, the rest in what the weights are stored in."""
     eval_every: int = Field(ge=0)
     """Validation loss every so many steps; 0: only at the end."""
     eval_windows: int = Field(ge=1)
@@ -534,6 +538,12 @@ class Config(Strict):
             if training.bf16_updates != "fp32_master" and self.model.dtype != "bfloat16":
                 raise UserError(
                     f"{training.bf16_updates} is for weights in bfloat16, got model.dtype={self.model.dtype}",
+                    f"{option}.bf16_updates",
+                )
+            if training.bf16_updates == "stochastic_rounding" and training.precision == "fp32":
+                raise UserError(
+                    "stochastic_rounding keeps no weights in fp32 to compute with; expected fp32_master, "
+                    f"or {option}.precision=bf16",
                     f"{option}.bf16_updates",
                 )
         return self

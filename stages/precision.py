@@ -1,13 +1,44 @@
-"""Arithmetic of forward passes."""
+"""Arithmetic of forward and backward passes."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from torch import nn
+
+from pipeline.schema import Training
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16: matrix products in bf16, the residual stream and the weights as they are stored. fp32: all as stored."""
+    """bf16: matrix products in bf16, the residual stream and the weights as they are held. fp32: all as it is held."""
     assert precision in ("fp32", "bf16"), f"precision {precision!r} was not resolved"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def held(training: Training) -> torch.dtype | None:
+    """What student and teacher are held in while they train; None: as they are stored.
+
+    fp32 computes in fp32, whatever the weights are stored in. The configuration refuses it together with stochastic
+    rounding, which is there to hold no fp32 copies.
+    """
+    rounds = training.bf16_updates == "stochastic_rounding"
+    return torch.float32 if training.precision == "fp32" and not rounds else None
+
+
+@contextmanager
+def holding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Floating-point parameters and buffers in `dtype` for the time being, rounded to what they were before at the end.
+    None changes nothing."""
+    tensors = [t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point()]
+    stored = [tensor.dtype for tensor in tensors]
+    # in place, so that what is tied or known to an optimizer stays so
+    for tensor in tensors:
+        tensor.data = tensor.data.to(dtype or tensor.dtype)
+    try:
+        yield
+    finally:
+        for tensor, before in zip(tensors, stored, strict=True):
+            tensor.data = tensor.data.to(before)

@@ -156,11 +156,14 @@ def memory_bytes(load: Workload, size: ModelSize, config: Config) -> float:
 def _training_memory(load: Workload, size: ModelSize, weights: float, config: Config) -> float:
     training, p = load.config["training"], size.parameters
     states = 8 * p if training["optimizer"] == "adamw" else 0
-    updates = weights  # the gradients
-    if config.model.dtype == "bfloat16":
-        # gradients and copies in fp32, or neither but for some at a time
-        updates = 8 * p if training["bf16_updates"] == "fp32_master" else weights + ROUNDING
     bf16 = training["precision"] == "bf16"
+    copies = training["bf16_updates"] == "fp32_master"
+    if copies and not bf16:
+        weights = 4 * p
+    updates = weights  # the gradients
+    if weights < 4 * p:
+        # gradients and copies in fp32, or neither but for some at a time
+        updates = 8 * p if copies else weights + ROUNDING
     cast, width = (2 * p, 2) if bf16 else (0, 4)
     teacher = weights + cast if "teacher" in load.inputs else 0
     masks = p if load.stage == "finetune" else 0

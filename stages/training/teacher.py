@@ -20,7 +20,7 @@ from pipeline.contracts import Checkpoint, Log, UserError
 from pipeline.schema import Training
 from stages import checkpoints, devices, sealed
 from stages.families import Batch, Family, Rows
-from stages.precision import autocast
+from stages.precision import autocast, held
 from stages.training import batches
 
 
@@ -33,7 +33,7 @@ class Teacher:
         self.family = family
         self.precision = config.precision
         self.all_layers = all_layers
-        self.model: Any = checkpoints.load(checkpoint).eval().requires_grad_(False).to(device)
+        self.model: Any = checkpoints.load(checkpoint, held(config)).eval().requires_grad_(False).to(device)
         self.head: nn.Module = family.head(self.model)
         if config.precision == "bf16":
             # what autocast would do anew for every batch

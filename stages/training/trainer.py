@@ -14,6 +14,7 @@ from pipeline.schema import Distill, Training
 from stages import masks
 from stages.families import Family, Rows
 from stages.masks import Masks
+from stages.precision import held, holding
 from stages.training import batches, distill, objective, resume
 from stages.training.gradual import Gradual
 from stages.training.objective import Distiller, Objective
@@ -59,30 +60,21 @@ class Plan:
 def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log: Log) -> tuple[Masks, dict[str, float]]:
     """Trains `model` in place; returns its masks and the summary metrics. 0 steps: only the validation loss.
 
+    With precision=fp32, weights stored in 16 bits are fp32 while they train and are rounded at the end; the last
+    validation loss is that of the rounded ones.
+
     Goes on from the last good checkpoint in `log.resume`. Raises UserError when training diverges, and Stopped, after
     saving a checkpoint, when `log.should_stop`.
     """
-    run = _Run(model, plan, teacher, pruned, log)
-    every = plan.training
-    with log.bar(plan.option.split(".")[0], total=plan.steps, unit="step") as bar:
-        bar.advance(run.done.step)
-        while run.done.step < plan.steps:
-            found = run.step()
-            log.metrics(found, step=run.done.step)
-            bar.advance(loss=found["loss"])
-            if run.done.step < plan.steps:
-                if every.eval_every and run.done.step % every.eval_every == 0:
-                    run.validate()
-                stops = log.should_stop
-                if stops or (every.checkpoint_every and run.done.step % every.checkpoint_every == 0):
-                    run.save()
-                if stops:
-                    raise Stopped(
-                        f"stopped after step {run.done.step} of {plan.steps}; the same line goes on from there"
-                    )
+    dtype = held(plan.training)
+    with holding(model, dtype):
+        run = _Run(model, plan, teacher, pruned, log)
+        run.take_steps()
     model.eval()
     masks.check(model, run.pruned)
-    metrics = {"validation_loss": run.validate(), "steps": float(plan.steps), "tokens": float(run.done.tokens)}
+    with holding(model, dtype):
+        validation_loss = run.validate()
+    metrics = {"validation_loss": validation_loss, "steps": float(plan.steps), "tokens": float(run.done.tokens)}
     if plan.steps:
         losses, rate = run.done.losses, run.done.tokens / run.done.seconds
         metrics |= {"train_loss": sum(losses) / len(losses), "tokens_per_second": rate}
@@ -108,6 +100,27 @@ class _Run:
             log.note(f"resumes after step {self.done.step} of {plan.steps}")
         if (warmup := plan.training.warmup_steps) >= plan.steps > 0:
             log.note(f"{plan.option}.warmup_steps={warmup} of {plan.steps} steps: the full lr is never reached")
+
+    def take_steps(self) -> None:
+        """All that are left, with validations and checkpoints on the way."""
+        plan, config, log = self.plan, self.plan.training, self.log
+        with log.bar(plan.option.split(".")[0], total=plan.steps, unit="step") as bar:
+            bar.advance(self.done.step)
+            while self.done.step < plan.steps:
+                found = self.step()
+                log.metrics(found, step=self.done.step)
+                bar.advance(loss=found["loss"])
+                if self.done.step == plan.steps:
+                    return
+                if config.eval_every and self.done.step % config.eval_every == 0:
+                    self.validate()
+                stops = log.should_stop
+                if stops or (config.checkpoint_every and self.done.step % config.checkpoint_every == 0):
+                    self.save()
+                if stops:
+                    raise Stopped(
+                        f"stopped after step {self.done.step} of {plan.steps}; the same line goes on from there"
+                    )
 
     def step(self) -> dict[str, float]:
         """One optimizer step, and the mask update that follows it. Returns what is logged."""
