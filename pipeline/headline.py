@@ -40,6 +40,11 @@ def _judged(nodes: Nodes) -> str:
     return next((kind for kind in kinds if kind in nodes), "")
 
 
+def baseline_label(sparsity: float, int8: bool) -> str:
+    """What the model that pruning starts from is called; `sparsity`: that it came with."""
+    return (f"imported, {100 * sparsity:.0f} % sparse" if sparsity else "dense") + (", int8" if int8 else "")
+
+
 def main_metric(nodes: Nodes) -> str:
     """By which models are compared first; empty if nothing was evaluated."""
     for node in ("evaluate", "one_shot_eval", "dense_eval"):

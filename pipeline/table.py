@@ -16,7 +16,7 @@ from pipeline.contracts import UserError
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
-from pipeline.headline import is_quality
+from pipeline.headline import baseline_label, is_quality
 from pipeline.plan import Plan
 from pipeline.run import Outcomes
 from pipeline.store.store import Store
@@ -99,6 +99,8 @@ def show_quality(outcomes: Outcomes, console: Console) -> None:
         return
     table = Table(title="quality (test split)", title_justify="left", box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
+    came = outcomes["model"].metrics.get("sparsity", 0.0) if "model" in outcomes else 0.0
+    labels = LABELS | {"dense_eval": baseline_label(came, False), "dense_eval_q": baseline_label(came, True)}
     for metric in names:
         table.add_column(metric, justify="right")
         table.add_column("recovery", justify="right")
@@ -110,16 +112,14 @@ def show_quality(outcomes: Outcomes, console: Console) -> None:
             cells.append(value + (f" ± {error:.3f}" if error is not None else ""))
             recovery = metrics.get(f"{metric}_recovery")
             cells.append(f"{recovery:.1f} %" if recovery is not None else "")
-        table.add_row(LABELS.get(name, name.removeprefix("evaluate_")), *cells)
+        table.add_row(labels.get(name, name.removeprefix("evaluate_")), *cells)
     console.print(table)
 
 
 LABELS = {
-    "dense_eval": "dense",
     "one_shot_eval": "pruned one-shot, not fine-tuned",
     "evaluate": "sparse, fine-tuned",
     "evaluate_q": "sparse, fine-tuned, int8",
-    "dense_eval_q": "dense, int8",
 }
 
 

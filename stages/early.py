@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.contracts import Checkpoint, Corpus, DataSet, Structure, UserError
+from pipeline.contracts import Checkpoint, Corpus, DataSet, Examples, Structure, UserError
 from pipeline.schema import (
     BenchmarkSlice,
     Calibrate,
@@ -78,7 +78,8 @@ def check_pruner(config: Prune, model: Structure) -> None:
 
 def _calibrate(config: Calibrate, model: Structure, data: DataSet | None) -> None:
     check_length(model, config.length, "calibrate.length")
-    _check_tokens(data, config.split, config.samples * config.length, "calibrate.samples", "calibrate.split")
+    _check_split(data, config.split, "calibrate.split")
+    _check_tokens(data, config.split, config.samples * config.length, "calibrate.samples")
 
 
 def _dense(config: DenseSlice, model: Structure, data: DataSet | None) -> None:
@@ -108,8 +109,11 @@ def _quantize(config: Quantize, model: Structure, data: DataSet | None) -> None:
 def _evaluate(config: EvaluateSlice, model: Structure, data: DataSet | None) -> None:
     if asked := config.perplexity:
         check_length(model, asked.length, "evaluate.perplexity.length")
+        _check_split(data, asked.split, "evaluate.perplexity.split")
         tokens = max(asked.windows, 1) * asked.length
-        _check_tokens(data, asked.split, tokens, "evaluate.perplexity.windows", "evaluate.perplexity.split")
+        _check_tokens(data, asked.split, tokens, "evaluate.perplexity.windows")
+    if config.generation:
+        _check_split(data, config.generation.split, "evaluate.generation.split")
 
 
 def _benchmark(config: BenchmarkSlice, model: Structure, data: DataSet | None) -> None:
@@ -123,13 +127,20 @@ def check_length(model: Structure, length: int, option: str) -> None:
         raise UserError(f"{length} tokens do not fit the model's context of {model.context}", option)
 
 
-def _check_tokens(data: DataSet | None, split: str, tokens: int, option: str, split_option: str) -> None:
+def _check_split(data: DataSet | None, split: str, option: str) -> None:
+    if data is None:
+        return
+    assert isinstance(data, Corpus | Examples)
+    try:
+        data.split(split)
+    except UserError as error:
+        raise UserError(error.message, option) from None
+
+
+def _check_tokens(data: DataSet | None, split: str, tokens: int, option: str) -> None:
     if not isinstance(data, Corpus) or data.format != "text":
         return
-    try:
-        num_bytes = data.split(split).stat().st_size
-    except UserError as error:
-        raise UserError(error.message, split_option) from None
+    num_bytes = data.split(split).stat().st_size
     if tokens > num_bytes:
         raise UserError(f"asks for {tokens:,} tokens, the split {split!r} has {num_bytes:,} bytes of text", option)
 

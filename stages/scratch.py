@@ -79,5 +79,6 @@ def random_t5(config: Scratch, vocabulary: int) -> Any:
     settings = T5Config(
         **config.settings, vocab_size=vocabulary, pad_token_id=PAD, eos_token_id=EOS, decoder_start_token_id=PAD
     )
-    torch.manual_seed(config.seed)
-    return T5ForConditionalGeneration(settings).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return T5ForConditionalGeneration(settings).eval()

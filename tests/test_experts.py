@@ -18,9 +18,9 @@ from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus
 from pipeline.schema import FinetuneSlice, PruneSlice
 from stages import calibrate, checkpoints, families, finetune, masks, prune, quantize
 from stages.families import structure
-from stages.pruning import sparsegpt
+from stages.pruning import sequential, sparsegpt
 from stages.pruning.selection import num_pruned
-from stages.pruning.sequential import Collector
+from stages.pruning.sequential import Collector, Group, prune_model
 from stages.pruning.walk import Walk
 from tests import tiny, tiny_classes
 from tests.composed import config_of
@@ -135,6 +135,40 @@ def test_the_hessian_of_an_expert_is_of_the_real_tokens_routed_to_it() -> None:
         X_TI = torch.cat(seen[name])
         expected_II = 2 / len(X_TI) * X_TI.T @ X_TI
         torch.testing.assert_close(group.H_II.triu(), expected_II.triu(), rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("olmoe", "sparsegpt"), ("gpt_oss", "wanda"), ("llama", "sparsegpt")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_block_is_pruned_in_parts_to_the_bit_as_at_once(
+    kind: str, method: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every Hessian is that of the block before any of it was pruned, and few of them are held together."""
+    held: list[int] = []
+    collect = Collector.collect
+
+    def measured(self: Collector, walk: Walk) -> list[Group]:
+        groups = collect(self, walk)
+        held.append(sum(group.H_II.nbytes for group in groups))
+        return groups
+
+    monkeypatch.setattr(Collector, "collect", measured)
+    made = []
+    for limit in (1 << 30, 10_000, 1):
+        monkeypatch.setattr(sequential, "HESSIAN_BYTES", limit)
+        model = (tiny.build() if kind == "llama" else build(kind)).to(dtype)
+        unfuse_(model)
+        asked = config_of("model.path=x").prune.model_copy(update={"method": method, "precision": "fp32"})
+        held.clear()
+        log = RecordingLog(tmp_path / f"{limit}")
+        pruned, reports = prune_model(model, FAMILY, batch_with_padding(), asked, 0.5, {}, log)
+        made.append((model.state_dict(), pruned, {report.name: report.error for report in reports}))
+        sizes = [4 * linear.in_features**2 for linear in FAMILY.prunable(model).values()]
+        assert max(held) <= max(limit, max(sizes))
+        assert (len(held) == len(FAMILY.blocks(model))) == (limit == 1 << 30)
+    for weights, pruned, errors in made[1:]:
+        assert all(torch.equal(weights[name], tensor) for name, tensor in made[0][0].items())
+        assert masks.digest(pruned) == masks.digest(made[0][1])
+        assert errors == made[0][2]
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])

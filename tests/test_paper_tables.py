@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pipeline import references
 from pipeline.graph import Graph, build
+from pipeline.reporting import verdicts
 from pipeline.schema import Config
 from tests.composed import CONF, composed, config_of
 
@@ -114,6 +115,15 @@ def test_published_figures_stand_beside_every_paper_table(table: str) -> None:
     theirs = {(row.sparsity, row.pattern) for row in references.of_table(name) if row.loss}
     # the published 75 % of MPT has no released hyper-parameters
     assert theirs - ours <= ({(0.75, "unstructured")} if table.startswith("paper/mpt_7b") else set())
+
+
+@pytest.mark.parametrize("table", [table for table in TABLES if table.startswith("paper/")])
+def test_paper_tables_measure_as_the_published_figures_were_measured(table: str) -> None:
+    """So that their verdicts are not refused for another split, window length, beginning or part of the data."""
+    for one in configs(table):
+        for published in references.of_table(one.reference):
+            if published.metric != references.RATE:
+                assert not verdicts.differences(one.model_dump(mode="json"), published), published.title
 
 
 def test_local_tables_stand_beside_the_papers() -> None:

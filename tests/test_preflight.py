@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.contracts import Structure, UserError
+from pipeline.contracts import Corpus, Examples, Structure, UserError
 from pipeline.graph import build
 from pipeline.plan import Stores, make_plan
 from pipeline.preflight import early_problems, shortages
+from pipeline.schema import EvaluateSlice, Generation
 from stages import early
 from tests import tiny
 from tests.composed import config
@@ -18,6 +20,8 @@ from tests.running import Place
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
 BEYOND = tiny.CONTEXT + 1
 WRONG = [
+    ("calibrate.split=dev", "calibrate", "calibrate.split"),
+    ("evaluate.perplexity.split=dev", "dense_eval", "evaluate.perplexity.split"),
     ("calibrate.samples=100000", "calibrate", "calibrate.samples"),
     (f"calibrate.length={BEYOND}", "calibrate", "calibrate.length"),
     (f"finetune.sequence_length={BEYOND}", "finetune_50", "finetune.sequence_length"),
@@ -115,3 +119,38 @@ def test_reasons_why_a_model_cannot_be_trained_are_told_by_the_record(tmp_path: 
         with pytest.raises(UserError, match="because") as caught:
             early.check_structure("finetune", slice_, structure, None)
         assert caught.value.option == option
+
+
+@pytest.mark.parametrize("kind", ["text", "qa", "translation", "speech"])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_split_that_is_not_there_is_named_for_every_kind_of_data(kind: str, prepared: bool, tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({"facts": {"format": kind, "digest": "d"}, "metrics": {}}))
+    for split in ("train", "test"):
+        if prepared:
+            (tmp_path / split).mkdir()
+        else:
+            (tmp_path / f"{split}.jsonl").write_text("{}")
+    data = (Examples if prepared else Corpus)(tmp_path, "data")
+    structure = Structure(
+        linears={}, left_alone={}, block_weights=1, prunable_weights=1, context=None, vocabulary=8, refused={}
+    )
+    asked = config("model.path=x").calibrate.model_copy(update={"samples": 1, "length": 2})
+    early.check_structure("calibrate", asked, structure, data)
+    with pytest.raises(UserError, match="no split 'dev' in this data; it has: test, train") as caught:
+        early.check_structure("calibrate", asked.model_copy(update={"split": "dev"}), structure, data)
+    assert caught.value.option == "calibrate.split"
+    scored = Generation(
+        split="dev",
+        limit=0,
+        beams=1,
+        length_penalty=1.0,
+        max_new_tokens=8,
+        normalizer="none",
+        full_window=False,
+        bootstrap=100,
+        seed=0,
+    )
+    judge = EvaluateSlice(perplexity=None, generation=scored, tasks=[], batch_size=1, runtime="torch")
+    with pytest.raises(UserError, match="no split 'dev'") as caught:
+        early.check_structure("evaluate", judge, structure, data)
+    assert caught.value.option == "evaluate.generation.split"

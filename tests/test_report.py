@@ -284,7 +284,10 @@ def test_published_figures_are_of_a_model_and_of_data_by_their_whole_names(
     runs.job(0.75, "squarehead", 24.0)
     (job,) = collected(runs).jobs
     job.config.update(model={"path": model}, data={"path": data, "subset": subset})
+    job.config["evaluate"] = {"generation": {"split": "validation"}}
     assert verdicts.same(job, of_table("t5")[0]) == same
+    job.config["evaluate"] = {"generation": {"split": "test"}}
+    assert verdicts.same(job, of_table("t5")[0]) == (same[0], False)
 
 
 def test_a_model_that_was_only_pruned_stands_beside_figures_of_such(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ def test_settings_and_seed_make_the_model() -> None:
     model = random_t5(scratch(), 40)
     assert (len(model.encoder.block), len(model.decoder.block), model.config.vocab_size) == (2, 1, 40)
     assert (model.config.decoder_start_token_id, model.config.pad_token_id, model.config.eos_token_id) == (0, 0, 1)
+    before = torch.get_rng_state()
     assert torch.equal(model.shared.weight, random_t5(scratch(), 40).shared.weight)
+    assert torch.equal(torch.get_rng_state(), before), "others draw as if it had not been made"
     assert not torch.equal(model.shared.weight, random_t5(scratch(seed=1), 40).shared.weight)
     assert model.get_output_embeddings().weight is model.shared.weight
 

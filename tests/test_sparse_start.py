@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline import table
 from pipeline.contracts import Artifact, Checkpoint, UserError
+from pipeline.reporting import quality_tables, study
+from pipeline.run import Outcome
 from pipeline.schema import CubicSlice, ModelSlice, PruneSlice
 from stages import finetune, masks, prune
 from stages.pruning.selection import num_pruned, target
@@ -23,6 +27,7 @@ from tests.recording import RecordingLog
 from tests.running import Place, make_sources
 from tests.test_pruning import calibrated, pruning, text_data
 from tests.test_training import FAMILY, TASK, prune_config, slice_
+from tests.tiny_reports import Runs
 
 
 def save_sparse(folder: Path, share: float = 0.5, how: str = "evenly") -> Path:
@@ -232,3 +237,32 @@ def test_a_checkpoint_of_50_percent_is_imported_again_and_taken_to_60(tmp_path: 
         assert json.loads((folder / "meta.json").read_text())["metrics"]["sparsity"] == pytest.approx(share(found))
     with_int8 = [path for path in second.runs.glob("store/quantize/*") if (path / "masks.safetensors").exists()]
     assert sorted(round(masks.sparsity(masks.of(Checkpoint(path, ""))), 2) for path in with_int8) == [0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("zeros", "label"), [(0.0, "dense"), (0.5, "imported, 50 % sparse"), (0.7012, "imported, 70 % sparse")]
+)
+def test_a_model_that_came_sparse_is_not_called_dense(zeros: float, label: str, tmp_path: Path) -> None:
+    runs = Runs(tmp_path, reference="wikitext2_opt_125m", came_with=zeros)
+    runs.job(0.8, "squarehead", 11.0, int8=True)
+    runs.write_sweep()
+    found = study.collect([runs.place], None, Path("nowhere"))
+    rows = {row.kind: row for row in found.models}
+    assert (rows["dense_eval"].label, rows["dense_eval_q"].label) == (label, f"{label}, int8")
+    assert rows["dense_eval"].is_dense == (not zeros)
+    told = {row["model"].text: row["zeros"].text for row in quality_tables.models(found).rows if "zeros" in row}
+    assert (label in told) == bool(zeros)
+    # a published dense figure stands beside dense models alone
+    beside = {at.row.kind for at in found.comparisons}
+    assert ("dense_eval" in beside) == (not zeros)
+
+
+def test_the_terminal_does_not_call_it_dense_either() -> None:
+    judged = Outcome("evaluate", "b", "done", metrics={"perplexity": 9.0})
+    for metrics, label in (({}, "dense"), ({"sparsity": 0.5}, "imported, 50 % sparse")):
+        model = Outcome("model", "a", "hit", metrics=metrics)
+        console = Console(record=True, width=120)
+        table.show_quality({"model": model, "dense_eval": judged, "dense_eval_q": judged}, console)
+        written = console.export_text()
+        assert f"{label} " in written
+        assert f"{label}, int8" in written

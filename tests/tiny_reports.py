@@ -44,6 +44,8 @@ class Runs:
     model: str = "owner/tiny"
     data: str = "owner/texts"
     pattern: str = "unstructured"
+    came_with: float = 0.0
+    """Zeros of the model before any pruning."""
     windows: bool = False
     """Whether evaluations keep the losses of their windows: of every model the same ones are hard."""
     rates: dict[tuple[str, str], float] = field(default_factory=lambda: dict(BENCHMARKED))
@@ -121,7 +123,8 @@ class Runs:
             "model": self._node("model", ("model",)),
             "data": self._node("data", ("data",)),
             "dense": self._node(
-                "dense", (seed,), model="model", data="data", curve=curve, metrics={"sparsity": 0.0}, weights=4000
+                "dense", (seed,), model="model", data="data", curve=curve, metrics={"sparsity": self.came_with},
+                weights=4000,
             ),
             "dense_eval": self._judged((seed,), self.dense, error, model="dense"),
             f"prune_{level}": self._node(
@@ -136,7 +139,9 @@ class Runs:
             "evaluate": self._judged(trained, value, error, model=f"finetune_{level}"),
         }  # fmt: skip
         if int8:
-            nodes["quantize_dense"] = self._node("quantize", (seed, "dense"), model="dense", weights=1000)
+            nodes["quantize_dense"] = self._node(
+                "quantize", (seed, "dense"), model="dense", metrics={"sparsity": self.came_with}, weights=1000
+            )
             nodes["dense_eval_q"] = self._judged((seed, "int8"), 1.01 * self.dense, error, model="quantize_dense")
             nodes["quantize"] = self._node(
                 "quantize", trained, model=f"finetune_{level}", metrics={"sparsity": sparsity},

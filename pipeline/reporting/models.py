@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from pipeline.headline import first_metric, is_quality
+from pipeline.headline import baseline_label, first_metric, is_quality
 from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.plots import EXACT, INT8
 from pipeline.reporting.results import Result, Results
@@ -79,8 +79,13 @@ class ModelRow:
     speed: Speed | None
 
     @property
-    def is_dense(self) -> bool:
+    def is_baseline(self) -> bool:
+        """The model that pruning starts from, which may have come sparse."""
         return self.kind.startswith("dense")
+
+    @property
+    def is_dense(self) -> bool:
+        return self.is_baseline and not self.sparsity
 
     @property
     def int8(self) -> bool:
@@ -106,7 +111,7 @@ def rows(
 
 def _place(row: ModelRow) -> tuple[bool, float, int, int]:
     """Dense models first, then by sparsity, job by job."""
-    if row.is_dense:
+    if row.is_baseline:
         return False, 0.0, ORDER.index(row.kind), row.jobs[0]
     return True, round(row.sparsity or 0, 3), row.jobs[0], ORDER.index(row.kind)
 
@@ -128,7 +133,7 @@ def _row(
     made_of = results.ancestors(checkpoint.fingerprint) if checkpoint else []
     return ModelRow(
         kind=kind,
-        label=_label(kind, name, checkpoint, results),
+        label=_label(kind, name, checkpoint, achieved[0], results),
         evaluation=fingerprint,
         checkpoint=checkpoint.fingerprint if checkpoint else "",
         jobs=places,
@@ -143,9 +148,9 @@ def _row(
     )
 
 
-def _label(kind: str, name: str, checkpoint: Result | None, results: Results) -> str:
+def _label(kind: str, name: str, checkpoint: Result | None, sparsity: float | None, results: Results) -> str:
     if kind.startswith("dense"):
-        return "dense, int8" if kind.endswith("_q") else "dense"
+        return baseline_label(sparsity or 0.0, kind.endswith("_q"))
     if kind == "one_shot_eval":
         return "one-shot"
     under = checkpoint
@@ -183,7 +188,7 @@ def zeros(checkpoint: Result | None, results: Results) -> tuple[float | None, fl
     if checkpoint is None:
         return None, None
     if checkpoint.stage in ("model", "scratch"):
-        return 0.0, 0.0
+        return checkpoint.metrics.get("sparsity", 0.0), checkpoint.metrics.get("model_sparsity", 0.0)
     whole = checkpoint.metrics.get("model_sparsity")
     if whole is None and (under := results.by_fingerprint(checkpoint.inputs.get("model", ""))):
         whole = zeros(under, results)[1]

@@ -54,12 +54,12 @@ def quality(study: Study, metric: str) -> str | None:
         for row in (row for row in study.models if row.kind == "dense_eval" and metric in row.qualities):
             dense = row.qualities[metric]
             value, error = plain(metric, dense.value), plain(metric, dense.stderr or 0)
-            axes.axhline(value, color=INK, linewidth=1, linestyle="--", label="dense")
+            axes.axhline(value, color=INK, linewidth=1, linestyle="--", label=row.label)
             axes.axhspan(value - error, value + error, color=INK, alpha=0.05, linewidth=0)
         if over_sparsity:
             _published_values(axes, study, metric)
         values = [level.value for line in lines.values() for level in line]
-        values += [row.qualities[metric].value for row in study.models if row.is_dense and metric in row.qualities]
+        values += [row.qualities[metric].value for row in study.models if row.is_baseline and metric in row.qualities]
         plots.scale_quality(axes, metric, values)
         if over_sparsity:
             axes.set_xlim(places[0] - 0.07 * reach, places[-1] + 0.07 * reach)

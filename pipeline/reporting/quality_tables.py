@@ -103,7 +103,7 @@ def seeds(study: Study) -> Table:
     rows = []
     for row in study.seeds:
         cells = options(row.dials) | {"model": Cell(row.label), "seeds": Cell(", ".join(row.seeds))}
-        if row.sparsity and not row.kind.startswith("dense"):
+        if row.sparsity:
             cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, row.evaluations)
         for metric, over in row.qualities.items():
             cells[metric] = Cell(with_error(metric, over.mean, over.std), over.mean, over.std, row.evaluations)

@@ -55,8 +55,8 @@ def compare(jobs: Sequence[JobRecord], rows: Sequence[ModelRow], references: Seq
 def _stands_beside(row: ModelRow, job: JobRecord, reference: Reference) -> bool:
     if reference.int8 != row.int8:
         return False
-    if row.is_dense:
-        return reference.sparsity == 0
+    if row.is_baseline:
+        return row.is_dense and reference.sparsity == 0
     asked = job.config.get("prune", {})
     return (
         row.sparsity is not None

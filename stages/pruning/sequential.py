@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +32,8 @@ from stages.pruning.walk import Reached, Walk, at_rest
 from stages.skipping import skipped
 
 BLOCK_FILE = "block.safetensors"
+HESSIAN_BYTES = 4 << 30
+"""Of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
 
 
 @dataclass(frozen=True)
@@ -254,9 +256,8 @@ def _prune_block(
             linear.weight.data.masked_fill_(~masks[name].to(linear.weight.device), 0)
             reports.append(LayerReport(name, _sparsity(masks[name]), None, None, time.perf_counter() - begin))
         return masks, reports
-    if not linears:
-        return masks, reports
-    for group in Collector(linears, family, config.precision == "bf16").collect(walk):
+    pruned_weights: dict[str, Tensor] = {}
+    for group in _groups(linears, family, walk, config):
         begin = time.perf_counter()
         weights = [linears[name].weight.detach().clone() for name in group.names]
         kept = [_on(weight.device, previous.get(name)) for weight, name in zip(weights, group.names, strict=True)]
@@ -272,13 +273,34 @@ def _prune_block(
                 pruned = [W.masked_fill(~keep, 0) for W, keep in zip(weights, keeps, strict=True)]
         seconds = (time.perf_counter() - begin) / len(group.names)
         for name, W_OI, pruned_OI, keep_OI in zip(group.names, weights, pruned, keeps, strict=True):
-            linears[name].weight.data.copy_(pruned_OI)
+            pruned_weights[name] = pruned_OI.to(W_OI.dtype)
             masks[name] = keep_OI.cpu()
-            error = None
-            if group.reached:
-                error = sparsegpt.relative_error(W_OI, linears[name].weight.detach(), group.H_II)
+            error = sparsegpt.relative_error(W_OI, pruned_weights[name], group.H_II) if group.reached else None
             reports.append(LayerReport(name, _sparsity(keep_OI), error, damping, seconds, group.reached))
+    # only now, for all Hessians are those of the block as it was
+    for name, W_OI in pruned_weights.items():
+        linears[name].weight.data.copy_(W_OI)
     return masks, reports
+
+
+def _groups(linears: Mapping[str, nn.Linear], family: Family, walk: Walk, config: Prune) -> Iterator[Group]:
+    """Linears that see the same input, with their Hessian; only as many Hessians at a time as `HESSIAN_BYTES` hold."""
+    for part in _parts(linears):
+        yield from Collector(part, family, config.precision == "bf16").collect(walk)
+
+
+def _parts(linears: Mapping[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
+    """A larger Hessian is alone. Linears in two parts that see the same input have equal Hessians in both."""
+    parts: list[dict[str, nn.Linear]] = []
+    room = 0
+    for name, linear in linears.items():
+        size = 4 * linear.in_features**2
+        if not parts or size > room:
+            parts.append({})
+            room = HESSIAN_BYTES
+        parts[-1][name] = linear
+        room -= size
+    return parts
 
 
 @contextmanager
