@@ -18,6 +18,8 @@ from stages.sources.identity import digest, identity, local
 
 Status = Literal["hit", "run", "unneeded"]
 """unneeded: not stored, but nothing that has to run asks for it."""
+MEASUREMENTS = (Metrics, Benchmark)
+"""Kinds of results that are wanted for themselves."""
 NEAREST = 200
 """Entries of a stage that a reason is looked for in."""
 
@@ -171,7 +173,7 @@ def _drop_unneeded(plan: Plan) -> Plan:
     """A result that is gone is made again only if something that runs asks for it, if nothing was to follow it, or if
     it is a measurement, which is wanted for itself."""
     used = {source for item in plan.values() for source in item.node.inputs.values()}
-    wanted = {name for name, item in plan.items() if name not in used or item.spec.makes in (Metrics, Benchmark)}
+    wanted = {name for name, item in plan.items() if name not in used or item.spec.makes in MEASUREMENTS}
     needed: set[str] = set()
     for name, item in reversed(plan.items()):
         if item.status == "run" and (item.replace or name in wanted or name in needed):

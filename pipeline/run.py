@@ -22,7 +22,7 @@ from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
-from pipeline.plan import Plan, Planned, Stores
+from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores
 from pipeline.schema import Config, Data, Model
 from pipeline.store.store import Entry, Slot
 from pipeline.tracking.tracker import Tracker
@@ -87,7 +87,10 @@ def run_plan(
         started = time.monotonic()
         try:
             if item.status == "hit" and item.entry:
-                entry, outcome.status = item.entry, "hit"
+                entries[name], outcome.status = item.entry, "hit"
+                if item.spec.makes in MEASUREMENTS:  # the end of the job shows their figures
+                    _mend(name, plan, entries, outcomes, config, stores, tracker, console, bars)
+                entry = entries[name]
             else:
                 _mend_inputs(item, plan, entries, outcomes, config, stores, tracker, console, bars)
                 entry, outcome.status = _fill(item, entries, config, stores, tracker, console, bars)
@@ -143,23 +146,30 @@ def _mend_inputs(
     Raises UserError where that needs results that are not there.
     """
     for source in item.node.inputs.values():
-        store = stores.for_stage(plan[source].spec)
-        if not (why := store.corruption(entries[source])):
-            continue
-        place = f"{entries[source].stage}/{entries[source].path.name}"
-        missing = [name for name in plan[source].node.inputs.values() if name not in entries]
-        if missing:
-            options = f"--runs {config.runs}"
-            options += f" --cache {config.cache.folder}" if plan[source].spec.in_cache else ""
-            raise UserError(
-                f"its input {source} ({place}) is damaged: {why}; `python -m pipeline.store {options} verify --remove` "
-                "deletes it, and the same line makes it again"
-            )
-        console.print(f"! {source} ({place}): {why}; it is made again", style="yellow", markup=False, soft_wrap=True)
-        again = replace(plan[source], status="run", reason=f"the stored result is damaged: {why}", replace=True)
-        _mend_inputs(again, plan, entries, outcomes, config, stores, tracker, console, bars)
-        entries[source], outcomes[source].status = _fill(again, entries, config, stores, tracker, console, bars)
-        outcomes[source].metrics = dict(entries[source].meta["metrics"])
+        _mend(source, plan, entries, outcomes, config, stores, tracker, console, bars)
+
+
+def _mend(
+    name: str, plan: Plan, entries: dict[str, Entry], outcomes: Outcomes, config: Config, stores: Stores,
+    tracker: Tracker, console: Console, bars: bool,
+) -> None:  # fmt: skip
+    """Compares the files of a node's result with their recorded digests, and makes it again if they are damaged."""
+    item, entry = plan[name], entries[name]
+    if not (why := stores.for_stage(item.spec).corruption(entry)):
+        return
+    place = f"{entry.stage}/{entry.path.name}"
+    if any(source not in entries for source in item.node.inputs.values()):
+        options = f"--runs {config.runs}"
+        options += f" --cache {config.cache.folder}" if item.spec.in_cache else ""
+        raise UserError(
+            f"the result {name} ({place}) is damaged: {why}; `python -m pipeline.store {options} verify --remove` "
+            "deletes it, and the same line makes it again"
+        )
+    console.print(f"! {name} ({place}): {why}; it is made again", style="yellow", markup=False, soft_wrap=True)
+    again = replace(item, status="run", reason=f"the stored result is damaged: {why}", replace=True)
+    _mend_inputs(again, plan, entries, outcomes, config, stores, tracker, console, bars)
+    entries[name], outcomes[name].status = _fill(again, entries, config, stores, tracker, console, bars)
+    outcomes[name].metrics = dict(entries[name].meta["metrics"])
 
 
 def _is_lost(name: str, outcomes: Outcomes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,11 +59,7 @@ class History:
         """The record of a result by its fingerprint; empty if it is gone or unreadable."""
         key = fingerprint[:SHORT]
         if key not in self._metas:
-            try:
-                text = (self._folders[key] / record.META).read_text(encoding="utf-8")
-                self._metas[key] = json.loads(text)
-            except (KeyError, OSError, ValueError):
-                self._metas[key] = {}
+            self._metas[key] = record.read(self._folders[key]) if key in self._folders else {}
         return self._metas[key]
 
     def parameters(self, fingerprint: str) -> float | None:
