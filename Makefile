@@ -11,7 +11,7 @@ DIGEST = $$($(BIN)/python -c 'from engine import sources; print(sources.digest()
 SANITIZED := build/sanitized/kernels.so
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep watch test zoo sanitize lint reproduce report dashboard verify gc clean \
+.PHONY: help env run plan sweep watch test zoo chaos sanitize lint reproduce report dashboard verify gc clean \
 	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
@@ -58,6 +58,9 @@ test: env ## Run the tests
 
 zoo: env ## Take every architecture that can be built small through all stages; writes docs/models.md (a quarter of an hour)
 	$(TESTING) $(BIN)/python -m tests.model_zoo $(ARGS)
+
+chaos: env ## Kill, starve and damage small runs in every way, count what is at fault (an hour; goes on where it ended)
+	$(TESTING) $(BIN)/python -m tests.chaos $(ARGS)
 
 # the sanitizer's library must come first, and C++'s with it: torch throws, and that is watched too; it reports to the
 # terminal and ends the process, so pytest must not capture that

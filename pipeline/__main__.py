@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import yaml
@@ -23,6 +24,7 @@ from pipeline.contracts import UserError
 from pipeline.credentials import public
 from pipeline.ending import Ending
 from pipeline.estimating.estimates import of_plan
+from pipeline.failures import explain
 from pipeline.graph import build, resolve
 from pipeline.headline import headline, main_metric
 from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
@@ -203,6 +205,17 @@ def main() -> None:
             if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
                 print(f"squarehead: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
             return None
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # a bug: the other jobs go on
+            if composed.dry_run:
+                raise
+            hydra_config = HydraConfig.get()
+            which = f"job {hydra_config.job.num}" if hydra_config.mode == RunMode.MULTIRUN else "job"
+            line = explain(error, "job", Path(hydra_config.runtime.output_dir))
+            print(f"squarehead: {which}: {line}; finished stages are stored", file=sys.stderr)
+            failed.append(JobFailedError())
+            return None
 
     try:
         try:
@@ -220,16 +233,29 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         first = public(str(error).strip().splitlines()[0])
         sys.exit(f"squarehead: {first} (python -m pipeline --help lists groups and options)")
+    except BrokenProcessPool:
+        if Ending.asked:
+            _interrupted()
+        print(
+            "squarehead: a worker of the launcher was killed, as systems do when memory runs out, and the others with "
+            "it; finished stages are stored, the same line continues",
+            file=sys.stderr,
+        )
+        failed.append(JobFailedError())
     except KeyboardInterrupt:
-        how = "terminated" if Ending.asked else "interrupted"
-        print(f"squarehead: {how}; finished stages are stored, the same line continues", file=sys.stderr)
-        sys.exit(ending.EXIT_CODE if Ending.asked else 1)
+        _interrupted()
     if SweepStart.begun:
         state = sweep_state.read(end(SweepStart.begun.folder))
         show_end(state, table_console())
         sys.exit(0 if state.status == "done" and not failed else 1)
     if failed:
         sys.exit(1 if isinstance(failed[0], JobFailedError) else f"squarehead: {public(str(failed[0]))}")
+
+
+def _interrupted() -> NoReturn:
+    how = "terminated" if Ending.asked else "interrupted"
+    print(f"squarehead: {how}; finished stages are stored, the same line continues", file=sys.stderr)
+    sys.exit(ending.EXIT_CODE if Ending.asked else 1)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import UserError
+from pipeline.disk import replace_text
 
 VARIABLE = "SQUAREHEAD_TRACKING_URI"
 _USER_INFO = re.compile(
@@ -89,4 +90,4 @@ def clean_files(folder: Path, pattern: str) -> None:
     for path in folder.glob(pattern):
         text = path.read_text(encoding="utf-8")
         if public(text) != text:
-            path.write_text(public(text), encoding="utf-8")
+            replace_text(path, public(text))

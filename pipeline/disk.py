@@ -165,7 +165,12 @@ def format_bytes(count: float) -> str:
 
 
 def replace_text(path: Path, text: str) -> Path:
-    """Writes a file in one step: a reader sees the old or the new one."""
+    """Writes a file in one step: a reader sees the old or the new one. A full disk leaves the old one, and no more."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        return partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.contracts import UserError
 from pipeline.credentials import public_values
+from pipeline.disk import replace_text
 
 RECORD = "job.json"
 SUMMARY = "summary.json"
@@ -50,11 +52,15 @@ class Job:
         """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
         record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        replace_text(self.folder / RECORD, json.dumps(record, indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        return cls(folder=folder, **json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        """Raises UserError for a record that is damaged."""
+        try:
+            return cls(folder=folder, **json.loads((folder / RECORD).read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{folder / RECORD} cannot be read ({error!r}); repair or delete it", "runs") from None
 
 
 def ended_jobs(runs: Path) -> list[Job]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pipeline.disk import replace_text
 from pipeline.process import is_dead, this_process
 
 SECONDS_BETWEEN = 1.0
@@ -81,7 +82,5 @@ class ProgressFile:
 
     def _write(self, progress: Progress) -> None:
         self._written = time.monotonic()
-        partial = self._path.with_suffix(".partial")
         with suppress(OSError):  # a courtesy: a full disk must not stop the work for it
-            partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
-            partial.replace(self._path)
+            replace_text(self._path, json.dumps(asdict(progress)))

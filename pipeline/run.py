@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,9 @@ from rich.markup import escape
 
 from pipeline import cpu, heap, preflight
 from pipeline.contracts import Artifact, Stopped, UserError
-from pipeline.credentials import public
 from pipeline.ending import Ending
 from pipeline.environment import environment
+from pipeline.failures import explain
 from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
 from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores
@@ -104,7 +103,7 @@ def run_plan(
             console.print(f"[yellow]■ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
             raise KeyboardInterrupt from stopped
         except Exception as error:
-            outcome.status, outcome.error = "failed", _explain(error, name, folder)
+            outcome.status, outcome.error = "failed", explain(error, name, folder)
             outcome.seconds = time.monotonic() - started
             console.print(f"[red]✗ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
 
@@ -119,7 +118,7 @@ def _refused(
         if not found and (short := preflight.shortages(plan, entries, config, stores)):
             found = {preflight.working(plan)[0]: "; ".join(map(str, short))}
     except Exception as error:  # a bug in a check, like one in a stage
-        found = {preflight.working(plan)[0]: _explain(error, "checks", folder)}
+        found = {preflight.working(plan)[0]: explain(error, "checks", folder)}
     for name, line in found.items():
         console.print(f"[red]✗ {name}[/], checked beforehand: {escape(line)}", highlight=False, soft_wrap=True)
     return found
@@ -246,20 +245,3 @@ def _with_commit(item: Planned) -> Any:
     if commit and isinstance(item.node.config, Model | Data):
         return item.node.config.model_copy(update={"revision": commit})
     return item.node.config
-
-
-def _explain(error: Exception, name: str, folder: Path) -> str:
-    """One line. The traceback of what is no user's error goes into a file of the job."""
-    if isinstance(error, UserError | Stopped):
-        return public(str(error))
-    if isinstance(error, OSError) and error.errno:  # what the system says of a disk, a folder or a limit is no bug
-        where = f": {error.filename}" if error.filename else ""
-        return public(f"{error.strerror or type(error).__name__}{where}")
-    kept = folder / f"{name}.traceback.txt"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept.write_text(public("".join(traceback.format_exception(error))), encoding="utf-8")
-        where = f" (traceback: {kept})"
-    except OSError:
-        where = ""
-    return public(f"{type(error).__name__}: {' '.join(str(error).split())}") + where

@@ -115,8 +115,8 @@ def _records(kind: str, *line: str) -> Begin:
 CAMPAIGNS = (
     *(Campaign(f"kill: {series.name}", _kills(series)) for series in chaos_kills.SERIES),
     Campaign("disk: runs too small", _too_small("runs", chaos_disks.NUM_SIZES)),
-    Campaign("disk: cache too small", _too_small("cache", 8)),
-    Campaign("disk: runs fills up", _fills_up("runs", chaos_disks.NUM_SIZES)),
+    Campaign("disk: cache too small", _too_small("cache", 6)),
+    Campaign("disk: runs fills up", _fills_up("runs", 16)),
     *(Campaign(f"stored file {kind}", _stored(kind)) for kind in chaos_flips.DAMAGES),
     *(Campaign(f"record {kind}", _records(kind, "-m", "sparsity=0.5,0.6")) for kind in chaos_flips.DAMAGES),
 )

@@ -123,7 +123,9 @@ def trial(
     else:
         what, told = _reported(place, whole, result)
         found += told
-    return what, found + _removed(place, whole, store, result, file, how, draw, folder)
+    if file == next(name for at, name in whole.files() if at == result):  # once for each result
+        found += _removed(place, whole, store, result, file, how, draw, folder)
+    return what, found
 
 
 def _verified(place: Place, store: Store, entry: Entry) -> list[str]:

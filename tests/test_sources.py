@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForCon
 from pipeline.contracts import UserError
 from pipeline.schema import Data, Model
 from stages.evaluation import tasks
-from stages.sources import data, model, packages
-from stages.sources.identity import identity
+from stages.sources import data, model, packages, remembered
+from stages.sources.identity import digest, identity
 from stages.sources.splits import cut, hash_position
 from tests import tiny, tiny_hub, tiny_packages
 
@@ -179,6 +179,18 @@ def test_contents_are_read_again_only_if_size_or_time_changed(tmp_path):
     assert identity(str(file), "", "data.path") == first
     os.utime(file, ns=(past + 1, past + 1))
     assert identity(str(file), "", "data.path") != first
+
+
+def test_a_damaged_memory_of_digests_is_not_believed(tmp_path):
+    file = write_rows(tmp_path / "a.jsonl", texts(5))
+    os.utime(file, (1e9, 1e9))
+    true = digest(file, "data.path")
+    memory = remembered._path()
+    assert true in memory.read_text()
+    other = ("0" if true[0] != "0" else "1") + true[1:]
+    for damaged in (memory.read_text().replace(true, other), memory.read_text()[:-9], "[]", "{}"):
+        memory.write_text(damaged)
+        assert digest(file, "data.path") == true
 
 
 def test_a_file_that_may_still_change_is_not_remembered(tmp_path):

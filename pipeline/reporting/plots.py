@@ -138,7 +138,7 @@ def _metrics(nodes: Mapping[str, Mapping[str, Any]], name: str, store: Store) ->
 def _find(nodes: Mapping[str, Mapping[str, Any]], name: str, store: Store, kind: type[A]) -> A | None:
     node = nodes.get(name)
     entry = store.find(node["stage"], node["fingerprint"]) if node and node["metrics"] else None
-    return entry.artifact(kind) if entry else None
+    return entry.artifact(kind) if entry and not store.corruption(entry) else None
 
 
 # ---- drawing ----

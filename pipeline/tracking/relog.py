@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.contracts import UserError
 from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at, went_well
 from pipeline.plan import Stores
 from pipeline.store.store import Entry, Store
@@ -16,8 +17,9 @@ from pipeline.tracking.view import View, card_of
 def relog(view: View, runs: Path) -> dict[str, int]:
     """Makes the runs of jobs and results that MLflow does not know, and leaves the others alone.
 
-    Returns how many runs of each kind it made.
+    Returns how many runs of each kind it made. Raises UserError, and makes none, for a damaged result or record.
     """
+    _refuse_damaged(Store(runs / "store"))
     view.close_dead()
     before = _counts(view)
     jobs = ended_jobs(runs)
@@ -36,6 +38,18 @@ def relog(view: View, runs: Path) -> dict[str, int]:
             _close(view, job, runs, run_ids[job.key])
     after = _counts(view)
     return {kind: after[kind] - before[kind] for kind in after}
+
+
+def _refuse_damaged(store: Store) -> None:
+    """What MLflow shows of a result must be what was measured."""
+    for entry in store.entries():
+        if why := store.corruption(entry):
+            place = f"{entry.stage}/{entry.path.name}"
+            raise UserError(
+                f"{place} is damaged: {why}; `python -m pipeline.store --runs {store.root.parent} verify --remove` "
+                "deletes it",
+                "--runs",
+            )
 
 
 def _run_of(view: View, job: Job) -> str:

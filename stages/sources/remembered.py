@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ def remember(kind: str, values: Mapping[str, Any]) -> None:
         if kind == "digests":
             everything[kind] = {name: value for name, value in everything[kind].items() if os.path.exists(name)}
         scratch = path.with_suffix(".partial")
-        scratch.write_text(json.dumps(everything, indent=1, sort_keys=True), encoding="utf-8")
+        sealed = {"sha256": _digest(everything), "values": everything}
+        scratch.write_text(json.dumps(sealed, indent=1, sort_keys=True), encoding="utf-8")
         scratch.replace(path)
 
 
@@ -40,10 +42,17 @@ def _path() -> Path:
 
 
 def _read() -> dict[str, dict[str, Any]]:
+    """Empty where it is missing or damaged: everything in it can be found out again."""
     try:
-        found: dict[str, dict[str, Any]] = json.loads(_path().read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        kept: dict[str, Any] = json.loads(_path().read_text(encoding="utf-8"))
+        if "sha256" not in kept:  # of an earlier version
+            return kept
+        values: dict[str, dict[str, Any]] = kept["values"]
+        return values if kept["sha256"] == _digest(values) else {}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}
-    except ValueError:  # damaged: everything in it can be found out again
-        return {}
-    return found
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """A changed digit in here would give a source another identity."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("ascii")).hexdigest()

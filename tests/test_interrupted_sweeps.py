@@ -1,0 +1,138 @@
+"""A sweep whose launcher or worker is killed, or that has a job with a bug: nothing that was finished is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+
+import psutil
+import pytest
+
+from pipeline import __main__ as command
+from pipeline import disk, job
+from tests.running import PROJECT, Place
+
+SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
+LONG = ["until=dense", "dense.training.steps=100000", "dense.training.eval_every=0",
+        "dense.training.checkpoint_every=0"]  # fmt: skip
+START_SECONDS, END_SECONDS = 120, 40
+
+
+def wait_for(happened: Callable[[], bool], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not (done := happened()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return done
+
+
+def others(session: int) -> list[int]:
+    """Living processes of a session but for its leader."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if pid != session and os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
+
+
+@pytest.fixture
+def sweep(place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """Two jobs that train for long, side by side in workers of joblib; both have begun."""
+    line = place.command("-m", "seed=0,1", *SMALL, *LONG, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    with (place.folder / "said").open("wb") as said:
+        running = subprocess.Popen(
+            line, cwd=place.folder, env=os.environ | {"PYTHONPATH": str(PROJECT)}, stdout=said, stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
+    curves = (place.runs / "store", ".scratch/dense-*/resume/metrics.jsonl")
+    begun = wait_for(lambda: len(list(curves[0].glob(curves[1]))) == 2, START_SECONDS)
+    try:
+        assert begun, (place.folder / "said").read_text()
+        yield running
+    finally:
+        for pid in (running.pid, *others(running.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.wait()
+
+
+def test_workers_end_with_their_launcher_and_save_checkpoints(sweep: subprocess.Popen[bytes], place: Place) -> None:
+    assert len(others(sweep.pid)) >= 2
+    sweep.kill()
+    sweep.wait()
+    assert wait_for(lambda: not others(sweep.pid), END_SECONDS), "workers outlive their launcher"
+    kept = {path.parent for path in place.runs.glob("store/.scratch/dense-*/resume/*/weights.safetensors")}
+    assert len(kept) == 2
+
+
+def test_a_killed_worker_ends_the_sweep_in_a_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(**_: object) -> Callable[[object], Callable[[], None]]:
+        def launch() -> None:
+            raise BrokenProcessPool("A worker process managed by the executor was unexpectedly terminated.")
+
+        return lambda _: launch
+
+    monkeypatch.setattr(command.hydra, "main", broken)
+    monkeypatch.setattr(sys, "argv", ["pipeline", "-m", "seed=0,1"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a worker of the launcher was killed" in line
+    assert "the same line continues" in line
+
+
+BUG = """
+import pipeline.__main__ as command
+real = command.run_plan
+def broken(plan, config, *more, **named):
+    real(plan, config, *more, **named)
+    if config.seed == 0:
+        raise {error}
+command.run_plan = broken
+command.main()
+"""
+
+
+@pytest.mark.parametrize("error", ["RecursionError('too deep')", "MemoryError()", "KeyError('x')"])
+def test_a_bug_in_one_job_loses_neither_its_results_nor_the_other_jobs(error: str, place: Place) -> None:
+    line = place.command("-m", "seed=0,1", *SMALL, "until=data")
+    done = subprocess.run(
+        [sys.executable, "-c", BUG.format(error=error), *line[3:]], cwd=place.folder, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("squarehead: job 0: ")]
+    assert error.partition("(")[0] in told
+    assert "finished stages are stored" in told
+    (sweep,) = (place.runs / "sweeps").iterdir()
+    for number in ("0", "1"):
+        assert {node["status"] for node in job.read_summary(sweep / number).values()} == {"done"} or number == "1"
+        assert job.went_well(job.read_summary(sweep / number))
+    assert (sweep / "0" / "job.traceback.txt").exists()
+    assert json.loads((sweep / "sweep.json").read_text())["ended"]
+
+
+def test_a_record_is_the_old_one_or_the_new_one(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = disk.replace_text(tmp_path / "job.json", "old")
+    monkeypatch.setattr(type(path), "write_text", _full)
+    with pytest.raises(OSError, match="No space"):
+        disk.replace_text(path, "new")
+    assert path.read_bytes() == b"old"
+    assert [there.name for there in tmp_path.iterdir()] == ["job.json"]
+
+
+def _full(path: os.PathLike[str], text: str, **_: object) -> None:
+    with open(path, "w") as file:
+        file.write(text[:1])
+    raise OSError(28, "No space left on device", str(path))
