@@ -117,7 +117,6 @@ def test_a_bug_in_one_job_loses_neither_its_results_nor_the_other_jobs(error: st
     assert "finished stages are stored" in told
     (sweep,) = (place.runs / "sweeps").iterdir()
     for number in ("0", "1"):
-        assert {node["status"] for node in job.read_summary(sweep / number).values()} == {"done"} or number == "1"
         assert job.went_well(job.read_summary(sweep / number))
     assert (sweep / "0" / "job.traceback.txt").exists()
     assert json.loads((sweep / "sweep.json").read_text())["ended"]

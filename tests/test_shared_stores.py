@@ -21,13 +21,11 @@ META = {"stage": "dense", "fingerprint": "a" * 64, "metrics": {}, "inputs": {}, 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
 
 
-@pytest.mark.parametrize(("umask", "folders", "files"), [("002", 0o775, 0o664), ("022", 0o755, 0o644)])
-def test_all_that_a_sweep_leaves_has_the_rights_of_the_umask(
-    umask: str, folders: int, files: int, place: Place
-) -> None:
-    line = place.command("-m", "sparsity=0.5,0.6", "until=dense_eval", "dense.training.steps=0")
+def test_all_that_a_sweep_leaves_has_the_rights_of_the_umask(place: Place) -> None:
+    folders, files = 0o775, 0o664
+    line = place.command("-m", "seed=0,1", "until=calibrate", "dense.training.steps=1", "distill=ce")
     subprocess.run(
-        ["sh", "-c", f'umask {umask}; exec "$@"', "sh", *line],
+        ["sh", "-c", 'umask 002; exec "$@"', "sh", *line],
         cwd=place.folder,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
         check=True,
