@@ -145,8 +145,7 @@ def _used_silently(place: Place, whole: Whole, result: str, again: Running) -> l
         found.append("it was used as it is")
     if again.code != 0 and not _named(again, Path(result).name):
         found.append(f"the refusal does not name it: {last_line(again)}")
-    made = places.results(place)
-    return found + list(places.differences(made, {key: whole.expected[key] for key in {*made} & {*whole.expected}}))
+    return found + _otherwise(place, whole)
 
 
 def _reported(place: Place, whole: Whole, result: str) -> tuple[str, list[str]]:
@@ -183,7 +182,14 @@ def _removed(
     if again.code != 0:
         found.append(f"after verify --remove the same line ends with {again.code}: {last_line(again)}")
     found += unclear(again)
-    return found + apart(lambda: list(places.differences(places.results(place), whole.expected)))
+    # what nothing asks for any more is not made again
+    return found + apart(lambda: _otherwise(place, whole))
+
+
+def _otherwise(place: Place, whole: Whole) -> list[str]:
+    """How what is there differs from what it was."""
+    made = places.results(place)
+    return list(places.differences(made, {key: whole.expected[key] for key in {*made} & {*whole.expected}}))
 
 
 def _named(running: Running, name: str) -> bool:
