@@ -44,7 +44,7 @@ def _path() -> Path:
 def _read() -> dict[str, dict[str, Any]]:
     """Empty where it is missing or damaged: everything in it can be found out again."""
     try:
-        kept: dict[str, Any] = json.loads(_path().read_text(encoding="utf-8"))
+        kept = dict(json.loads(_path().read_text(encoding="utf-8")))
         if "sha256" not in kept:  # of an earlier version
             return kept
         values: dict[str, dict[str, Any]] = kept["values"]
