@@ -68,7 +68,7 @@ SERIES = (
 
 def _place(series: Series, folder: Path, sources: Sources) -> Place:
     """As it is before the line; made once, then copied."""
-    template = folder / "templates" / series.name.replace(" ", "_")
+    template = folder / "template"
     if not series.before:
         return places.make(folder / "trial", sources)
     if not (template / "made").exists():
