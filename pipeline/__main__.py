@@ -29,6 +29,7 @@ from pipeline.graph import build, resolve
 from pipeline.headline import headline, main_metric
 from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
 from pipeline.plan import Plan, Stores, make_plan
+from pipeline.record.outcome import read_outcomes
 from pipeline.reporting import plots
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
@@ -177,7 +178,7 @@ def _run(
 
 def _plot(outcomes: Outcomes, stores: Stores, folder: Path, console: Console) -> Path | None:
     try:
-        return plots.quality_speed(summary(outcomes), stores.runs, folder)
+        return plots.quality_speed(read_outcomes(folder / SUMMARY), stores.runs, folder)
     except Exception as error:  # a picture that fails must not cost the record of what was measured
         warn(f"no plot of quality and speed: {type(error).__name__}: {error}", console)
         return None

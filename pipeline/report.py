@@ -44,9 +44,7 @@ def plot(found: Study) -> list[Path]:
     """Draws `plots.NAME` into the folder of each job that has what it takes. Raises UserError if none has."""
     drawn = []
     for job in found.jobs:
-        nodes = {name: {"stage": node.stage, "fingerprint": node.fingerprint, "metrics": node.metrics}
-                 for name, node in job.nodes.items()}  # fmt: skip
-        paths = (plots.quality_speed(nodes, store, job.folder) for store in found.results.stores)
+        paths = (plots.quality_speed(job.nodes, store, job.folder) for store in found.results.stores)
         drawn += [path for path in [next(filter(None, paths), None)] if path]
     if not drawn:
         raise UserError("no job here has a benchmark and an evaluation of its dense model in the store", "--plot")

@@ -18,9 +18,11 @@ from matplotlib.figure import Figure
 
 from pipeline import report
 from pipeline.job import Job
+from pipeline.record.outcome import Outcome, Outcomes
 from pipeline.reporting import plot_labels, plots
 from pipeline.reporting.plot_labels import Box
-from pipeline.reporting.plots import Point, QualitySpeed
+from pipeline.reporting.plots import QualitySpeed
+from pipeline.reporting.speed_axes import Point
 from pipeline.store.store import Store
 from tests.running import Place
 
@@ -97,6 +99,10 @@ def nodes_of(store: Store, rows: list[dict[str, Any]], metric: str = "perplexity
     return nodes | {"benchmark": publish(store, "benchmark", "b" * 64, "benchmark.json", found)}
 
 
+def outcomes(nodes: dict[str, dict[str, Any]]) -> Outcomes:
+    return {name: Outcome.from_json(name, node) for name, node in nodes.items()}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "runs" / "store")
@@ -113,7 +119,7 @@ def drawn(figure: Figure) -> dict[str, ErrorbarContainer]:
 
 
 def test_the_drawn_points_are_the_rows(nodes: dict[str, dict[str, Any]], store: Store) -> None:
-    found = plots.collect(nodes, store)
+    found = plots.collect(outcomes(nodes), store)
     assert found is not None
     shown = drawn(plots.draw(found))
     assert shown.keys() == {f"{backend} {model}" for backend, model in SPEEDUPS}
@@ -131,7 +137,7 @@ def test_the_drawn_points_are_the_rows(nodes: dict[str, dict[str, Any]], store: 
 
 
 def test_shapes_tell_backends_and_colours_models(nodes: dict[str, dict[str, Any]], store: Store) -> None:
-    found = plots.collect(nodes, store)
+    found = plots.collect(outcomes(nodes), store)
     assert found is not None
     shown = {label: bars[0] for label, bars in drawn(plots.draw(found)).items()}
     assert shown["torch_fp32 dense"].get_marker() == shown["torch_fp32 sparse"].get_marker()
@@ -140,7 +146,7 @@ def test_shapes_tell_backends_and_colours_models(nodes: dict[str, dict[str, Any]
 
 
 def test_axes_and_legend_say_what_is_drawn(nodes: dict[str, dict[str, Any]], store: Store) -> None:
-    found = plots.collect(nodes, store)
+    found = plots.collect(outcomes(nodes), store)
     assert found is not None
     figure = plots.draw(found)
     axes = figure.axes[0]
@@ -156,7 +162,7 @@ def test_axes_and_legend_say_what_is_drawn(nodes: dict[str, dict[str, Any]], sto
 
 
 def test_perplexities_far_apart_have_an_axis_of_ratios(nodes: dict[str, dict[str, Any]], store: Store) -> None:
-    found = plots.collect(nodes, store)
+    found = plots.collect(outcomes(nodes), store)
     assert found is not None
     first, *others = found.points
     near = replace(found, points=[replace(point, quality=12.0) for point in found.points])
@@ -167,7 +173,7 @@ def test_perplexities_far_apart_have_an_axis_of_ratios(nodes: dict[str, dict[str
 
 
 def test_one_round_is_drawn_though_its_ends_are_rounded_past_it(nodes: dict[str, dict[str, Any]], store: Store) -> None:
-    found = plots.collect(nodes, store)
+    found = plots.collect(outcomes(nodes), store)
     assert found is not None
     points = [replace(at, slowest=at.speedup * (1 + 1e-16), fastest=at.speedup * (1 - 2e-16)) for at in found.points]
     assert any(at.fastest < at.speedup for at in points)
@@ -175,7 +181,7 @@ def test_one_round_is_drawn_though_its_ends_are_rounded_past_it(nodes: dict[str,
 
 
 def test_of_other_metrics_more_may_be_better(store: Store) -> None:
-    found = plots.collect(nodes_of(store, [row("torch_fp32", "dense", 1.0)], "exact_match"), store)
+    found = plots.collect(outcomes(nodes_of(store, [row("torch_fp32", "dense", 1.0)], "exact_match")), store)
     assert found is not None
     assert plots.draw(found).axes[0].get_ylabel() == "exact match, ± standard error (higher is better)"
 
@@ -185,20 +191,23 @@ def test_nothing_is_drawn_of_a_job_without_speed_or_quality(
 ) -> None:
     for missing in ("benchmark", "dense_eval"):
         fewer = {name: node for name, node in nodes.items() if name != missing}
-        assert plots.quality_speed(fewer, store, tmp_path) is None
+        assert plots.quality_speed(outcomes(fewer), store, tmp_path) is None
     failed = nodes | {"benchmark": nodes["benchmark"] | {"status": "failed", "metrics": {}}}
-    assert plots.quality_speed(failed, store, tmp_path) is None
+    assert plots.quality_speed(outcomes(failed), store, tmp_path) is None
     no_baseline = Store(tmp_path / "other")
-    assert plots.quality_speed(nodes_of(no_baseline, [row("torch_bf16", "dense", None)]), no_baseline, tmp_path) is None
+    assert (
+        plots.quality_speed(outcomes(nodes_of(no_baseline, [row("torch_bf16", "dense", None)])), no_baseline, tmp_path)
+        is None
+    )
     assert not (tmp_path / plots.NAME).exists()
 
 
 def test_the_same_results_give_the_same_file(nodes: dict[str, dict[str, Any]], store: Store, tmp_path: Path) -> None:
-    first = plots.quality_speed(nodes, store, tmp_path)
+    first = plots.quality_speed(outcomes(nodes), store, tmp_path)
     assert first is not None
     content = first.read_bytes()
     assert content.startswith(b"<?xml")
-    plots.quality_speed(nodes, store, tmp_path)
+    plots.quality_speed(outcomes(nodes), store, tmp_path)
     assert first.read_bytes() == content
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import references
 from pipeline.references import Reference
-from pipeline.reporting import page, plots, speed_figures, speed_tables, speed_verdicts, study, writers
+from pipeline.reporting import page, speed_axes, speed_figures, speed_tables, speed_verdicts, study, writers
 from pipeline.reporting.cells import Table
 from pipeline.reporting.speed_verdicts import SpeedComparison, merged, verdict
 from pipeline.reporting.study import Study
@@ -237,13 +237,13 @@ def test_the_plot_has_the_papers_points_and_ours_over_the_same(tmp_path: Path, m
     runs = of_mpt(tmp_path)
     runs.job(0.5, "squarehead", 0.33, int8=True)
     seen: list[tuple[list[str], list[tuple[float, float]]]] = []
-    write = plots.write_names
+    write = speed_axes.write_names
 
     def spy(axes, points, names, colors, around) -> None:  # type: ignore[no-untyped-def]
         seen.append((list(names), [(point.speedup, point.quality) for point in around]))
         write(axes, points, names, colors, around)
 
-    monkeypatch.setattr(plots, "write_names", spy)
+    monkeypatch.setattr(speed_axes, "write_names", spy)
     drawn = speed_figures.beside_published(collected(runs))
     assert drawn
     assert "published, fp32: MPT-7B, DeepSparse, 8 cores with AVX-512 VNNI" in drawn

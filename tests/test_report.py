@@ -14,10 +14,11 @@ import pytest
 
 from pipeline import report
 from pipeline.references import Reference, of_table
-from pipeline.reporting import glance, quality_figures, study, verdicts
-from pipeline.reporting.levels import levels
-from pipeline.reporting.models import ModelRow
-from pipeline.reporting.study import Study, state
+from pipeline.reporting import quality_figures, study, verdicts
+from pipeline.reporting.analysis import Row
+from pipeline.reporting.findings import findings
+from pipeline.reporting.problems import state
+from pipeline.reporting.study import Study
 from pipeline.store.store import SHORT
 from tests.tiny_reports import Runs, fingerprint
 
@@ -42,8 +43,8 @@ def collected(runs: Runs) -> Study:
     return study.collect([runs.place], None, Path("nowhere"))
 
 
-def rows(found: Study, kind: str) -> list[ModelRow]:
-    return [row for row in found.models if row.kind == kind]
+def rows(found: Study, kind: str) -> list[Row]:
+    return [row for row in found.models if row["kind"] == kind]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -62,21 +63,22 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_dense_stands_once_one_shot_once_a_level_and_every_job_has_its_model(sweep: Runs) -> None:
     found = collected(sweep)
     assert [len(rows(found, kind)) for kind in ("dense_eval", "one_shot_eval", "evaluate")] == [1, 2, 4]
-    assert [row.jobs for row in rows(found, "one_shot_eval")] == [(0, 1), (2, 3)]
+    assert [row["jobs"] for row in rows(found, "one_shot_eval")] == [(0, 1), (2, 3)]
     best = rows(found, "evaluate")[1]
-    assert (best.loss, best.sparsity, best.model_sparsity, best.checkpoint_bytes) == ("squarehead", 0.5, 0.25, 4100)
-    quality = best.qualities["perplexity"]
-    assert (quality.value, quality.stderr, quality.higher_is_better) == (11.0, 1.0, False)
-    assert quality.recovery == pytest.approx(100 * 10 / 11)
-    assert best.seconds == 6.0, "dense, prune and fine-tune took 2 s each; sources and the evaluation do not count"
+    facts = [best[key] for key in ("loss", "sparsity", "model_sparsity", "checkpoint_bytes")]
+    assert facts == ["squarehead", 0.5, 0.25, 4100]
+    quality = found.qualities[best["evaluation"]]["perplexity"]
+    assert [quality[key] for key in ("value", "stderr", "higher_is_better")] == [11.0, 1.0, False]
+    assert quality["recovery"] == pytest.approx(100 * 10 / 11)
+    assert best["seconds"] == 6.0, "dense, prune and fine-tune took 2 s each; sources and the evaluation do not count"
 
 
 def test_options_are_told_where_jobs_differ_and_only_of_the_models_that_have_them(sweep: Runs) -> None:
     found = collected(sweep)
     assert found.columns == ["sparsity", "distill"], "the seed is the same in all"
-    assert rows(found, "dense_eval")[0].dials == {}
-    assert rows(found, "one_shot_eval")[1].dials == {"sparsity": "0.7"}
-    assert rows(found, "evaluate")[3].dials == {"sparsity": "0.7", "distill": "kd"}
+    assert rows(found, "dense_eval")[0]["options"] == {}
+    assert rows(found, "one_shot_eval")[1]["options"] == {"sparsity": "0.7"}
+    assert rows(found, "evaluate")[3]["options"] == {"sparsity": "0.7", "distill": "kd"}
 
 
 def test_seeds_of_one_model_have_a_mean_and_a_spread(runs: Runs) -> None:
@@ -89,10 +91,10 @@ def test_seeds_of_one_model_have_a_mean_and_a_spread(runs: Runs) -> None:
     spread = over.qualities["perplexity"]
     assert (spread.mean, spread.std) == (mean(values), stdev(values))
     assert over.seeds == ("0", "1", "2")
-    assert over.dials == {"distill": "kd"}, "one seed of ce is no spread"
+    assert over.options == {"distill": "kd"}, "one seed of ce is no spread"
     assert len(over.evaluations) == 3
     (dense,) = [row for row in found.seeds if row.kind == "dense_eval"]
-    assert (dense.seeds, dense.dials) == (("0", "1", "2"), {}), "no loss makes a dense model"
+    assert (dense.seeds, dense.options) == (("0", "1", "2"), {}), "no loss makes a dense model"
 
 
 def test_groups_that_set_several_options_are_told_by_what_they_set(runs: Runs) -> None:
@@ -102,7 +104,7 @@ def test_groups_that_set_several_options_are_told_by_what_they_set(runs: Runs) -
     runs.job(0.75, "ce", 21.0, row="table/16of64")
     found = collected(runs)
     assert found.columns == ["sparsity", "distill"]
-    assert [level.series for level in levels(found, "perplexity")] == ["ce", "kd", "kd", "one-shot", "one-shot"]
+    assert [level.series for level in found.levels("perplexity")] == ["ce", "kd", "kd", "one-shot", "one-shot"]
 
 
 def test_patterns_of_one_sparsity_are_no_seeds_of_each_other(runs: Runs) -> None:
@@ -110,9 +112,9 @@ def test_patterns_of_one_sparsity_are_no_seeds_of_each_other(runs: Runs) -> None
         runs.pattern = pattern
         runs.job(sparsity, "kd", value, row=f"patterns/{pattern}")
     found = collected(runs)
-    told = [(level.series, level.each) for level in levels(found, "perplexity") if level.rows[0].kind == "evaluate"]
+    told = [(level.series, level.each) for level in found.levels("perplexity") if not level.one_shot]
     assert told == [("16:32", (12.0,)), ("2:4", (18.0,)), ("unstructured", (11.0,))]
-    (finding,) = glance.findings(found)
+    (finding,) = findings(found)
     assert (finding.best, finding.margin) == ("unstructured", "within error of 16:32 (12.00 ± 1.00)")
 
 
@@ -120,7 +122,7 @@ def test_patterns_of_different_sparsities_are_one_line(runs: Runs) -> None:
     for pattern, sparsity in (("unstructured", 0.5), ("16:32", 0.5), ("unstructured", 0.75), ("16:64", 0.75)):
         runs.pattern = pattern
         runs.job(sparsity, "kd", 12.0, row=f"patterns/{pattern}_{sparsity}")
-    told = [level.series for level in levels(collected(runs), "perplexity") if level.rows[0].kind == "evaluate"]
+    told = [level.series for level in collected(runs).levels("perplexity") if not level.one_shot]
     assert told == ["N:M", "N:M", "unstructured", "unstructured"]
 
 
@@ -129,10 +131,10 @@ def test_at_one_sparsity_quality_is_told_over_the_number_that_differs(runs: Runs
         runs.job(0.7, "squarehead", value, lr=lr)
         runs.job(0.7, "ce", value + 4, lr=lr)
     found = collected(runs)
-    assert found.axis == "finetune.lr"
-    told = [(level.series, level.place, level.value) for level in levels(found, "perplexity")[:4]]
+    assert found.naming.axis == "finetune.lr"
+    told = [(level.series, level.place, level.value) for level in found.levels("perplexity")[:4]]
     assert told == [("ce", 1e-4, 18.0), ("ce", 1e-3, 15.0), ("squarehead", 1e-4, 14.0), ("squarehead", 1e-3, 11.0)]
-    (finding,) = glance.findings(found)
+    (finding,) = findings(found)
     assert finding.best == "squarehead finetune.lr=0.001"
     assert "ce finetune.lr=0.001 (15.00" in finding.margin, "each loss at its own best"
     drawn = quality_figures.quality(found, "perplexity")
@@ -147,11 +149,11 @@ def test_models_judged_on_the_same_windows_are_told_apart_window_by_window(tmp_p
         runs = Runs(tmp_path / str(kept), windows=kept)
         runs.job(0.5, "kd", 11.0)
         runs.job(0.5, "ce", 11.5)
-        (finding,) = glance.findings(collected(runs))
+        (finding,) = findings(collected(runs))
         margins[kept] = finding.margin
     assert margins[False] == "within error of ce (11.50 ± 1.00)"
-    told, low, high = re.fullmatch(r"(.*), by ([\d.]+) to ([\d.]+)", margins[True]).groups()  # type: ignore[union-attr]
-    assert told == "clear of ce (11.50 ± 1.00) on the same items"
+    told, low, high = re.fullmatch(r"(.*) by ([\d.]+) to ([\d.]+) .95 % interval, same items.", margins[True]).groups()  # type: ignore[union-attr]
+    assert told == "better than ce (11.50 ± 1.00)"
     assert 0 < float(low) < 0.5 < float(high)
 
 
@@ -162,17 +164,17 @@ def test_seeds_are_told_apart_by_their_means(runs: Runs) -> None:
         runs.job(0.5, "ce", 13.0 + 0.7 * off, seed=seed)
         runs.job(0.7, "kd", 11.0 + off, seed=seed)
         runs.job(0.7, "ce", 12.0 + off, seed=seed)
-    low, high = glance.findings(collected(runs))
-    assert low.margin == "clear of ce (13.00 ± 0.70) over seeds"
-    assert high.margin == "within the spread of seeds of ce (12.00 ± 1.00)"
+    low, high = findings(collected(runs))
+    assert low.margin == "better than ce (13.00 ± 0.70) over seeds"
+    assert high.margin == "no significant difference to ce (12.00 ± 1.00) over seeds"
 
 
 def test_models_that_are_level_in_their_windows_are_not_told_apart(runs: Runs) -> None:
     runs.windows = True
     runs.job(0.5, "kd", 11.0)
     runs.job(0.5, "ce", 11.0)
-    (finding,) = glance.findings(collected(runs))
-    assert finding.margin == "not told apart from kd (11.00 ± 1.00) on the same items"
+    (finding,) = findings(collected(runs))
+    assert finding.margin == "no significant difference to kd (11.00 ± 1.00) on the same items"
 
 
 def test_the_gain_of_int8_is_told_apart_from_that_of_zeros(runs: Runs) -> None:
@@ -181,7 +183,7 @@ def test_the_gain_of_int8_is_told_apart_from_that_of_zeros(runs: Runs) -> None:
     (share,) = found.shares
     assert share.steps == {"runtime": 2.0, "int8": 2.0, "zeros": 1.5, "int8 head": None}
     assert share.total == 6.0
-    speeds = {row.kind: row.speed for row in found.models if row.speed}
+    speeds = {row["kind"]: speed for row in found.models if (speed := found.speed(row))}
     backends = {kind: (speed.backend, speed.ratio) for kind, speed in speeds.items()}
     assert backends == {
         "dense_eval": ("engine_fp32", 2.0),
@@ -202,7 +204,7 @@ def test_the_last_rung_of_a_job_is_its_model_though_others_pass_it(runs: Runs) -
         to["evaluate_50"] = at["evaluate"]
         (ladder / name).write_text(json.dumps(longer))
     found = collected(runs)
-    assert [(row.sparsity, row.jobs) for row in rows(found, "evaluate")] == [(0.5, (1,)), (0.7, (0,))]
+    assert [(row["sparsity"], row["jobs"]) for row in rows(found, "evaluate")] == [(0.5, (1,)), (0.7, (0,))]
     assert rows(found, "rung") == []
 
 
@@ -242,7 +244,7 @@ def test_several_sweeps_are_reported_together(tmp_path: Path) -> None:
     first.job(0.5, "kd", 11.0)
     second.job(0.8, "kd", 50.0)
     found = study.collect([first.place, second.place], None, tmp_path)
-    assert [row.sparsity for row in rows(found, "evaluate")] == [0.5, 0.8]
+    assert [row["sparsity"] for row in rows(found, "evaluate")] == [0.5, 0.8]
     assert len(rows(found, "dense_eval")) == 1
 
 
@@ -264,7 +266,7 @@ def test_a_verdict_weighs_the_difference_by_our_error(
     metric = "squarehead_qa_exact_match_strict_match"
     runs = Runs(tmp_path, metric, True, 0.3, 0.1, "mpt_gsm8k", model="mosaicml/mpt-7b", data="openai/gsm8k")
     runs.job(0.5, "squarehead", ours, error=stderr)
-    (told,) = [at for at in collected(runs).comparisons if at.row.kind == "evaluate"]
+    (told,) = [at for at in collected(runs).comparisons if at.row["kind"] == "evaluate"]
     assert (told.reference.value, told.verdict) == (0.306, verdict)
 
 
@@ -297,14 +299,14 @@ def test_a_model_that_was_only_pruned_stands_beside_figures_of_such(tmp_path: Pa
         told = json.loads(record.read_text())
         told["config"]["finetune"] |= {"steps": steps, "epochs": 0}
         record.write_text(json.dumps(told))
-        beside = [at.reference.loss for at in collected(runs).comparisons if at.row.kind == "evaluate"]
+        beside = [at.reference.loss for at in collected(runs).comparisons if at.row["kind"] == "evaluate"]
         assert beside == losses
 
 
 def test_another_model_has_no_verdict_and_its_recovery_stands_beside_ours(tmp_path: Path) -> None:
     runs = Runs(tmp_path, "wer", reference="whisper", model="owner/whisper-tiny.en", data="owner/clips")
     runs.job(0.5, "squarehead", 30.87)
-    told = {at.row.kind: at for at in collected(runs).comparisons}
+    told = {at.row["kind"]: at for at in collected(runs).comparisons}
     assert set(told) == {"dense_eval", "evaluate"}, "no one-shot of that table is published"
     assert told["evaluate"].verdict == "no reference (other model)"
     assert told["evaluate"].reference.recovery == pytest.approx(100 * 32.57 / 30.87)
@@ -318,7 +320,7 @@ def test_figures_of_another_loss_pattern_or_level_do_not_stand_beside_ours(tmp_p
     def beside(**changed: object) -> int:
         told = {"table": "mine", "title": "t", "source": "s", "family": "whisper", "model": "m", "dataset": "d",
                 "metric": "wer", "value": 1.0, "sparsity": 0.5, "loss": "kd"}  # fmt: skip
-        return len(verdicts.compare(found.jobs, found.models, [Reference(**(told | changed))]))  # type: ignore[arg-type]
+        return len(verdicts.compare(found.jobs, found.table, [Reference(**(told | changed))]))  # type: ignore[arg-type]
 
     assert beside() == 1
     wrong = {"table": "theirs", "metric": "cer", "sparsity": 0.6, "loss": "ce", "pattern": "2:4", "int8": True}
@@ -345,7 +347,7 @@ def test_failed_unfinished_and_missing_jobs_are_told_and_the_rest_is_reported(
         "stopped: at finetune_70, 3 of 8 stages to go",
         "missing: never began",
     ]
-    assert [row.sparsity for row in rows(found, "evaluate")] == [0.5]
+    assert [row["sparsity"] for row in rows(found, "evaluate")] == [0.5]
     assert run(monkeypatch, runs.place) == report.INCOMPLETE
     told = capsys.readouterr().out
     for line in ("job 1 (sparsity=0.6): failed", "job 2 (sparsity=0.7): stopped", "job 3 (sparsity=0.8): missing"):
@@ -375,9 +377,8 @@ def test_a_deleted_result_is_named_and_told_from_the_summary(sweep: Runs) -> Non
     shutil.rmtree(sweep.store.root / "evaluate" / evaluation[:SHORT])
     found = collected(sweep)
     left = rows(found, "evaluate")[1]
-    assert left.qualities["perplexity"].value == whole.qualities["perplexity"].value
-    assert left.qualities["perplexity"].stderr == whole.qualities["perplexity"].stderr
-    assert (left.sparsity, left.checkpoint) == (whole.sparsity, whole.checkpoint)
+    for key in ("value", "stderr", "sparsity", "checkpoint"):
+        assert left[key] == whole[key]
     assert len(found.problems) == 1
     assert f"evaluate/{evaluation[:SHORT]}" in found.problems[0]
 
@@ -393,21 +394,21 @@ def test_a_damaged_result_is_named_with_its_file(sweep: Runs) -> None:
 def test_an_evaluation_without_metrics_is_named(runs: Runs) -> None:
     runs.job(0.5, "ce", 11.0)
     (row,) = rows(collected(runs), "evaluate")
-    entry = runs.store.find("evaluate", row.evaluation)
+    entry = runs.store.find("evaluate", row["evaluation"])
     assert entry
-    with runs.store.fill("evaluate", row.evaluation, lambda who: None, replace=True) as slot:
+    with runs.store.fill("evaluate", row["evaluation"], lambda who: None, replace=True) as slot:
         slot.publish(
             {key: value for key, value in entry.meta.items() if key not in ("files", "digest")} | {"metrics": {}}
         )
     (problem,) = collected(runs).problems
-    assert problem == f"evaluate/{row.evaluation[:SHORT]} (fine-tuned of job 0): has no metrics"
+    assert problem == f"evaluate/{row['evaluation'][:SHORT]} (fine-tuned of job 0): has no metrics"
 
 
 def test_without_its_store_a_sweep_is_told_from_summaries(sweep: Runs) -> None:
     before = collected(sweep)
     shutil.rmtree(sweep.store.root)
     found = collected(sweep)
-    values = [[row.qualities["perplexity"].value for row in it.models] for it in (before, found)]
+    values = [[row["value"] for row in it.models] for it in (before, found)]
     assert values[0] == values[1]
     assert found.problems[-1].startswith("and "), "a line for each of many would hide the others"
 

@@ -16,7 +16,9 @@ from lxml import etree, html
 
 from pipeline.job import Job
 from pipeline.reporting import (
+    analysis,
     cells,
+    choices,
     figures,
     folders,
     logged,
@@ -27,7 +29,7 @@ from pipeline.reporting import (
     tables,
     writers,
 )
-from pipeline.reporting.plots import Point
+from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.study import Study
 from pipeline.store.store import SHORT
 from pipeline.tracking.server import connect
@@ -80,8 +82,8 @@ def test_the_page_loads_nothing(shown: str) -> None:
 def test_the_page_has_a_section_for_everything(shown: str) -> None:
     headings = html.document_fromstring(shown).xpath("//h2/text()")
     assert headings == [
-        "Not all is there", "At a glance", "Quality", "Beside published figures", "Speed",
-        "How the models came about", "What ran, and what was shared", "What was asked", "Made in",
+        "Incomplete", "At a glance", "Quality", "Beside published figures", "Speed",
+        "Training curves and layers", "Stages, and what jobs shared", "Configuration", "Environment",
     ]  # fmt: skip
     labels = " ".join(html.document_fromstring(shown).xpath("//*[name()='svg']/@aria-label"))
     for plot in ("over sparsity", "Recovery", "decoding speed", "loss over steps", "each linear", "DAG", "Seconds"):
@@ -196,15 +198,59 @@ def test_seeds_and_verdicts_are_on_the_page(shown: str) -> None:
     assert "IST-DASLab/SparseFinetuning issue 3" in text
 
 
-def test_what_only_one_side_has_stands_in_the_published_table_too(found: Study) -> None:
+def test_the_published_table_has_all_published_figures_and_ours_where_there_is_one(found: Study) -> None:
     rows = quality_tables.published(found).rows
+    assert all(row["there"].text for row in rows), "no row without a published figure"
     verdicts = [row["verdict"].text for row in rows]
-    mine = [row for row in rows if row["verdict"].text == "no reference"]
-    assert {row["option.distill"].text for row in mine} == {"ce"}, "of those the table has none"
     theirs = [row["there"].text for row in rows if row["verdict"].text == "not measured here"]
     assert theirs == ["18.30", "9.50", "28.80", "23.10", "28.35", "26.61", "21.10"], "60, 75 and 80 %"
-    assert len(rows) == len(found.models) + len(theirs)
-    assert set(verdicts) <= {"within error", "better", "worse", "no reference", "not measured here"}
+    assert len(rows) == len(found.comparisons) + len(theirs)
+    assert set(verdicts) <= {"within error", "better", "worse", "not measured here"}
+
+
+def test_losses_stand_beside_each_other_at_each_sparsity(found: Study) -> None:
+    """A row for each loss, a column for each sparsity; the means of seeds; the best in bold."""
+    table = quality_tables.pivot(found)
+    assert [column.label for column in table.columns] == ["", "before pruning", "50 %", "70 %"]
+    shown = {
+        row["series"].text: [row[key].text if key in row else "" for key in ("at.50", "at.70")] for row in table.rows
+    }
+    assert shown == {
+        "dense": ["", ""],
+        "ce": ["21.00 ± 1.00", ""],
+        "squarehead": ["33.00 ± 2.83", "15.00 ± 1.00"],
+        "one-shot": ["5.00 ± 0.00", "5.00 ± 1.00"],
+    }
+    assert [row["series"].text for row in table.rows if row.get("at.50", cells.EMPTY).best] == ["squarehead"]
+
+
+def test_without_a_published_figure_of_a_model_there_is_no_such_section(tmp_path: Path) -> None:
+    made = Runs(tmp_path / "runs", "wer", reference="whisper")
+    made.job(0.6, "kd", 20.0)
+    told = study.collect([made.place], None, tmp_path)
+    assert "Beside published" in page.html(told), "the dense model's"
+    made = Runs(tmp_path / "other", "cer", reference="whisper")
+    made.job(0.6, "kd", 20.0)
+    told = study.collect([made.place], None, tmp_path)
+    assert "Beside published" not in page.html(told)
+
+
+def test_options_that_make_no_model_name_none_where_others_tell_them_apart() -> None:
+    def row(**options: str) -> dict[str, object]:
+        return {"kind": "evaluate", "sparsity": 0.5, "options": options}
+
+    apart = [row(experiment="a", distill="ce", benchmark="none"), row(experiment="b", distill="kd", benchmark="all")]
+    assert analysis.needed(["experiment", "distill", "benchmark"], apart) == ["distill"]
+    alone = [row(experiment="a", distill="ce"), row(experiment="b", distill="ce")]
+    assert analysis.needed(["experiment"], alone) == ["experiment"]
+
+
+def test_a_guard_is_no_swept_parameter(runs: Runs) -> None:
+    read = folders.read(runs.place).jobs[:2]
+    for job, limit in zip(read, (3, 8), strict=True):
+        job.overrides.append(f"finetune.divergence={limit}")
+        job.config["finetune"]["divergence"] = limit
+    assert list(choices.settings(read)[0]) == ["seed"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

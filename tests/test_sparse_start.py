@@ -247,13 +247,12 @@ def test_a_model_that_came_sparse_is_not_called_dense(zeros: float, label: str, 
     runs.job(0.8, "squarehead", 11.0, int8=True)
     runs.write_sweep()
     found = study.collect([runs.place], None, Path("nowhere"))
-    rows = {row.kind: row for row in found.models}
-    assert (rows["dense_eval"].label, rows["dense_eval_q"].label) == (label, f"{label}, int8")
-    assert rows["dense_eval"].is_dense == (not zeros)
+    labels = {row["kind"]: row["label"] for row in found.models}
+    assert (labels["dense_eval"], labels["dense_eval_q"]) == (label, f"{label}, int8")
     told = {row["model"].text: row["zeros"].text for row in quality_tables.models(found).rows if "zeros" in row}
     assert (label in told) == bool(zeros)
     # a published dense figure stands beside dense models alone
-    beside = {at.row.kind for at in found.comparisons}
+    beside = {at.row["kind"] for at in found.comparisons}
     assert ("dense_eval" in beside) == (not zeros)
 
 

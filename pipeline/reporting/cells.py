@@ -62,9 +62,9 @@ def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str,
     return Table(name, title, shown, rows, list(notes))
 
 
-def options(dials: Mapping[str, str]) -> dict[str, Cell]:
+def options(differing: Mapping[str, str]) -> dict[str, Cell]:
     """Cells of options that differ."""
-    return {OPTION + key: Cell(value) for key, value in dials.items()}
+    return {OPTION + key: Cell(value) for key, value in differing.items()}
 
 
 def option_columns(keys: Iterable[str]) -> list[Column]:

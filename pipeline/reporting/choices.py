@@ -12,11 +12,12 @@ from pipeline.sweeps.sweep import MECHANICS
 FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "schedule.kind", "distill")
 """Columns that come first, in this order."""
 NONE = "–"
+GUARDS = ("divergence",)
 
 
 def is_mechanics(key: str) -> bool:
-    """Whether an option says how a job runs, not what it finds out."""
-    return key.startswith(MECHANICS)
+    """Whether an option says how a job runs, not what it finds out. A guard stops a job and changes no result."""
+    return key.startswith(MECHANICS) or key.rpartition(".")[2] in GUARDS
 
 
 def is_seed(key: str) -> bool:
@@ -96,6 +97,11 @@ def loss(config: Mapping[str, Any]) -> str:
     weights = config.get("distill", {})
     parts = [name for name in ("squarehead", "kd") if weights.get(name)]
     return "+".join(parts) or ("ce" if weights.get("ce") else "")
+
+
+def common_options(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Those that are the same in all."""
+    return {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
 
 
 def common(jobs: Sequence[JobRecord]) -> dict[str, str]:

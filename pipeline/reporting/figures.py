@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "figure.facecolor": "none",
 }
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "*", "8", "d", "H")
+FAR_RATIO = 3.0
+"""Largest over smallest perplexity from which on their axis is logarithmic."""
+MAX_COLUMNS = 4
+"""Of a legend."""
+LABEL_CHARACTERS = 90
+"""In a line of a legend."""
 WIDTH = 9.4
 """Inches of a figure as wide as the page."""
 ENLARGED = 1.5
@@ -85,3 +93,27 @@ def svg(figure: Figure, label: str) -> str:
     head = re.sub(r' (?:width|height)="[\d.]+pt"', "", head)
     name = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return f'{head} role="img" aria-label="{name}" style="width: 100%; max-width: {width * ENLARGED:.0f}px">{rest}'
+
+
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Below the axes, in as many columns as fit; the figure grows by its height."""
+    kept = dict(zip((fill(label, LABEL_CHARACTERS) for label in labels), handles, strict=True))  # each name once
+    for columns in range(min(MAX_COLUMNS, len(kept)), 0, -1):
+        shown = figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=columns)
+        extent = shown.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
+        if extent.width <= figure.bbox.width or columns == 1:
+            figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
+            return
+        shown.remove()
+
+
+def scale_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    """The axis of a perplexity, logarithmic where they are far apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if "perplexity" not in metric or max(values) <= FAR_RATIO * min(values):
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

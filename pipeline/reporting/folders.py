@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
 from pipeline.contracts import UserError
-from pipeline.job import RECORD, SUMMARY, end_of
+from pipeline.job import RECORD, SUMMARY
 from pipeline.process import is_dead
+from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
+from pipeline.record.status import Status
 from pipeline.sweeps.sweep import RECORD as SWEEP
 from pipeline.sweeps.sweep import SHARED
 
@@ -26,23 +28,16 @@ PLAN = "plan.json"
 State = Literal["done", "failed", "unfinished", "not planned", "waiting", "missing"]
 """unfinished: running, killed or interrupted. not planned: it ended before it had a plan. waiting: its sweep runs and
 has not come to it. missing: it never began."""
+STATES: dict[Status, State] = {Status.DONE: "done", Status.FAILED: "failed", Status.INTERRUPTED: "unfinished"}
 PROGRAM = "python -m pipeline"
 
 
-@dataclass(frozen=True)
-class Node:
-    """One node of a job: what was planned, and what became of it."""
+@dataclass
+class Node(Outcome):
+    """One node of a job: what was planned, and what became of it; TO_RUN where no summary tells (yet)."""
 
-    name: str
-    stage: str
-    fingerprint: str
     inputs: dict[str, str] | None = None
     """Role -> fingerprint; None where no plan tells."""
-    status: str = ""
-    """As in the summary; empty where there is none (yet)."""
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,11 @@ class JobRecord:
     def command(self) -> str:
         """The line that runs this job alone."""
         return shlex.join([*PROGRAM.split(), *self.overrides])
+
+    @property
+    def fingerprints(self) -> set[str]:
+        """Of its results."""
+        return {node.fingerprint for node in self.nodes.values()}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _job(folder: Path, asked: Mapping[str, Any]) -> JobRecord:
     record = _json(folder / RECORD)
     overrides = [str(line) for line in _yaml(folder / ".hydra" / "overrides.yaml") or asked.get("overrides", [])]
     dials = record.get("dials") or dict(line.partition("=")[::2] for line in overrides)
-    nodes = _nodes(_json(folder / PLAN).get("nodes", asked.get("nodes", {})), _json(folder / SUMMARY))
+    nodes = _nodes(_json(folder / PLAN).get("nodes", asked.get("nodes", {})), read_outcomes(folder / SUMMARY))
     dry = "it was a dry run" if "dry_run=true" in overrides else ""
     state, told = _state(folder, nodes, asked.get("error", "") or dry)
     return JobRecord(
@@ -166,25 +166,20 @@ def _not_begun(sweep: Path, asked: Mapping[str, Any], alive: bool) -> JobRecord:
     return JobRecord(folder, name, sweep.name, state, told, dials, {}, overrides, {}, {}, "", nodes)
 
 
-def _nodes(planned: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Mapping[str, Any]]) -> dict[str, Node]:
-    """Those of the plan, in its order, with what the summary says of them."""
+def _nodes(planned: Mapping[str, Mapping[str, Any]], outcomes: Outcomes) -> dict[str, Node]:
+    """Those of the plan, in its order, with what became of them."""
     found = {}
-    for name in [*planned, *(name for name in summary if name not in planned)]:
-        plan, became = planned.get(name, {}), summary.get(name, {})
+    for name in [*planned, *(name for name in outcomes if name not in planned)]:
+        plan, became = planned.get(name, {}), outcomes.get(name)
         sources = plan.get("inputs")
         inputs = None
         if sources is not None and all(source in planned for source in sources.values()):
             inputs = {role: str(planned[source]["fingerprint"]) for role, source in sources.items()}
-        found[name] = Node(
-            name=name,
-            stage=str((became or plan)["stage"]),
-            fingerprint=str((became or plan)["fingerprint"]),
-            inputs=inputs,
-            status="unneeded" if plan.get("status") == "unneeded" and not became else became.get("status", ""),
-            seconds=became.get("seconds", 0.0),
-            metrics=became.get("metrics", {}),
-            error=became.get("error", ""),
-        )
+        if became:
+            found[name] = Node(**vars(became), inputs=inputs)
+        else:
+            status = Status.UNNEEDED if plan.get("status") == Status.UNNEEDED else Status.TO_RUN
+            found[name] = Node(name, str(plan["stage"]), str(plan["fingerprint"]), status, inputs=inputs)
     return found
 
 
@@ -195,10 +190,8 @@ def _state(folder: Path, nodes: Mapping[str, Node], refused: str) -> tuple[State
         return "not planned", refused or "its configuration was refused, or it was interrupted at once"
     if not (folder / SUMMARY).exists():
         return "unfinished", ""
-    state, told = end_of(
-        {name: {"status": node.status or "not run", "error": node.error} for name, node in nodes.items()}
-    )
-    return ("unfinished" if state == "interrupted" else state), told
+    state, told = status_of(dict(nodes))
+    return STATES[state], told
 
 
 def _choices(folder: Path) -> dict[str, str]:

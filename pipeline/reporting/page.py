@@ -8,9 +8,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.reporting import choices, dag, glance, quality_figures, speed_figures, tables, training_figures
+from pipeline.reporting import choices, dag, findings, quality_figures, speed_figures, tables, training_figures
 from pipeline.reporting.cells import EMPTY, name_of
-from pipeline.reporting.study import Study, state
+from pipeline.reporting.problems import state
+from pipeline.reporting.study import Study
 
 SHORT = 8
 """Digits of a fingerprint that the page shows."""
@@ -27,7 +28,7 @@ def html(study: Study) -> str:
         study=study,
         tables=told,
         plots=_plots(study),
-        findings=glance.findings(study),
+        findings=findings.findings(study),
         common=choices.common(study.jobs),
         settings=choices.common_settings(study.jobs),
         states=_counted(states),
@@ -38,7 +39,7 @@ def html(study: Study) -> str:
 
 
 def _plots(study: Study) -> Mapping[str, Any]:
-    others = [name for name in study.metrics if name != study.metric]
+    others = study.metrics[1:]
     drawn = {
         "quality": quality_figures.quality(study, study.metric) if study.metric else None,
         "others": [svg for name in others if (svg := quality_figures.quality(study, name))],

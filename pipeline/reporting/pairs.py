@@ -1,36 +1,58 @@
-"""Whether two models differ, judged item by item where they were evaluated on the same ones."""
+"""By how much two levels differ: item by item where both were evaluated on the same items, or else by their errors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from math import hypot
 
 from pipeline.contracts import Metrics, UserError
-from pipeline.reporting.levels import Level
+from pipeline.reporting.analysis import Level
 from pipeline.reporting.results import Results
-
-if TYPE_CHECKING:
-    from stages.evaluation.bootstrap import Difference
 
 SAMPLES = 10_000
 SEED = 0
+"""Of the bootstrap."""
+SIGMAS = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
 
 
-def difference(results: Results, a: Level, b: Level, metric: str) -> Difference | None:
-    """By how much `metric` of `b` is over that of `a`: a paired bootstrap over the items, and over seeds if there are
-    several. None where the items were not kept or are not the same."""
-    sides = [[_kept(results, row.evaluation) for row in level.rows] for level in (a, b)]
+@dataclass(frozen=True)
+class Interval:
+    """Of 95 %, of a difference."""
+
+    value: float
+    low: float
+    high: float
+    same_items: bool
+    """Whether it is of a paired bootstrap over the items, and over seeds if there are several."""
+
+
+def interval(results: Results, a: Level, b: Level, metric: str) -> Interval | None:
+    """Of what the metric of `b` is over that of `a`. None where errors are not known, or one has seeds and one not."""
+    if paired := _paired(results, a, b, metric):
+        return paired
+    if a.error is None or b.error is None or len(a.each) != len(b.each):
+        return None
+    value, half = b.value - a.value, SIGMAS * hypot(a.error, b.error)
+    return Interval(value, value - half, value + half, same_items=False)
+
+
+def _paired(results: Results, a: Level, b: Level, metric: str) -> Interval | None:
+    """None where the items were not kept, cannot be read or are not the same."""
+    sides = [[_items(results, evaluation) for evaluation in level.evaluations] for level in (a, b)]
     (of_a, of_b) = ([model for model in side if model] for side in sides)
-    if len(of_a) < len(a.rows) or len(of_b) < len(b.rows):
+    if len(of_a) < len(a.evaluations) or len(of_b) < len(b.evaluations):
         return None
     from stages.evaluation.compare import compare
 
     try:
         found = compare(of_a, of_b, SAMPLES, SEED)
-    except (UserError, OSError, ValueError, KeyError):  # the report is not the place to mend what was kept
+    except (UserError, OSError, ValueError, KeyError):  # unreadable items disable the paired test
         return None
-    return next((it.difference for it in found if it.metric == metric), None)
+    difference = next((it.difference for it in found if it.metric == metric), None)
+    return Interval(difference.value, difference.low, difference.high, True) if difference else None
 
 
-def _kept(results: Results, fingerprint: str) -> Metrics | None:
-    found = results.by_fingerprint(fingerprint)
+def _items(results: Results, evaluation: str) -> Metrics | None:
+    found = results.by_fingerprint(evaluation)
     return Metrics(found.folder, found.fingerprint) if found and found.folder else None

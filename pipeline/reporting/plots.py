@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.contracts import Artifact, Benchmark, Metrics
-from pipeline.reporting import plot_labels
-from pipeline.reporting.plot_labels import Box
+from pipeline.record.outcome import Outcome
+from pipeline.record.status import Status
+from pipeline.reporting.figures import MARKERS, scale_quality
+from pipeline.reporting.speed_axes import FONT, Point, mark, scale, write_names
+from pipeline.reporting.speeds import EXACT, INT8
 from pipeline.store.store import Store
 
 if TYPE_CHECKING:
@@ -20,13 +23,6 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Artifact)
 
 NAME = "quality_speed.svg"
-INT8 = ("squarehead_w8a8", "engine_int8", "engine_int8_head")
-"""Backends that run the int8 checkpoint; the others make what they need of the one in floating point."""
-EXACT = (
-    *("torch_fp32", "torch_csr", "engine_fp32", "onnxruntime_fp32", "deepsparse_fp32"),
-    *("squarehead_w8a8", "engine_int8"),
-)
-"""Backends that compute what the evaluation of their checkpoint computed; others round further."""
 JUDGES = {
     ("dense", False): "dense_eval",
     ("dense", True): "dense_eval_q",
@@ -35,30 +31,7 @@ JUDGES = {
 }
 """(model, int8) -> node that measured its quality."""
 COLORS = {"dense": "#4269a5", "sparse": "#d0571c"}
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "*", "8", "d", "H")
-WIDE = 3.0
-"""Largest over smallest speed-up from which on the axis is logarithmic."""
-FAR = 3.0
-"""Largest over smallest perplexity from which on their axis is logarithmic."""
 SIZE_INCHES = (9.0, 5.6)
-FONT = 8
-
-
-@dataclass(frozen=True)
-class Point:
-    """A row of the benchmark and the quality of the model it ran."""
-
-    backend: str
-    model: str
-    speedup: float
-    """Of decoding, over torch_fp32 of the dense model; median of the rounds."""
-    slowest: float
-    fastest: float
-    """The same of the slowest and the fastest round."""
-    quality: float
-    stderr: float | None
-    measured: bool
-    """Whether the quality is that of this executable, not only that of the checkpoint it was made from."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +44,8 @@ class QualitySpeed:
     """Of the sparse model."""
 
 
-def quality_speed(nodes: Mapping[str, Mapping[str, Any]], store: Store, folder: Path) -> Path | None:
-    """Draws a job's plot into `folder` from its summary and its results. None, and no file, where the job has no
+def quality_speed(nodes: Mapping[str, Outcome], store: Store, folder: Path) -> Path | None:
+    """Draws a job's plot into `folder` from its outcomes and their results. None, and no file, where the job has no
     benchmark over torch_fp32 of the dense model, or no quality of it."""
     found = collect(nodes, store)
     if found is None:
@@ -84,7 +57,7 @@ def quality_speed(nodes: Mapping[str, Mapping[str, Any]], store: Store, folder: 
     return folder / NAME
 
 
-def collect(nodes: Mapping[str, Mapping[str, Any]], store: Store, metric: str = "") -> QualitySpeed | None:
+def collect(nodes: Mapping[str, Outcome], store: Store, metric: str = "") -> QualitySpeed | None:
     """What there is to draw; by `metric`, or else by perplexity or what was measured first."""
     judged = {name: _metrics(nodes, name, store) for name in JUDGES.values()}
     benchmark = _find(nodes, "benchmark", store, Benchmark)
@@ -100,8 +73,8 @@ def collect(nodes: Mapping[str, Mapping[str, Any]], store: Store, metric: str = 
     if not points:
         return None
     machine = json.loads((benchmark.path / "benchmark.json").read_text(encoding="utf-8"))["machine"]
-    zeros = [node["metrics"]["sparsity"] for node in nodes.values() if node["stage"] in ("prune", "finetune")
-             and "sparsity" in node["metrics"]]  # fmt: skip
+    zeros = [node.metrics["sparsity"].value for node in nodes.values() if node.stage in ("prune", "finetune")
+             and "sparsity" in node.metrics]  # fmt: skip
     return QualitySpeed(
         points,
         metric,
@@ -130,14 +103,14 @@ def _point(row: Mapping[str, Any], judged: Mapping[str, Mapping[str, Any]]) -> P
     )
 
 
-def _metrics(nodes: Mapping[str, Mapping[str, Any]], name: str, store: Store) -> dict[str, Any]:
+def _metrics(nodes: Mapping[str, Outcome], name: str, store: Store) -> dict[str, Any]:
     found = _find(nodes, name, store, Metrics)
     return found.values() if found else {}
 
 
-def _find(nodes: Mapping[str, Mapping[str, Any]], name: str, store: Store, kind: type[A]) -> A | None:
+def _find(nodes: Mapping[str, Outcome], name: str, store: Store, kind: type[A]) -> A | None:
     node = nodes.get(name)
-    entry = store.find(node["stage"], node["fingerprint"]) if node and node["metrics"] else None
+    entry = store.find(node.stage, node.fingerprint) if node and node.status != Status.FAILED else None
     return entry.artifact(kind) if entry and not store.corruption(entry) else None
 
 
@@ -167,54 +140,6 @@ def draw(found: QualitySpeed) -> Figure:
     return figure
 
 
-def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", size: float = 7) -> None:
-    """A point and its bars; `fill`: of what was not measured."""
-    bars = axes.errorbar(
-        point.speedup,
-        point.quality,
-        xerr=[[max(point.speedup - point.slowest, 0)], [max(point.fastest - point.speedup, 0)]],  # one ulp under
-        yerr=point.stderr,
-        fmt=shape,
-        color=color,
-        markersize=size,
-        markerfacecolor=color if point.measured else fill,
-        elinewidth=0.8,
-        zorder=3,
-        label=f"{point.backend} {point.model}",
-    )
-    for bar in bars[2]:
-        bar.set_alpha(0.35)
-
-
-def scale(axes: Axes, points: Sequence[Point]) -> None:
-    """The axis of speed-ups, logarithmic where they are far apart."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    low, high = min(p.slowest for p in points), max(p.fastest for p in points)
-    if high > WIDE * low:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.25, high * 1.25)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}×"))
-    axes.margins(y=0.3)
-    axes.set_xlabel("decode speed over torch fp32 of the dense model")
-
-
-def scale_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
-    """The axis of a perplexity, logarithmic where they are far apart."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    if "perplexity" not in metric or max(values) <= FAR * min(values):
-        return
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _frame(axes: Axes, found: QualitySpeed) -> None:
     axes.axvline(1, color="0.75", linewidth=0.8, zorder=1)
     axes.grid(alpha=0.25)
@@ -236,43 +161,3 @@ def _legend(found: QualitySpeed) -> list[Any]:
     if any(not point.measured for point in found.points):
         handles.append(dot("0.4", False, "hollow: not measured, drawn at the quality of the checkpoint it rounds"))
     return handles
-
-
-def write_names(
-    axes: Axes, points: Sequence[Point], names: Sequence[str], colors: Sequence[str], around: Sequence[Point]
-) -> None:
-    """Each point's name near its marker, clear of other names, and of the markers and bars of all points `around`."""
-
-    def pixels(x: float, y: float) -> tuple[float, float]:
-        at = axes.transData.transform((x, y))
-        return float(at[0]), float(at[1])
-
-    axes.autoscale(False)  # lines to the names are no data
-    labels = [axes.text(0, 0, name, fontsize=FONT, color=color) for name, color in zip(names, colors, strict=True)]
-    extents = [label.get_window_extent() for label in labels]
-    obstacles = []
-    for point in around:
-        error = point.stderr or 0.0
-        x, y = pixels(point.speedup, point.quality)
-        obstacles.append(Box(x - 6, y - 6, x + 6, y + 6))
-        obstacles.append(
-            Box(pixels(point.slowest, point.quality)[0], y - 2, pixels(point.fastest, point.quality)[0], y + 2)
-        )
-        obstacles.append(
-            Box(
-                x - 2,
-                pixels(point.speedup, point.quality - error)[1],
-                x + 2,
-                pixels(point.speedup, point.quality + error)[1],
-            )
-        )
-    markers = [pixels(point.speedup, point.quality) for point in points]
-    sizes = [(extent.width + 4, extent.height + 3) for extent in extents]
-    anchors = plot_labels.place(markers, sizes, obstacles, Box(*axes.get_window_extent().extents), nearest=11)
-    to_data = axes.transData.inverted()
-    for label, marker, anchor, size in zip(labels, markers, anchors, sizes, strict=True):
-        box = plot_labels.box_at(anchor, marker, size)
-        x, y = to_data.transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
-        label.set(position=(x, y), ha="center", va="center")
-        ends = to_data.transform([marker, anchor])
-        axes.plot(ends[:, 0], ends[:, 1], color=label.get_color(), linewidth=0.6, alpha=0.8, zorder=2, label="_line")

@@ -1,85 +1,98 @@
-"""Plots of what the zeros cost: quality over sparsity (or another option), and recovery beside published ones."""
+"""Figures of what the zeros cost: quality over sparsity (or another option), and recovery beside published ones."""
 
 from __future__ import annotations
 
 from math import isnan
 from typing import TYPE_CHECKING
 
-from pipeline.reporting import plots
+from pipeline.reporting.analysis import Level
 from pipeline.reporting.cells import name_of, plain
-from pipeline.reporting.figures import COLORS, INK, PAPER, SOFT, WIDTH, canvas, styled, svg
-from pipeline.reporting.levels import Level, levels
-from pipeline.reporting.plots import MARKERS
+from pipeline.reporting.figures import (
+    COLORS,
+    INK,
+    MARKERS,
+    PAPER,
+    SOFT,
+    WIDTH,
+    canvas,
+    legend,
+    scale_quality,
+    styled,
+    svg,
+)
+from pipeline.reporting.pairs import Interval, interval
 from pipeline.reporting.study import Study
+from pipeline.reporting.table import FINETUNED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-ZEROS = "zeros among the prunable weights, %"
-NARROW = 4.0
+ZEROS = "sparsity of the prunable weights, %"
+MIN_SPAN = 4.0
 """Percent of sparsity that an axis spans at least."""
-TICKS = 10
+MAX_TICKS = 10
 """Levels that have a name at the axis each."""
+BASELINE = "ce"
+"""The series that differences are taken to, if it is there."""
+Gains = dict[str, list[tuple[float, Interval]]]
+"""Series -> (place, difference)."""
 DODGE = 0.008
 """Between the bars of series that would cover each other, as a share of the axis."""
-LONG = 34
-"""Characters of a name that leave no room beside the axes."""
-HALF = 44
-"""Characters of a name in a legend that leaves room for a second column."""
 
 
 def colors(study: Study) -> dict[str, str]:
-    """Series -> colour, the same in every plot; one-shot has none."""
-    names = dict.fromkeys(study.series(row) for row in study.models if row.kind in ("evaluate", "evaluate_q"))
-    bare = dict.fromkeys(name.removesuffix(" int8") for name in names)
-    found = {name: COLORS[at % len(COLORS)] for at, name in enumerate(sorted(bare))}
+    """Series -> colour, the same in every figure; one-shot has none."""
+    names = {study.naming.series(row).removesuffix(" int8") for row in study.models if row["kind"] in FINETUNED}
+    found = {name: COLORS[at % len(COLORS)] for at, name in enumerate(sorted(names))}
     return found | {f"{name} int8": color for name, color in found.items()}
 
 
 def quality(study: Study, metric: str) -> str | None:
     """Over sparsity, or over another number where that is the same. SVG, or None where there is no sparse model."""
-    lines = _by_series(levels(study, metric))
+    lines = _by_series(study.levels(metric))
     places = sorted({level.place for line in lines.values() for level in line if not isnan(level.place)})
     if not places:
         return None
-    over_sparsity = study.axis == "sparsity"
+    over_sparsity = study.naming.axis == "sparsity"
+    what = "sparsity" if over_sparsity else study.naming.axis
     with styled():
-        figure, (axes,) = canvas(WIDTH, 3.7)
-        reach = max(places[-1] - places[0], NARROW) if over_sparsity else 0.0
+        base, gains = _gains(study, metric, lines)
+        if gains:
+            figure, (axes, below) = canvas(WIDTH, 5.6, 2, 1, sharex=True, height_ratios=[3, 2])
+        else:
+            figure, (axes,) = canvas(WIDTH, 3.7)
+        reach = max(places[-1] - places[0], MIN_SPAN) if over_sparsity else 0.0
         colored = colors(study)
         for at, (name, line) in enumerate(lines.items()):
             shift = DODGE * reach * (at - (len(lines) - 1) / 2)
             _draw(axes, metric, name, line, shift, colored.get(name, SOFT), MARKERS[at % len(MARKERS)])
-        for row in (row for row in study.models if row.kind == "dense_eval" and metric in row.qualities):
-            dense = row.qualities[metric]
-            value, error = plain(metric, dense.value), plain(metric, dense.stderr or 0)
-            axes.axhline(value, color=INK, linewidth=1, linestyle="--", label=row.label)
-            axes.axhspan(value - error, value + error, color=INK, alpha=0.05, linewidth=0)
-        if over_sparsity:
-            _published_values(axes, study, metric)
         values = [level.value for line in lines.values() for level in line]
-        values += [row.qualities[metric].value for row in study.models if row.is_baseline and metric in row.qualities]
-        plots.scale_quality(axes, metric, values)
+        for dense in study.dense(metric):
+            value, error = plain(metric, dense["value"]), plain(metric, dense["stderr"] or 0)
+            axes.axhline(value, color=INK, linewidth=1, linestyle="--", label=dense["label"])
+            axes.axhspan(value - error, value + error, color=INK, alpha=0.05, linewidth=0)
+            values.append(dense["value"])
+        scale_quality(axes, metric, values)
         if over_sparsity:
+            _published_values(axes, study, metric, colored)
             axes.set_xlim(places[0] - 0.07 * reach, places[-1] + 0.07 * reach)
         elif places[0] > 0 and places[-1] >= 4 * places[0]:
             axes.set_xscale("log")
-        what = "sparsity" if over_sparsity else study.axis
-        _place_axis(axes, places, ZEROS if over_sparsity else what)
+        if gains:
+            _draw_gains(below, metric, base, gains, reach, colored)
+        _place_axis(below if gains else axes, places, ZEROS if over_sparsity else what)
         seeds = any(len(level.each) > 1 for line in lines.values() for level in line)
-        spread = "standard error, of seeds the deviation" if seeds else "standard error"
+        spread = "standard error; over seeds, standard deviation" if seeds else "standard error"
         axes.set_ylabel(name_of(metric))
         better = "higher" if study.higher_is_better(metric) else "lower"
         axes.set_title(f"{name_of(metric)} over {what} ({better} is better; bars: {spread})")
-        _legend(figure, axes)
+        legend(figure, *axes.get_legend_handles_labels())
         return svg(figure, f"{name_of(metric)} over {what}, a line for each of: {', '.join(lines)}")
 
 
 def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, color: str, marker: str) -> None:
-    one_shot = line[0].rows[0].kind == "one_shot_eval"
     seeds = max(len(level.each) for level in line)
-    if any(isnan(level.place) for level in line):  # what the axis tells does not make these models
+    if any(isnan(level.place) for level in line):  # the option at the axis does not make these models
         for level in line:
             axes.axhline(plain(metric, level.value), color=color, linestyle=":", linewidth=1.2, label=name)
         return
@@ -87,7 +100,7 @@ def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, c
         [level.place + shift for level in line],
         [plain(metric, level.value) for level in line],
         yerr=[plain(metric, level.error or 0) for level in line],
-        fmt=":" if one_shot else "-", marker="x" if one_shot else marker, color=color,
+        fmt=":" if line[0].one_shot else "-", marker="x" if line[0].one_shot else marker, color=color,
         markersize=5, linewidth=1.4, elinewidth=0.9, capsize=2,
         label=name + (f" (up to {seeds} seeds)" if seeds > 1 else ""),
     )  # fmt: skip
@@ -97,14 +110,42 @@ def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, c
             axes.plot([level.place + shift] * len(values), values, ".", color=color, alpha=0.5, markersize=4)
 
 
-def _published_values(axes: Axes, study: Study, metric: str) -> None:
+def _gains(study: Study, metric: str, lines: dict[str, list[Level]]) -> tuple[str, Gains]:
+    """(a series, and of each other what it is over that one, with its 95 % interval, place by place)"""
+    tuned = {name: line for name, line in lines.items() if not line[0].one_shot}
+    base = BASELINE if BASELINE in tuned else next(iter(tuned), "")
+    gains: Gains = {}
+    for name, line in tuned.items():
+        for level in line if name != base else ():
+            rival = next((it for it in tuned[base] if (it.place, it.sparsity) == (level.place, level.sparsity)), None)
+            if rival and (found := interval(study.results, rival, level, metric)):
+                gains.setdefault(name, []).append((level.place, found))
+    return base, gains
+
+
+def _draw_gains(
+    axes: Axes, metric: str, base: str, gains: Gains, reach: float, colored: dict[str, str]
+) -> None:  # fmt: skip
+    axes.axhline(0, color=SOFT, linewidth=0.9)
+    for at, (name, found) in enumerate(gains.items()):
+        shift = 2 * DODGE * reach * (at - (len(gains) - 1) / 2)
+        values, lows, highs = ([plain(metric, getattr(it, end)) for _, it in found] for end in ("value", "low", "high"))
+        bars = [[v - low for v, low in zip(values, lows, strict=True)],
+                [high - v for v, high in zip(values, highs, strict=True)]]  # fmt: skip
+        axes.errorbar([place + shift for place, _ in found], values, yerr=bars, fmt="o", color=colored.get(name, SOFT),
+                      markersize=4, elinewidth=1.2, capsize=3)  # fmt: skip
+    axes.set_ylabel("difference")
+    axes.set_title(f"Difference to {base}, with its 95 % interval")
+
+
+def _published_values(axes: Axes, study: Study, metric: str, colored: dict[str, str]) -> None:
     """Of our model on our data, in floating point; in the colour of the series that has the loss for its name."""
     told = {
         (at.reference.loss or "one-shot", at.reference.sparsity, at.reference.value)
         for at in study.comparisons
-        if at.metric == metric and at.same_model and at.same_data and at.reference.sparsity and not at.reference.int8
+        if at.reference.metric == metric and at.same_model and at.same_data
+        if at.reference.sparsity and not at.reference.int8
     }
-    colored = colors(study)
     for loss in sorted({loss for loss, _, _ in told}):
         places = [(100 * sparsity, plain(metric, value)) for name, sparsity, value in told if name == loss]
         axes.plot(*zip(*places, strict=True), linestyle="", marker="*", color=colored.get(loss, SOFT),
@@ -115,8 +156,8 @@ def recovery_over_sparsity(study: Study) -> str | None:
     """Ours and the published ones, of whatever model; None where no job names a table that tells recoveries."""
     metric = study.metric
     told = [at for at in study.references if at.metric == metric and at.sparsity and at.loss and at.recovery]
-    ours = [level for level in levels(study, metric) if level.rows[0].kind == "evaluate" and level.recovery is not None]
-    if not told or not ours or study.axis != "sparsity":
+    ours = [level for level in study.levels(metric) if not level.one_shot and level.recovery is not None]
+    if not told or not ours or study.naming.axis != "sparsity":
         return None
     with styled():
         figure, (axes,) = canvas(WIDTH, 3.6)
@@ -126,9 +167,8 @@ def recovery_over_sparsity(study: Study) -> str | None:
             axes.plot(*zip(*places, strict=True), "-o", color=colored[name], markersize=5, label=f"ours, {name}")
         lines: dict[str, list[tuple[float, float]]] = {}
         for at in told:
-            name = ", ".join(
-                filter(None, [at.model, at.loss, at.pattern.replace("unstructured", ""), "int8" * at.int8])
-            )
+            pattern = "" if at.pattern == "unstructured" else at.pattern
+            name = ", ".join(filter(None, [at.model, at.loss, pattern, "int8" * at.int8]))
             lines.setdefault(name, []).append((100 * at.sparsity, at.recovery or 0))
         for number, (name, places) in enumerate(lines.items()):
             axes.plot(*zip(*sorted(places), strict=True), linestyle="--", marker="*DsP"[number % 4], color=INK,
@@ -138,8 +178,8 @@ def recovery_over_sparsity(study: Study) -> str | None:
         zeros = [level.sparsity for level in ours] + [at.sparsity for at in told]
         _place_axis(axes, sorted({round(100 * fraction, 1) for fraction in zeros}), ZEROS)
         axes.set_ylabel(f"recovery of dense {name_of(metric).removesuffix(', %')}, %")
-        axes.set_title("Recovery beside published ones")
-        _legend(figure, axes)
+        axes.set_title("Recovery beside published figures")
+        legend(figure, *axes.get_legend_handles_labels())
         return svg(figure, "Recovery over sparsity, ours and published")
 
 
@@ -151,18 +191,7 @@ def _by_series(found: list[Level]) -> dict[str, list[Level]]:
 
 
 def _place_axis(axes: Axes, places: list[float], label: str) -> None:
-    if len(places) <= TICKS:
+    if len(places) <= MAX_TICKS:
         axes.set_xticks(places, [f"{place:.3g}" for place in places])
         axes.set_xticks([], minor=True)
     axes.set_xlabel(label)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Beside the axes, or below them where names are long."""
-    handles, labels = axes.get_legend_handles_labels()
-    kept = dict(zip(labels, handles, strict=True))  # once, though several dense models have a line
-    if max(map(len, kept)) <= LONG:
-        figure.legend(list(kept.values()), list(kept), loc="outside right upper")
-    else:
-        columns = 2 if max(map(len, kept)) <= HALF else 1
-        figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=columns)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from math import isnan
 
 from pipeline.references import Reference
+from pipeline.reporting.analysis import Row
 from pipeline.reporting.cells import (
     Cell,
     Column,
@@ -18,91 +19,114 @@ from pipeline.reporting.cells import (
     table,
     with_error,
 )
-from pipeline.reporting.models import ModelRow, Quality
+from pipeline.reporting.pairs import SIGMAS
 from pipeline.reporting.study import Study
-from pipeline.reporting.verdicts import SAME, SIGMAS
+from pipeline.reporting.table import BASELINES, FINETUNED
+from pipeline.reporting.verdicts import SAME
+
+
+def pivot(study: Study) -> Table:
+    """The main metric: a row for each series, a column for each place on the axis. Of several seeds, their mean."""
+    axis, metric = study.naming.axis, study.metric
+    found = [level for level in study.levels(metric) if not isnan(level.place)] if metric else []
+    rows: dict[str, dict[str, Cell]] = {}
+    for dense in study.dense(metric) if found else ():
+        text = with_error(metric, dense["value"], dense["stderr"])
+        cell = Cell(text, dense["value"], dense["stderr"], (dense["evaluation"],))
+        rows.setdefault(dense["label"], {"series": Cell(dense["label"]), "dense": cell})
+    for level in found:
+        rivals = [other.value for other in found if other.place == level.place and not other.one_shot]
+        best = len(rivals) > 1 and (max if study.higher_is_better(metric) else min)(rivals) == level.value
+        text = with_error(metric, level.value, level.error)
+        cell = Cell(text, level.value, level.error, level.evaluations, best and not level.one_shot)
+        rows.setdefault(level.series, {"series": Cell(level.series)})[f"at.{level.place:g}"] = cell
+    columns = [Column("series", "", number=False, weight=10), Column("dense", "before pruning")]
+    for place in sorted({level.place for level in found}):
+        columns.append(Column(f"at.{place:g}", f"{place:.3g} %" if axis == "sparsity" else f"{axis} {place:g}"))
+    notes = ["± is the standard error" + "; of several seeds, mean ± standard deviation" * bool(study.seeds) + "."]
+    if any(cell.best for row in rows.values() for cell in row.values()):
+        notes.append("Bold: the best of the fine-tuned models, by value alone.")
+    better = "higher" if found and study.higher_is_better(metric) else "lower"
+    title = f"{name_of(metric)} by {axis} ({better} is better)" if found else ""
+    return table("pivot", title, columns, list(rows.values()), *notes)
 
 
 def models(study: Study) -> Table:
     """Dense once, then every model of every job."""
-    metrics = sorted(study.metrics, key=lambda name: name != study.metric)
-    columns = [*option_columns(study.columns), Column("model", "model", number=False, weight=10)]
-    for metric in metrics:
+    columns = [*option_columns(study.model_columns), Column("model", "model", number=False, weight=10)]
+    for metric in study.metrics:
         arrow, main = "↑" if study.higher_is_better(metric) else "↓", metric == study.metric
         columns.append(Column(metric, f"{name_of(metric)} {arrow}", weight=10 if main else 3))
         columns.append(Column(f"{metric}_recovery", "recovery", weight=8 if main else 2))
     columns += [
         Column("zeros", "zeros", weight=7),
-        Column("model_zeros", "of all weights", weight=4),
+        Column("model_zeros", "overall sparsity", weight=4),
         Column("speed", "decode ×", weight=6),
         Column("bytes", "on disk, MB", weight=3),
-        Column("weight_bytes", "read a token, MB", weight=2),
-        Column("seconds", "making, s", weight=5),
+        Column("weight_bytes", "read per token, MB", weight=2),
+        Column("seconds", "total time, s", weight=5),
     ]
     notes = [
-        "± is the standard error. Recovery: quality over the dense model's. Zeros: as achieved, among the prunable "
-        "weights. Making: seconds of all stages that a model came by, shared ones included."
+        "± is the standard error. Recovery: quality over the dense model's. Zeros: the achieved sparsity of the "
+        "prunable weights. Total time: of all stages that made the model, shared ones included. On disk: the training "
+        "checkpoint with its masks; an exported folder of the engine stores the zeros in one bit each."
     ]
-    if any(row.speed for row in study.models):
+    rows = [_model(study, row) for row in study.models]
+    if any("speed" in row for row in rows):
         notes.append(
-            "decode ×: over torch fp32 of the dense model in the same rounds, by the fastest backend that computes "
-            "what was evaluated."
+            "decode ×: over torch fp32 of the dense model in the same rounds (slowest to fastest round), by the "
+            "fastest backend that computes what was evaluated."
         )
-    if any(cell.best for row in study.models for cell in _row(study, row, metrics).values()):
+    if any(cell.best for row in rows for cell in row.values()):
         notes.append("Bold: the best of its kind at its sparsity, by value alone.")
-    return table("models", "Models", columns, [_row(study, row, metrics) for row in study.models], *notes)
+    return table("models", "All models", columns, rows, *notes)
 
 
-def _row(study: Study, row: ModelRow, metrics: Iterable[str]) -> dict[str, Cell]:
-    cells = options(row.dials) | {"model": Cell(row.label)}
-    for metric in metrics:
-        if found := row.qualities.get(metric):
-            cells |= dict(_quality(study, row, metric, found))
-    made = (row.checkpoint,)
-    if row.sparsity is not None and not row.is_dense:
-        cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, made)
-    if row.model_sparsity is not None and not row.is_dense:
-        cells["model_zeros"] = Cell(percent(100 * row.model_sparsity), row.model_sparsity, None, made)
-    if row.speed:
-        at = row.speed
-        cells["speed"] = Cell(f"{at.ratio:.2f} {at.backend}", at.ratio, None, at.fingerprints)
-        if at.weight_bytes:
-            cells["weight_bytes"] = Cell(megabytes(at.weight_bytes), at.weight_bytes, None, at.fingerprints)
-    if row.checkpoint_bytes:
-        cells["bytes"] = Cell(megabytes(row.checkpoint_bytes), row.checkpoint_bytes, None, made)
-    if row.seconds:
-        cells["seconds"] = Cell(f"{row.seconds:,.0f}", row.seconds, None, made)
+def _model(study: Study, model: Row) -> dict[str, Cell]:
+    cells = options(model["options"]) | {"model": Cell(model["label"])}
+    for metric, row in study.qualities[model["evaluation"]].items():
+        cells |= _quality(row, metric, f"{metric}_recovery", best=_is_best(study, row))
+    made = (model["checkpoint"],)
+    if model["kind"] not in BASELINES or model["sparsity"]:
+        for key, of in (("zeros", "sparsity"), ("model_zeros", "model_sparsity")):
+            if model[of] is not None:
+                cells[key] = Cell(percent(100 * model[of]), model[of], None, made)
+    if speed := study.speed(model):
+        ends = f"{speed.slowest:.2f}–{speed.fastest:.2f}"
+        cells["speed"] = Cell(f"{speed.ratio:.2f} ({ends}) {speed.backend}", speed.ratio, None, speed.fingerprints)
+        if speed.weight_bytes:
+            cells["weight_bytes"] = Cell(megabytes(speed.weight_bytes), speed.weight_bytes, None, speed.fingerprints)
+    if model["checkpoint_bytes"]:
+        cells["bytes"] = Cell(megabytes(model["checkpoint_bytes"]), model["checkpoint_bytes"], None, made)
+    if model["seconds"]:
+        cells["seconds"] = Cell(f"{model['seconds']:,.0f}", model["seconds"], None, made)
     return cells
 
 
-def _quality(study: Study, row: ModelRow, metric: str, found: Quality) -> Iterator[tuple[str, Cell]]:
-    at = (row.evaluation,)
-    text = with_error(metric, found.value, found.stderr)
-    yield metric, Cell(text, found.value, found.stderr, at, best=_is_best(study, row, metric))
-    if found.recovery is not None:
-        yield f"{metric}_recovery", Cell(percent(found.recovery), found.recovery, None, at)
+def _quality(row: Row, key: str, recovery_key: str, best: bool = False) -> dict[str, Cell]:
+    at = (row["evaluation"],)
+    cells = {key: Cell(with_error(row["metric"], row["value"], row["stderr"]), row["value"], row["stderr"], at, best)}
+    if row["recovery"] is not None:
+        cells[recovery_key] = Cell(percent(row["recovery"]), row["recovery"], None, at)
+    return cells
 
 
-def _is_best(study: Study, row: ModelRow, metric: str) -> bool:
+def _is_best(study: Study, row: Row) -> bool:
     """Whether no other of its kind at its sparsity is better. One seed of several is no winner: their mean may be."""
-    if row.kind not in ("evaluate", "evaluate_q") or row.sparsity is None:
+    if row["kind"] not in FINETUNED or row["sparsity"] is None:
         return False
-    if any(row.evaluation in over.evaluations for over in study.seeds):
+    if any(row["evaluation"] in over.evaluations for over in study.seeds):
         return False
-    rivals = [
-        other.qualities[metric].value
-        for other in study.models
-        if other.kind == row.kind and other.sparsity is not None and metric in other.qualities
-        if abs(other.sparsity - row.sparsity) < SAME
-    ]
-    best = max(rivals) if row.qualities[metric].higher_is_better else min(rivals)
-    return len(rivals) > 1 and row.qualities[metric].value == best
+    same = study.table[(study.table["metric"] == row["metric"]) & (study.table["kind"] == row["kind"])]
+    rivals = same[same["sparsity"].notna()]
+    values = rivals.loc[(rivals["sparsity"] - row["sparsity"]).abs() < SAME, "value"]
+    return len(values) > 1 and row["value"] == (max(values) if row["higher_is_better"] else min(values))
 
 
 def seeds(study: Study) -> Table:
     rows = []
     for row in study.seeds:
-        cells = options(row.dials) | {"model": Cell(row.label), "seeds": Cell(", ".join(row.seeds))}
+        cells = options(row.options) | {"model": Cell(row.label), "seeds": Cell(", ".join(row.seeds))}
         if row.sparsity:
             cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, row.evaluations)
         for metric, over in row.qualities.items():
@@ -110,13 +134,13 @@ def seeds(study: Study) -> Table:
             if (recovery := row.recoveries.get(metric)) is not None:
                 cells[f"{metric}_recovery"] = Cell(percent(recovery), recovery, None, row.evaluations)
         rows.append(cells)
-    columns = option_columns(dict.fromkeys(key for row in study.seeds for key in row.dials))
+    columns = option_columns(dict.fromkeys(key for row in study.seeds for key in row.options))
     columns += [
         Column("model", "model", number=False, weight=10),
         Column("zeros", "zeros", weight=7),
         Column("seeds", "seeds", number=False, weight=4),
     ]
-    for metric in sorted(study.metrics, key=lambda name: name != study.metric):
+    for metric in study.metrics:
         main = metric == study.metric
         columns.append(Column(metric, name_of(metric), weight=10 if main else 3))
         columns.append(Column(f"{metric}_recovery", "recovery", weight=8 if main else 2))
@@ -125,26 +149,23 @@ def seeds(study: Study) -> Table:
 
 
 def published(study: Study) -> Table:
-    """Every model of ours whose job names a table, and every figure of that, side by side where both are there."""
+    """Every model of ours that has a published figure beside it; and where some of those are of the same model, what
+    only the published table has."""
     sources = list(dict.fromkeys(reference.source for reference in study.references))
-    beside = {at.row.evaluation: at for at in study.comparisons}
     rows = []
-    for row in study.models if study.references else ():
-        at = beside.get(row.evaluation)
-        if at is None and study.metric in row.qualities and row.kind != "rung":
-            rows.append(_ours(row, study.metric) | {"verdict": Cell("no reference")})
-        elif at:
-            there = _theirs(at.reference, sources.index(at.reference.source))
-            rows.append(_ours(row, at.metric) | there | {"verdict": Cell(at.verdict)})
+    for at in study.comparisons:
+        there = _theirs(at.reference, sources.index(at.reference.source))
+        rows.append(_ours(at.row) | there | {"verdict": Cell(at.verdict)})
     met = [at.reference for at in study.comparisons]
-    for reference in study.references:
+    for reference in study.references if any(at.same_model for at in study.comparisons) else ():
         if reference not in met and reference.metric == study.metric:
             kind = reference.loss or reference.method or "dense"
-            own = {"model": Cell(kind + ", int8" * reference.int8), "zeros": Cell(percent(100 * reference.sparsity))}
+            level = Cell(percent(100 * reference.sparsity))
+            own = {"model": Cell(kind + ", int8" * reference.int8), "zeros": level}
             there = _theirs(reference, sources.index(reference.source))
             rows.append(own | there | {"verdict": Cell("not measured here")})
     columns = [
-        *option_columns(study.columns),
+        *option_columns(study.model_columns),
         Column("model", "model", number=False, weight=10),
         Column("zeros", "zeros", weight=9),
         Column("ours", f"ours, {name_of(study.metric)}", weight=10),
@@ -165,14 +186,10 @@ def published(study: Study) -> Table:
     return table("published", "Beside published figures", columns, rows, *notes)
 
 
-def _ours(row: ModelRow, metric: str) -> dict[str, Cell]:
-    found, mine = row.qualities[metric], (row.evaluation,)
-    cells = options(row.dials) | {"model": Cell(row.label)}
-    cells["ours"] = Cell(with_error(metric, found.value, found.stderr), found.value, found.stderr, mine)
-    if row.sparsity and not row.is_dense:
-        cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, (row.checkpoint,))
-    if found.recovery is not None:
-        cells["recovery"] = Cell(percent(found.recovery), found.recovery, None, mine)
+def _ours(row: Row) -> dict[str, Cell]:
+    cells = options(row["options"]) | {"model": Cell(row["label"])} | _quality(row, "ours", "recovery")
+    if row["sparsity"]:
+        cells["zeros"] = Cell(percent(100 * row["sparsity"]), row["sparsity"], None, (row["checkpoint"],))
     return cells
 
 

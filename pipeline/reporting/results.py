@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import CURVES, UserError
+from pipeline.record.metrics import flat
 from pipeline.reporting.folders import JobRecord, Node, runs_of
 from pipeline.store import record
 from pipeline.store.store import SHORT, Entry, Store
@@ -19,7 +20,6 @@ CACHED = ("model", "data")
 """Stages whose results are in the user's cache: copies of sources, that may be cleared and are fetched again."""
 FIGURES = (".json", ".jsonl")
 """Ends of the names of files that reports read: their digests are compared before."""
-NONE_DONE = ("", "failed", "not run", "unneeded")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,17 @@ class Results:
                 waiting += found.inputs.values()
         return list(seen.values())
 
+    def zeros(self, checkpoint: Result | None) -> tuple[float | None, float | None]:
+        """Shares of zeros (among the prunable weights, of the whole model); an int8 checkpoint has its model's."""
+        if checkpoint is None:
+            return None, None
+        if checkpoint.stage in ("model", "scratch"):
+            return checkpoint.metrics.get("sparsity", 0.0), checkpoint.metrics.get("model_sparsity", 0.0)
+        whole = checkpoint.metrics.get("model_sparsity")
+        if whole is None and (under := self.by_fingerprint(checkpoint.inputs.get("model", ""))):
+            whole = self.zeros(under)[1]
+        return checkpoint.metrics.get("sparsity"), whole
+
     def _add(self, store: Store) -> None:
         if all(known.root.resolve() != store.root.resolve() for known in self.stores):
             self.stores.append(store)
@@ -122,11 +133,11 @@ class Results:
                     return _result(entry)
             except OSError:  # deleted between the two looks
                 continue
-        if node.status in NONE_DONE and not damage:
+        if not node.status.is_stored and not damage:
             return None
         if node.stage not in CACHED:
             self.lost[node.stage, node.fingerprint] = damage or "not in the store any more"
-        return Result(node.stage, node.fingerprint, node.inputs or {}, node.metrics, node.seconds)
+        return Result(node.stage, node.fingerprint, node.inputs or {}, flat(node.metrics), node.seconds)
 
 
 def _result(entry: Entry) -> Result:

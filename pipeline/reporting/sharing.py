@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.record.status import Status
 from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Results
 
@@ -44,7 +45,7 @@ def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results
     edges: dict[str, dict[str, None]] = {}
     askers: dict[str, set[int]] = {}
     for at, job in enumerate(jobs):
-        wanted = {name: node for name, node in job.nodes.items() if node.status != "unneeded"}
+        wanted = {name: node for name, node in job.nodes.items() if node.status != Status.UNNEEDED}
         named = {node.fingerprint: _group(node, ladders) for node in wanted.values()}
         for node in wanted.values():
             group = named[node.fingerprint]
@@ -102,7 +103,7 @@ def _summed(
         there=len(stored),
         jobs=jobs,
         uses=len(nodes),
-        made=len({node.fingerprint for node in nodes if node.status == "done" or node.fingerprint in before}),
+        made=len({node.fingerprint for node in nodes if node.status == Status.DONE or node.fingerprint in before}),
         seconds=sum(found.seconds for found in stored.values()),
         saved=sum(found.seconds * (uses[print_] - 1) for print_, found in stored.items()),
         fingerprints=tuple(uses),

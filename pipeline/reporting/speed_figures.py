@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reporting import plots
+from pipeline.reporting import speed_axes
 from pipeline.reporting.cells import name_of, plain
-from pipeline.reporting.figures import INK, PAPER, SOFT, WIDTH, canvas, styled, svg
-from pipeline.reporting.plots import MARKERS, Point
+from pipeline.reporting.figures import INK, MARKERS, PAPER, SOFT, WIDTH, canvas, legend, scale_quality, styled, svg
 from pipeline.reporting.quality_figures import colors
+from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.speed_verdicts import ENGINE
+from pipeline.reporting.speeds import EXACT
 from pipeline.reporting.study import Study
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def pareto(study: Study) -> str | None:
         ordered = sorted((it for it in found if it.point in ahead), key=lambda it: it.point.speedup)
         stairs = [(it.point.speedup, it.point.quality) for it in ordered]
         axes.step(*zip(*stairs, strict=True), where="pre", color=SOFT, linewidth=0.9)
-        plots.scale(axes, points)
-        plots.scale_quality(axes, study.metric, [point.quality for point in points])
+        speed_axes.scale(axes, points)
+        scale_quality(axes, study.metric, [point.quality for point in points])
         axes.axvline(1, color=SOFT, linewidth=0.8)
         axes.set_ylabel(f"{name_of(study.metric)} ± standard error")
         axes.set_title(f"Quality and speed ({'up' if higher else 'down'} and to the right is better)")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
         handles = _legend(used, {name.replace("_", " "): shape for name, shape in shapes.items()})
-        figure.legend(handles=handles, loc="outside lower left", ncols=4 if max(map(len, used)) < 24 else 2)
+        legend(figure, handles, [handle.get_label() for handle in handles])
         names = [f"{it.point.backend.replace('_', ' ')} {it.level}" for it in ordered]
         _write(figure, axes, [it.point for it in ordered], names, [used[it.series] for it in ordered], points)
         return svg(figure, "Quality over decoding speed of every backend and job")
@@ -89,7 +90,9 @@ def beside_published(study: Study) -> str | None:
         shapes = {backend: SHAPES[precision] for precision, backend in ENGINE.items()}
         for it in found:
             color = colored.get(it.series, SOFT)
-            plots.mark(axes, it.point, shapes[it.point.backend], color, size=FRONT_SIZE if it.point in ahead else 4.5)
+            speed_axes.mark(
+                axes, it.point, shapes[it.point.backend], color, size=FRONT_SIZE if it.point in ahead else 4.5
+            )
         lines: dict[tuple[str, str], list[Point]] = {}
         for at, point in published:
             lines.setdefault((at.ran, at.precision), []).append(point)
@@ -97,7 +100,7 @@ def beside_published(study: Study) -> str | None:
             places = sorted((point.speedup, point.quality) for point in line)
             axes.plot(*zip(*places, strict=True), linestyle="--", linewidth=0.8, color=INK, marker=SHAPES[precision],
                       markerfacecolor=PAPER, markersize=FRONT_SIZE, zorder=2.5)  # fmt: skip
-        plots.scale(axes, [*points, *stars])
+        speed_axes.scale(axes, [*points, *stars])
         axes.axhline(100, color=SOFT, linewidth=0.8)
         axes.axvline(1, color=SOFT, linewidth=0.8)
         axes.set_xlabel("decode speed over dense fp32 in the same runtime: ours in our engine, the paper's in its own")
@@ -106,7 +109,8 @@ def beside_published(study: Study) -> str | None:
         used = {it.series: colored.get(it.series, SOFT) for it in found}
         ours = {f"ours, {name}": color for name, color in used.items()}
         handles = _legend(ours, {"round: fp32": SHAPES["fp32"], "square: int8": SHAPES["int8"]})
-        figure.legend(handles=[*handles, *_hollow(lines)], loc="outside lower left", ncols=3)
+        handles += _hollow(lines)
+        legend(figure, handles, [handle.get_label() for handle in handles])
         named = [it for it in found if it.point in ahead]
         names = [it.level for it in named] + [
             f"{100 * at.sparsity:g} %" if at.sparsity else DENSE for at, _ in published
@@ -117,36 +121,37 @@ def beside_published(study: Study) -> str | None:
 
 
 def _executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
-    """With speeds over the dense model in the backend `base`; those of the dense model once, of the first job that has
-    them."""
+    """Every backend of every benchmark that ran a model whose quality is known, its speed over that of the dense model
+    in the backend `base`; those of the dense model once."""
+    quality = {row["checkpoint"]: row for row in study.rows(study.metric) if row["kind"] != "rung"}
+    rates = study.table[study.table["metric"] == "decode_tokens_per_second"]
     dense: set[str] = set()
-    for at, job in enumerate(study.jobs):
-        nodes = {
-            # what a job has not told (yet) may be stored
-            name: {"stage": node.stage, "fingerprint": node.fingerprint, "metrics": node.metrics or {"stored": 1.0}}
-            for name, node in job.nodes.items()
-        }
-        found = next((it for store in study.results.stores if (it := plots.collect(nodes, store, study.metric))), None)
-        if found is None or found.metric != study.metric:
+    for _, rows in rates.groupby("fingerprint", sort=False):
+        measured = rows.to_dict("records")
+        over = next((row for row in measured if (row["backend"], row["kind"]) == (base, "dense")), None)
+        judged = quality.get(over["checkpoint"]) if over else None
+        if over is None or judged is None:
             continue
-        over = next((it.speedup for it in found.points if (it.backend, it.model) == (base, "dense")), None)
-        own = {row.kind: row for row in study.models if at in row.jobs}
-        base_quality = own["dense_eval"].qualities[study.metric].value
-        for point in found.points if over else ():
-            shown = _scaled(point, study.metric, over or 1)
-            if point.model == "sparse":
-                series = study.series(own["evaluate"]) if "evaluate" in own else ""
-                yield Executable(shown, series, f"{100 * (found.sparsity or 0):.3g} %", base_quality)
-            elif point.backend not in dense:
-                dense.add(point.backend)
-                yield Executable(shown, DENSE, DENSE, base_quality)
-
-
-def _scaled(point: Point, metric: str, over: float) -> Point:
-    """In the unit it is told in, its speed over that one."""
-    error = plain(metric, point.stderr) if point.stderr is not None else None
-    speeds = {key: getattr(point, key) / over for key in ("speedup", "slowest", "fastest")}
-    return replace(point, quality=plain(metric, point.quality), stderr=error, **speeds)
+        for row in measured:
+            own = quality.get(row["checkpoint"])
+            if own is None or (row["kind"] == "dense" and row["backend"] in dense):
+                continue
+            point = Point(
+                backend=row["backend"],
+                model=row["kind"],
+                speedup=row["value"] / over["value"],
+                slowest=row["low"] / over["value"],
+                fastest=row["high"] / over["value"],
+                quality=plain(study.metric, own["value"]),
+                stderr=None if own["stderr"] is None else plain(study.metric, own["stderr"]),
+                measured=row["backend"] in EXACT,
+            )
+            if row["kind"] == "dense":
+                dense.add(row["backend"])
+                yield Executable(point, DENSE, DENSE, judged["value"])
+            else:
+                series = study.naming.series(own).removesuffix(" int8")
+                yield Executable(point, series, f"{100 * (own['sparsity'] or 0):.3g} %", judged["value"])
 
 
 def _recovery(it: Executable, metric: str, higher: bool) -> Point:
@@ -168,10 +173,10 @@ def front(points: Sequence[Point], higher: bool) -> list[Point]:
 
 def _mark(axes: Axes, point: Point, shape: str, color: str, ahead: bool) -> None:
     if ahead:
-        plots.mark(axes, point, shape, color, fill=PAPER, size=FRONT_SIZE)
+        speed_axes.mark(axes, point, shape, color, fill=PAPER, size=FRONT_SIZE)
     else:
         bare = replace(point, stderr=None, slowest=point.speedup, fastest=point.speedup)
-        plots.mark(axes, bare, shape, color, fill=PAPER, size=OTHER_SIZE)
+        speed_axes.mark(axes, bare, shape, color, fill=PAPER, size=OTHER_SIZE)
 
 
 def _write(
@@ -181,7 +186,7 @@ def _write(
     """Names beside their points."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed in pixels: from here on nothing may move
-    plots.write_names(axes, points, names, inks, around)
+    speed_axes.write_names(axes, points, names, inks, around)
 
 
 def _hollow(lines: Iterable[tuple[str, str]]) -> list[Any]:

@@ -29,7 +29,7 @@ FIGURES = {
 def shares(study: Study) -> Table:
     rows = []
     for share in study.shares:
-        cells = options(share.dials)
+        cells = options(share.options)
         for step, factor in share.steps.items():
             if factor is not None:
                 cells[step] = Cell(f"{factor:.2f}", factor, None, (share.benchmark,))
@@ -52,7 +52,7 @@ def published(study: Study) -> Table:
     """Each ratio of ours that has a published one at its level, precision and pattern; then what only the paper has."""
     rows = []
     for at in merged(study.speed_comparisons):
-        own = options(at.dials | {"our machine": at.machine})
+        own = options(at.options | {"our machine": at.machine})
         own["ours"] = Cell(f"{at.ours:.2f} ({at.slowest:.2f}–{at.fastest:.2f})", at.ours, None, at.benchmarks)
         if at.whole:
             own["whole"] = Cell(f"{at.whole:.2f}", at.whole, None, at.benchmarks)
@@ -110,7 +110,7 @@ def _about(references: list[Reference]) -> Iterator[str]:
 def backends(study: Study) -> Table:
     rows = []
     for row in study.speeds:
-        cells = options(row.dials) | {"backend": Cell(row.backend), "told": Cell(row.told)}
+        cells = options(row.options) | {"backend": Cell(row.backend), "told": Cell(row.told)}
         for side, found in (("dense", row.dense), ("sparse", row.sparse)):
             cells |= dict(_measured(side, found, row.benchmark)) if found else {f"{side}_rate": Cell("n/a")}
         rows.append(cells)

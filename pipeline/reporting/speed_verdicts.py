@@ -29,7 +29,7 @@ class SpeedComparison:
     benchmarks: tuple[str, ...]
     """Fingerprints; with more than one, figures are medians, and the slowest and fastest round those of all."""
     jobs: tuple[int, ...]
-    dials: dict[str, str]
+    options: dict[str, str]
     machine: str
     gain: Gain
     """What the ratio is the gain of: `zeros` is over the dense model of the same precision, the others over fp32."""
@@ -108,7 +108,7 @@ def _compared(rows: Sequence[SpeedRow], reference: Reference, machine: str) -> I
             rounds = zip(with_it[f"{RATE}_rounds"], without[f"{RATE}_rounds"], strict=True)
             each = [ours, *(fast / slow for fast, slow in rounds)]
             yield SpeedComparison(
-                benchmarks=(first.benchmark,), jobs=first.jobs, dials=first.dials, machine=machine, gain=gain,
+                benchmarks=(first.benchmark,), jobs=first.jobs, options=first.options, machine=machine, gain=gain,
                 precision=reference.precision, backend=backend, ours=ours, slowest=min(each), fastest=max(each),
                 whole=with_it["decode_speedup"]["torch_fp32_dense"], published=there, reference=reference,
                 verdict=verdict(there, min(each), max(each)),
@@ -127,9 +127,9 @@ def merged(found: Sequence[SpeedComparison]) -> list[SpeedComparison]:
     groups: dict[tuple[object, ...], list[SpeedComparison]] = {}
     for one in found:
         level = ("sparsity", "prune", "row") if not one.reference.sparsity else ("sparsity",)  # the reference tells it
-        dials = {key: value for key, value in one.dials.items() if not _is_of(key, (*VALUES_ALONE, *level))}
-        key = one.reference, one.gain, one.machine, tuple(dials.items())
-        groups.setdefault(key, []).append(replace(one, dials=dials))
+        options = {key: value for key, value in one.options.items() if not _is_of(key, (*VALUES_ALONE, *level))}
+        key = one.reference, one.gain, one.machine, tuple(options.items())
+        groups.setdefault(key, []).append(replace(one, options=options))
     together = [_together(group) for group in groups.values()]
     return sorted(together, key=lambda it: (it.reference.sparsity, it.precision, it.gain))
 

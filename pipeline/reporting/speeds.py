@@ -1,17 +1,28 @@
-"""What was measured of speed, and what each step gained: the runtime itself, int8, the zeros, an int8 head."""
+"""Benchmarks as they were measured, and what each step gained: the runtime itself, int8, the zeros, an int8 head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
+from pipeline.reporting.choices import common_options
 from pipeline.reporting.folders import JobRecord
-from pipeline.reporting.models import benchmarks, zeros
-from pipeline.reporting.results import Results
+from pipeline.reporting.results import Result, Results
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+INT8 = ("squarehead_w8a8", "engine_int8", "engine_int8_head")
+"""Backends that run the int8 checkpoint; the others make what they need of the one in floating point."""
+EXACT = (
+    *("torch_fp32", "torch_csr", "engine_fp32", "onnxruntime_fp32", "deepsparse_fp32"),
+    *("squarehead_w8a8", "engine_int8"),
+)
+"""Backends that compute what the evaluation of their checkpoint computed; others round further."""
 BULKY = ("generated",)
-"""Of a benchmark's row, what a report does not repeat."""
+"""Fields of a benchmark's row that a report does not repeat."""
 BASE = ("torch_fp32", "dense")
 STEPS = (
     ("runtime", ("engine_fp32", "dense"), BASE),
@@ -29,11 +40,11 @@ class SpeedRow:
     benchmark: str
     """Fingerprint."""
     jobs: tuple[int, ...]
-    dials: dict[str, str]
+    options: dict[str, str]
     backend: str
     dense: Mapping[str, Any] | None
     sparse: Mapping[str, Any] | None
-    """Rows of benchmark.json; None where not run."""
+    """Rows of benchmark.json; None where it was not run."""
     told: str
     """Why it was not run, or its note."""
     sparsity: float | None
@@ -47,10 +58,10 @@ class Shares:
 
     benchmark: str
     jobs: tuple[int, ...]
-    dials: dict[str, str]
+    options: dict[str, str]
     steps: dict[str, float | None]
     total: float
-    """Of the last step that was measured, over torch fp32 of the dense model."""
+    """Speed-up of the last step that was measured, over torch fp32 of the dense model."""
     total_backend: str
 
 
@@ -63,55 +74,91 @@ class Machine:
     fingerprints: tuple[str, ...]
 
 
-def collect(
-    jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results
-) -> tuple[list[SpeedRow], list[Shares], list[Machine]]:
+@dataclass(frozen=True)
+class Speed:
+    """Decoding speed over torch fp32 of the dense model, by the fastest backend that computes what was evaluated."""
+
+    backend: str
+    ratio: float
+    slowest: float
+    fastest: float
+    weight_bytes: int | None
+    """Read for each decoded token."""
+    fingerprints: tuple[str, ...]
+    """Of the benchmarks; with more than one, medians."""
+
+
+def ran(side: str, backend: str) -> str:
+    """The input of a benchmark that a row ran."""
+    if backend in INT8:
+        return "quantized_dense" if side == "dense" else "quantized"
+    return side
+
+
+def benchmarks(results: Results) -> Iterator[tuple[Result, Mapping[str, Any]]]:
+    """Every benchmark that was read, and its benchmark.json."""
+    for result in results.all():
+        if result.stage == "benchmark" and (found := result.read("benchmark.json")):
+            yield result, found
+
+
+def collect(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[SpeedRow]:
     rows: list[SpeedRow] = []
-    shares: list[Shares] = []
-    machines: dict[tuple[str, int, str, int], list[str]] = {}
     for result, found in benchmarks(results):
-        users = [at for at, job in enumerate(jobs) if _asked(job, result.fingerprint)]
-        first = settings[users[0]]
-        dials = {key: value for key, value in first.items() if all(settings[at].get(key) == value for at in users)}
+        users = tuple(at for at, job in enumerate(jobs) if result.fingerprint in job.fingerprints)
+        options = common_options([settings[at] for at in users])
         measured = {
             (row["backend"], row["model"]): {key: value for key, value in row.items() if key not in BULKY}
             for row in found["rows"]
             if row["status"] == "ok"
         }
-        sparsity = zeros(results.by_fingerprint(result.inputs.get("sparse", "")), results)[0]
+        sparsity = results.zeros(results.by_fingerprint(result.inputs.get("sparse", "")))[0]
         pattern = jobs[users[0]].config.get("prune", {}).get("pattern", "unstructured")
-        told = {row["backend"]: row.get("reason") or row.get("note") or "" for row in found["rows"]}
-        for backend in dict.fromkeys(row["backend"] for row in found["rows"]):
+        notes = {row["backend"]: row.get("reason") or row.get("note") or "" for row in found["rows"]}
+        for backend, note in notes.items():
             sides = measured.get((backend, "dense")), measured.get((backend, "sparse"))
-            rows.append(
-                SpeedRow(result.fingerprint, tuple(users), dials, backend, *sides, told[backend], sparsity, pattern)
-            )
-        if share := _shares(result.fingerprint, tuple(users), dials, measured):
-            shares.append(share)
-        machine, protocol = found["machine"], found["protocol"]
+            rows.append(SpeedRow(result.fingerprint, users, options, backend, *sides, note, sparsity, pattern))
+    return sorted(rows, key=lambda row: row.jobs[0])
+
+
+def machines(results: Results) -> list[Machine]:
+    found: dict[tuple[str, int, str, int], list[str]] = {}
+    for result, told in benchmarks(results):
+        machine, protocol = told["machine"], told["protocol"]
         key = machine["cpu"], machine["threads"], protocol.get("workload", ""), protocol.get("rounds", 0)
-        machines.setdefault(key, []).append(result.fingerprint)
-    rows.sort(key=lambda row: row.jobs[0])
-    shares.sort(key=lambda share: share.jobs[0])
-    return rows, shares, [Machine(*key, tuple(prints)) for key, prints in machines.items()]
+        found.setdefault(key, []).append(result.fingerprint)
+    return [Machine(*key, tuple(fingerprints)) for key, fingerprints in found.items()]
 
 
-def _asked(job: JobRecord, fingerprint: str) -> bool:
-    return any(node.fingerprint == fingerprint for node in job.nodes.values())
+def shares(rows: Sequence[SpeedRow]) -> list[Shares]:
+    found = []
+    for benchmark in dict.fromkeys(row.benchmark for row in rows):
+        own = [row for row in rows if row.benchmark == benchmark]
+        rates = {
+            (row.backend, side): measured["decode_tokens_per_second"]
+            for row in own
+            for side, measured in (("dense", row.dense), ("sparse", row.sparse))
+            if measured
+        }
+        last = next((row for _, row, _ in reversed(STEPS) if row in rates), None)
+        if last and last[1] == "sparse" and BASE in rates:
+            steps = {step: rates[fast] / rates[slow] if fast in rates and slow in rates else None
+                     for step, fast, slow in STEPS}  # fmt: skip
+            total = rates[last] / rates[BASE]
+            found.append(Shares(benchmark, own[0].jobs, own[0].options, steps, total, last[0]))
+    return found
 
 
-def _shares(
-    benchmark: str, jobs: tuple[int, ...], dials: dict[str, str], measured: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> Shares | None:
-    def rate(row: tuple[str, str]) -> float | None:
-        return float(measured[row]["decode_tokens_per_second"]) if row in measured else None
-
-    steps: dict[str, float | None] = {}
-    for name, with_it, without in STEPS:
-        fast, slow = rate(with_it), rate(without)
-        steps[name] = fast / slow if fast and slow else None
-    base = rate(BASE)
-    last = next((row for _, row, _ in reversed(STEPS) if rate(row)), None)
-    if not base or last is None or last[1] != "sparse":
-        return None
-    return Shares(benchmark, jobs, dials, steps, (rate(last) or 0) / base, last[0])
+def fastest(table: DataFrame, checkpoint: str) -> Speed | None:
+    """Of a checkpoint, by the rows of benchmarks in the tidy table."""
+    own = table[(table["checkpoint"] == checkpoint) & table["backend"].isin(EXACT)]
+    speeds = []
+    for backend, rows in own.groupby("backend", sort=False):
+        ratios, weights = (rows[rows["metric"] == metric] for metric in ("decode_speedup", "weight_bytes"))
+        if len(ratios):
+            of_first = weights.loc[weights["fingerprint"] == ratios["fingerprint"].iloc[0], "value"]
+            speeds.append(
+                Speed(backend, median(ratios["value"]), min(ratios["low"]), max(ratios["high"]),
+                      next(iter(of_first), None), tuple(dict.fromkeys(ratios["fingerprint"])))
+            )  # fmt: skip
+    return max(speeds, key=lambda speed: speed.ratio, default=None)

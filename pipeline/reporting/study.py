@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.process import is_dead, is_here
 from pipeline.references import Reference, load
-from pipeline.reporting import choices, folders, models, seeds, sharing, speed_verdicts, speeds, verdicts
-from pipeline.reporting.choices import NONE
-from pipeline.reporting.folders import Folder, JobRecord, Node
-from pipeline.reporting.models import ModelRow
+from pipeline.reporting import analysis, choices, folders, sharing, speed_verdicts, speeds, verdicts
+from pipeline.reporting import problems as report_problems
+from pipeline.reporting.analysis import Level, Naming, Row, SeedRow
+from pipeline.reporting.folders import Folder, JobRecord
 from pipeline.reporting.results import Result, Results
-from pipeline.reporting.seeds import SeedRow
 from pipeline.reporting.sharing import Group
 from pipeline.reporting.speed_verdicts import SpeedComparison
-from pipeline.reporting.speeds import Machine, Shares, SpeedRow
+from pipeline.reporting.speeds import Machine, Shares, Speed, SpeedRow
+from pipeline.reporting.table import metrics, models, tidy
 from pipeline.reporting.verdicts import Comparison
-from pipeline.store.store import SHORT
-from pipeline.tracking.values import cut
 
-SPEAKING = ("distill", "experiment")
-"""Options whose values tell what they are without the name."""
-LABEL = 100
-"""Characters of what tells a job in a line."""
-MAX_LOST = 10
-"""Lost results that are told one by one."""
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -54,19 +47,15 @@ class Study:
     settings: list[dict[str, str]]
     """Of each job, the options in which jobs differ."""
     losses: list[str]
+    """Of each job."""
+    table: DataFrame
+    """The tidy table."""
     metric: str
-    """The first to compare models by."""
-    models: list[ModelRow]
-    seeds: list[SeedRow]
-    speeds: list[SpeedRow]
-    shares: list[Shares]
-    machines: list[Machine]
-    comparisons: list[Comparison]
+    """By which models are compared first."""
     references: list[Reference]
     """Tables that jobs name, whole."""
-    speed_comparisons: list[SpeedComparison]
-    speed_references: list[Reference]
-    """Those with speed in the tables that jobs name; empty where no speed was measured."""
+    speeds: list[SpeedRow]
+    machines: list[Machine]
     groups: list[Group]
     environments: list[Environment]
     problems: list[str]
@@ -86,65 +75,73 @@ class Study:
         return list(dict.fromkeys(key for found in self.settings for key in found))
 
     @cached_property
-    def _values(self) -> dict[str, set[str]]:
-        """Option -> its values, of those that tell fine-tuned models apart, without seeds."""
-        rows = [row for row in self.models if row.kind in ("evaluate", "evaluate_q")]
-        values = {key: {row.dials.get(key, "") for row in rows} - {""} for key in self.columns}
-        return {key: found for key, found in values.items() if len(found) > 1 and not choices.is_seed(key)}
+    def model_columns(self) -> list[str]:
+        """Without those by which no two models differ alone: sections that do not make a model."""
+        return analysis.needed(self.columns, self.models)
 
     @cached_property
-    def axis(self) -> str:
-        """The option that quality is drawn over: the sparsity, or where that is the same, the first number."""
-        levels = {round(row.sparsity, 3) for row in self.models if row.kind == "evaluate" and row.sparsity is not None}
-        numbers = [key for key, values in self._values.items() if all(map(_is_number, values))]
-        return "sparsity" if len(levels) > 1 or not numbers else numbers[0]
+    def models(self) -> list[Row]:
+        """One row of the table for each evaluated model."""
+        return list(models(self.table).to_dict("records"))
 
     @cached_property
-    def telling(self) -> list[str]:
-        """Options that tell fine-tuned models apart, but for seeds and what quality is drawn over."""
-        return [key for key in self._values if key not in ("sparsity", self.axis)]
-
-    @cached_property
-    def _sparsity_tells_pattern(self) -> bool:
-        """Whether no two N:M patterns have the same sparsity: then 16:32 and 16:64 are places on one line."""
-        found = {
-            (round(row.sparsity or 0, 3), pattern)
-            for row in self.models
-            if (pattern := row.dials.get("prune.pattern", NONE)) not in ("unstructured", NONE)
-        }
-        return len({sparsity for sparsity, _ in found}) == len(found)
-
-    @property
     def metrics(self) -> list[str]:
-        """Of quality."""
-        return list(dict.fromkeys(name for row in self.models for name in row.qualities))
+        """Of quality, the main one first."""
+        return sorted(metrics(self.table), key=lambda name: name != self.metric)
+
+    @cached_property
+    def naming(self) -> Naming:
+        return analysis.naming(self.table)
+
+    @cached_property
+    def qualities(self) -> dict[str, dict[str, Row]]:
+        """By evaluation, the rows of the table by metric."""
+        found: dict[str, dict[str, Row]] = {}
+        for row in self.table[self.table["evaluation"] != ""].to_dict("records"):
+            found.setdefault(row["evaluation"], {}).update({row["metric"]: row} if row["metric"] else {})
+        return found
+
+    def rows(self, metric: str) -> list[Row]:
+        """Of the table, a model's each."""
+        return list(self.table[(self.table["metric"] == metric) & (self.table["evaluation"] != "")].to_dict("records"))
+
+    def dense(self, metric: str) -> list[Row]:
+        """Of dense models in floating point."""
+        return [row for row in self.rows(metric) if row["kind"] == "dense_eval"]
+
+    @cached_property
+    def _speeds(self) -> dict[str, Speed | None]:
+        return {row["checkpoint"]: speeds.fastest(self.table, row["checkpoint"]) for row in self.models}
+
+    def speed(self, model: Row) -> Speed | None:
+        return self._speeds[model["checkpoint"]] if model["checkpoint"] else None
+
+    def levels(self, metric: str) -> list[Level]:
+        return analysis.levels(self.table, self.naming, metric)
 
     def higher_is_better(self, metric: str) -> bool:
-        return next(row.qualities[metric].higher_is_better for row in self.models if metric in row.qualities)
+        return analysis.higher_is_better(self.table, metric)
 
-    def series(self, row: ModelRow) -> str:
-        """What a model has in common with those beside it at other sparsities and seeds."""
-        parts = {key: value for key, value in row.dials.items() if key in self.telling}
-        pattern = parts.pop("prune.pattern", NONE)
-        if row.kind == "one_shot_eval":
-            parts = {key: value for key, value in parts.items() if not key.startswith(("distill", "finetune"))}
-        named = [value if key in SPEAKING else f"{key}={value}" for key, value in parts.items() if value != NONE]
-        if pattern not in ("unstructured", NONE):
-            named.append("N:M" if self._sparsity_tells_pattern else pattern)
-        elif pattern == "unstructured" and not named:
-            named.append(pattern)
-        if row.kind == "one_shot_eval":
-            return " ".join([*named, "one-shot"])
-        base = " ".join(named) or row.loss or row.label
-        return base + {"rung": " rungs", "evaluate_q": " int8"}.get(row.kind, "")
+    @cached_property
+    def seeds(self) -> list[SeedRow]:
+        return analysis.over_seeds(self.table)
 
+    @cached_property
+    def shares(self) -> list[Shares]:
+        return speeds.shares(self.speeds)
 
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        return verdicts.compare(self.jobs, self.table, self.references)
+
+    @cached_property
+    def speed_comparisons(self) -> list[SpeedComparison]:
+        return speed_verdicts.compare(self.jobs, self.speeds, self.machines)
+
+    @property
+    def speed_references(self) -> list[Reference]:
+        """Those with speed in the tables that jobs name; none where no speed was measured."""
+        return speed_verdicts.published(self.jobs) if self.speeds else []
 
 
 def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
@@ -160,90 +157,26 @@ def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
             results.of(node)
     settings = choices.settings(jobs)
     losses = [choices.loss(job.config) for job in jobs]
-    rows = models.rows(jobs, settings, losses, results)
-    measured, shares, machines = speeds.collect(jobs, settings, results)
-    tables = {job.config.get("reference") for job in jobs} - {None, ""}
-    published = [reference for reference in load() if reference.table in tables] if tables else []
+    measured = speeds.collect(jobs, settings, results)
+    table = tidy(jobs, settings, losses, results, measured)
+    named = {job.config.get("reference") for job in jobs} - {None, ""}
+    published = [reference for reference in load() if reference.table in named] if named else []
+    made_before = {print_ for folder in found for print_, node in folder.shared.items() if node.get("status") == "done"}
     return Study(
         folders=found,
         jobs=jobs,
         settings=settings,
         losses=losses,
-        metric=models.main_metric(rows, [reference.metric for reference in published]),
-        models=rows,
-        seeds=seeds.rows(rows),
-        speeds=measured,
-        shares=shares,
-        machines=machines,
-        comparisons=verdicts.compare(jobs, rows, published),
+        table=table,
+        metric=analysis.main_metric(table, [reference.metric for reference in published]),
         references=published,
-        speed_comparisons=speed_verdicts.compare(jobs, measured, machines),
-        speed_references=speed_verdicts.published(jobs) if measured else [],
-        groups=sharing.collect(jobs, {print_ for folder in found for print_ in _made_before(folder)}, results),
+        speeds=measured,
+        machines=speeds.machines(results),
+        groups=sharing.collect(jobs, made_before, results),
         environments=_environments(results.all()),
-        problems=[*_troubles(jobs, settings, results), *_lost(jobs, results), *_unmeasured(jobs, rows)],
+        problems=report_problems.problems(jobs, settings, table, results),
         results=results,
     )
-
-
-def _made_before(folder: Folder) -> list[str]:
-    """Fingerprints of what was made for several jobs before they began."""
-    return [fingerprint for fingerprint, node in folder.shared.items() if node.get("status") == "done"]
-
-
-def state(job: JobRecord, results: Results) -> str:
-    """done, failed: ..., running: ..., stopped: ..., not planned: ..., waiting: ..., missing: ..."""
-    if job.state == "done":
-        return "done"
-    if job.state != "unfinished":
-        return f"{job.state}: {job.told}"
-    todo = [node for node in job.nodes.values() if node.status != "unneeded" and results.of(node) is None]
-    working = [node for node in todo if results.is_working(node)]
-    alive = bool(working) or (is_here(job.process) and not is_dead(job.process))
-    if not todo and job.nodes and not alive:
-        return "done"  # it did not live to say so
-    at = working or todo
-    where = f"at {at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
-    return f"running: {where}" if alive else f"stopped: {job.told or where}"
-
-
-def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
-    return [
-        f"job {label(job, differing)}: {told}"
-        for job, differing in zip(jobs, settings, strict=True)
-        if (told := state(job, results)) != "done"
-    ]
-
-
-def label(job: JobRecord, differing: Mapping[str, str]) -> str:
-    """How a job is called in lines: its folder, and what differs."""
-    told = " ".join(f"{key}={value}" for key, value in differing.items() if value != NONE) or job.name
-    told = cut(told, LABEL)
-    return f"{job.folder.name} ({told})" if told else job.folder.name
-
-
-def _lost(jobs: Sequence[JobRecord], results: Results) -> list[str]:
-    users: dict[tuple[str, str], list[tuple[int, Node]]] = {}
-    for at, job in enumerate(jobs):
-        for node in job.nodes.values():
-            if (node.stage, node.fingerprint) in results.lost:
-                users.setdefault((node.stage, node.fingerprint), []).append((at, node))
-    lines = []
-    for (stage, fingerprint), needed in users.items():
-        whose = f"{needed[0][1].name} of job {', '.join(jobs[at].folder.name for at, _ in needed)}"
-        trouble = results.lost[stage, fingerprint]
-        lines.append(f"{stage}/{fingerprint[:SHORT]} ({whose}): {trouble}; what is told of it is from the summary")
-    if len(lines) > MAX_LOST:
-        lines = [*lines[:MAX_LOST], f"and {len(lines) - MAX_LOST} more results are not in the store any more"]
-    return lines
-
-
-def _unmeasured(jobs: Sequence[JobRecord], rows: Sequence[ModelRow]) -> list[str]:
-    return [
-        f"evaluate/{row.evaluation[:SHORT]} ({row.label} of job {jobs[row.jobs[0]].folder.name}): has no metrics"
-        for row in rows
-        if not row.qualities
-    ]
 
 
 def _environments(results: Sequence[Result]) -> list[Environment]:

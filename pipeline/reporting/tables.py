@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pipeline.reporting import quality_tables, speed_tables
 from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
-from pipeline.reporting.study import Study, state
+from pipeline.reporting.problems import state
+from pipeline.reporting.study import Study
 
 
 def everything(study: Study) -> list[Table]:
     """Those that have rows."""
     makers = (
-        *(quality_tables.models, quality_tables.seeds, quality_tables.published),
+        *(quality_tables.pivot, quality_tables.models, quality_tables.seeds, quality_tables.published),
         *(speed_tables.shares, speed_tables.published, speed_tables.backends),
         *(sharing, jobs),
     )
@@ -33,7 +34,7 @@ def sharing(study: Study) -> Table:
         )
     columns = [
         Column("stage", "stage", number=False),
-        Column("uses", "asked for"),
+        Column("uses", "requested"),
         Column("results", "distinct"),
         Column("made", "made here"),
         Column("seconds", "seconds"),

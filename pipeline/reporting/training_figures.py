@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.estimating.estimates import told_duration
-from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, styled, svg
+from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, legend, styled, svg
 from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.results import Result
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TICKS = 10
 """Names of blocks that an axis has room for."""
 MAX_PANELS = 9
+MARGIN = 0.08
+"""Of a panel above and below its curves, as a share of their range."""
 SMOOTHED = 10
 """Steps whose mean a training curve shows."""
 SETTLED = 0.15
@@ -70,10 +72,10 @@ def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[
     pattern = job.config.get("prune", {}).get("pattern", "unstructured")
     sparsity = job.config.get("sparsity", 0)
     level = pattern if pattern != "unstructured" else f"{100 * sparsity:g} %"
-    row = next((row for row in study.models if row.kind == "evaluate" and at in row.jobs), None)
-    name = study.series(row) if row else study.losses[at]
-    if row and study.axis != "sparsity":
-        level = f"{study.axis} {row.dials.get(study.axis, '')}"
+    row = next((row for row in study.models if row["kind"] == "evaluate" and at in row["jobs"]), None)
+    name = study.naming.series(row) if row else study.losses[at]
+    if row and study.naming.axis != "sparsity":
+        level = f"{study.naming.axis} {row['options'].get(study.naming.axis, '')}"
     return Curve(level, name, training, validation, tuple(rungs[:-1]), sparsity)
 
 
@@ -88,11 +90,11 @@ def training(study: Study) -> str | None:
     with styled():
         figure, axes = canvas(WIDTH, 2.5 * rows + 0.5, rows, columns)
         colored = colors(study) | {"dense": INK}
-        legend: dict[str, str] = {}
+        named: dict[str, str] = {}
         for place, panel in zip(axes, panels, strict=False):
             inside = [curve for curve in found if curve.panel == panel]
             for curve in inside:
-                color = legend[curve.series] = colored.get(curve.series, SOFT)
+                color = named[curve.series] = colored.get(curve.series, SOFT)
                 _draw(place, curve, color)
             _limit(place, [_smooth(curve.training) for curve in inside] + [curve.validation for curve in inside])
             place.set_title(panel if panel == "dense" else f"{panel} sparse" if "%" in panel else panel)
@@ -100,7 +102,8 @@ def training(study: Study) -> str | None:
             place.remove()
         figure.supxlabel("step", fontsize=9)
         figure.supylabel("cross-entropy", fontsize=9)
-        figure.legend(handles=_handles(legend), loc="outside upper left", ncols=4 if max(map(len, legend)) < 24 else 2)
+        handles = _handles(named)
+        legend(figure, handles, [handle.get_label() for handle in handles])
         return svg(figure, "Training and validation loss over steps")
 
 
@@ -123,10 +126,11 @@ def _limit(axes: Axes, lines: Sequence[Line]) -> None:
     last = max((step for line in lines for step, _ in line), default=0)
     settled = [value for line in lines for step, value in line if step >= SETTLED * last]
     if settled:
-        axes.set_ylim(0, 1.15 * max(settled))
+        low, high = min(settled), max(settled)
+        axes.set_ylim(low - MARGIN * (high - low or high), high + MARGIN * (high - low or high))
 
 
-def _handles(series: dict[str, str]) -> list[object]:
+def _handles(series: dict[str, str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     kinds = [
@@ -152,37 +156,27 @@ def layers(study: Study) -> str | None:
     lines = sorted(found.values(), key=lambda it: float(it[1][0]["sparsity"] or 0))
     if not lines:
         return None
+    panels = {}
+    if any(layer["error"] for _, told in lines for layer in told):  # magnitude pruning does not look at outputs
+        panels["error"] = "relative error of outputs"
+    if any(len({layer["sparsity"] for layer in told}) > 1 for _, told in lines):
+        panels["sparsity"] = "sparsity"
+    if not panels:
+        return None
     with styled():
-        judged = any(layer["error"] for _, told in lines for layer in told)  # magnitudes go without looking at outputs
-        if judged:
-            figure, (errors, sparsities) = canvas(WIDTH, 4.4, 2, 1, sharex=True, height_ratios=[3, 1.1])
-        else:
-            figure, (sparsities,) = canvas(WIDTH, 1.9)
-        labels: set[str] = set()
+        figure, axes = canvas(WIDTH, 0.6 + 2.4 * len(panels), len(panels), 1, sharex=True)
         shades = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(name for name, _ in lines))}
-        for name, told in lines:
-            style: dict[str, Any] = {
-                "color": shades[name],
-                "linewidth": 1.1,
-                "linestyle": "--" if "one-shot" in name else "-",
-            }
-            drawn = [(at, layer["error"]) for at, layer in enumerate(told) if layer["error"]]
-            once = None if name in labels else name
-            if drawn:
-                errors.plot(*zip(*drawn, strict=True), **style, label=once)
-            zeros = [100 * float(layer["sparsity"] or 0) for layer in told]
-            sparsities.plot(range(len(told)), zeros, **style, label=once)
-            labels.add(name)
-        if judged:
-            errors.set_yscale("log")
-            errors.set_ylabel("relative error of outputs")
-            errors.legend(ncols=4, loc="best")
-        else:
-            figure.legend(loc="outside right upper")
-        (errors if judged else sparsities).set_title("Layers as they were pruned")
-        sparsities.set_ylabel("zeros, %")
-        sparsities.set_xlabel("linear, in the order of pruning")
-        _blocks(sparsities, [str(layer["name"]) for layer in lines[0][1]])
+        for place, (key, label) in zip(axes, panels.items(), strict=True):
+            for name, told in lines:
+                drawn = [(at, layer[key]) for at, layer in enumerate(told) if layer[key]]
+                style = "--" if "one-shot" in name else "-"
+                place.plot(*zip(*drawn, strict=True), color=shades[name], linewidth=1.1, linestyle=style, label=name)
+            place.set_ylabel(label)
+            place.set_yscale("log" if key == "error" else "linear")
+        axes[0].set_title("Layers as they were pruned")
+        axes[-1].set_xlabel("linear, in the order of pruning")
+        _blocks(axes[-1], [str(layer["name"]) for layer in lines[0][1]])
+        legend(figure, *axes[0].get_legend_handles_labels())
         return svg(figure, "Error and sparsity of each linear, a line for each pruning")
 
 

@@ -5,73 +5,71 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.references import Reference
 from pipeline.reporting.choices import loss, source
 from pipeline.reporting.folders import JobRecord
-from pipeline.reporting.models import ModelRow, Quality
+from pipeline.reporting.pairs import SIGMAS
+from pipeline.reporting.table import BASELINES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Row = Mapping[str, Any]
+"""Of the tidy table."""
 
 Verdict = Literal["within error", "better", "worse", "no error known", "no reference (other model)",
                   "no reference (other data)"]  # fmt: skip
 WHOLE = {"evaluate.perplexity.windows": 0, "evaluate.perplexity.documents": 0, "evaluate.generation.limit": 0,
          "data.size": 0}  # fmt: skip
 """Published figures are of whole splits."""
-SIGMAS = 1.96
-"""Half the width of a 95 % interval, in standard errors."""
 SAME = 0.005
 """Sparsities this near are the same level."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model of ours and the published one at the same place of its table."""
+    """A quality of a model of ours, and the published one at the same place of its table."""
 
-    row: ModelRow
-    metric: str
-    ours: Quality
+    row: Row
     reference: Reference
     same_model: bool
     same_data: bool
     verdict: Verdict
-    told: str
-    """The verdict's reason, in a few words."""
+    why: str
 
 
-def compare(jobs: Sequence[JobRecord], rows: Sequence[ModelRow], references: Sequence[Reference]) -> list[Comparison]:
-    """For each model of ours that stands in the place of a published one: same level, loss, pattern and int8, in the
-    table that its job names."""
-    found = []
-    for row in rows:
-        job = jobs[row.jobs[0]]
-        for reference in references:
-            if reference.table == job.config.get("reference") and _stands_beside(row, job, reference):
-                metric = next((name for name in row.qualities if name == reference.metric), "")
-                if metric:
-                    found.append(_compared(row, metric, job, reference))
-    return found
+def compare(jobs: Sequence[JobRecord], table: DataFrame, references: Sequence[Reference]) -> list[Comparison]:
+    """For each model of ours at the place of a published one: same level, loss, pattern and precision, in the table
+    that its job names."""
+    return [
+        _compared(row, jobs[row["jobs"][0]], reference)
+        for row in table[table["evaluation"] != ""].to_dict("records")
+        for reference in references
+        if row["metric"] == reference.metric and _stands_beside(row, jobs[row["jobs"][0]], reference)
+    ]
 
 
-def _stands_beside(row: ModelRow, job: JobRecord, reference: Reference) -> bool:
-    if reference.int8 != row.int8:
+def _stands_beside(row: Row, job: JobRecord, reference: Reference) -> bool:
+    if reference.table != job.config.get("reference") or reference.int8 != row["kind"].endswith("_q"):
         return False
-    if row.is_baseline:
-        return row.is_dense and reference.sparsity == 0
+    if row["kind"] in BASELINES:
+        return not row["sparsity"] and reference.sparsity == 0
     asked = job.config.get("prune", {})
     return (
-        row.sparsity is not None
-        and abs(row.sparsity - reference.sparsity) < SAME
+        row["sparsity"] is not None
+        and abs(row["sparsity"] - reference.sparsity) < SAME
         and reference.pattern == asked.get("pattern", "unstructured")
         and reference.method in (None, asked.get("method"))
-        and (reference.loss or "") == (loss(job.config) if row.kind != "one_shot_eval" else "")
+        and (reference.loss or "") == (loss(job.config) if row["kind"] != "one_shot_eval" else "")
     )
 
 
-def _compared(row: ModelRow, metric: str, job: JobRecord, reference: Reference) -> Comparison:
-    ours = row.qualities[metric]
+def _compared(row: Row, job: JobRecord, reference: Reference) -> Comparison:
     same_model, same_data = same(job, reference)
-    verdict, told = _verdict(ours, reference, same_model, same_data, differences(job.config, reference))
-    return Comparison(row, metric, ours, reference, same_model, same_data, verdict, told)
+    verdict, why = _verdict(row, reference, same_model, same_data, differences(job.config, reference))
+    return Comparison(row, reference, same_model, same_data, verdict, why)
 
 
 def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
@@ -109,18 +107,18 @@ def _option(config: Mapping[str, Any], option: str) -> Any:
 
 
 def _verdict(
-    ours: Quality, reference: Reference, same_model: bool, same_data: bool, differ: Sequence[str]
+    ours: Row, reference: Reference, same_model: bool, same_data: bool, differ: Sequence[str]
 ) -> tuple[Verdict, str]:
     if not same_model:
         return "no reference (other model)", f"{reference.model} there; recoveries stand side by side"
     if not same_data:
         why = "; ".join([f"{reference.dataset} there", *differ])
         return "no reference (other data)", f"{why}; recoveries stand side by side"
-    better = (ours.value > reference.value) == reference.higher_is_better
-    if ours.stderr is None:
+    better = (ours["value"] > reference.value) == reference.higher_is_better
+    if ours["stderr"] is None:
         return "no error known", "better, perhaps" if better else "worse, perhaps"
     # the published error is not known where its table has none: then only ours counts
-    if abs(ours.value - reference.value) <= SIGMAS * ours.stderr:
+    if abs(ours["value"] - reference.value) <= SIGMAS * ours["stderr"]:
         return "within error", f"differs by less than {SIGMAS:g} standard errors of ours"
     return ("better" if better else "worse"), f"differs by more than {SIGMAS:g} standard errors of ours"
 

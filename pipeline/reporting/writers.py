@@ -2,109 +2,173 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from io import StringIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from pipeline.record.status import Status
 from pipeline.reporting import choices, tables
+from pipeline.reporting.analysis import Row
 from pipeline.reporting.cells import EMPTY, Table, fitting
-from pipeline.reporting.models import ModelRow
-from pipeline.reporting.speed_verdicts import SpeedComparison, merged
+from pipeline.reporting.folders import Node
+from pipeline.reporting.problems import state
+from pipeline.reporting.speed_verdicts import merged
 from pipeline.reporting.speeds import SpeedRow
-from pipeline.reporting.study import Study, state
+from pipeline.reporting.study import Environment, Study
+from pipeline.reporting.table import BASELINES, MODEL
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMAT = 1
 """Of report.json."""
-PAPER = ("models", "seeds", "published", "shares", "published_speeds")
+PAPER = ("pivot", "models", "seeds", "published", "shares", "published_speeds")
 """Tables that are short enough for one."""
 WIDTH = 100
 """Characters of a line of them: in small type somewhat more than a page is wide, to which it is shrunk."""
-LATEX = {
+LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "–": "--",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\ge$", "≤": r"$\le$",
     "<": "$<$", ">": "$>$", "|": "$|$", "→": r"$\to$", "…": r"\dots{}",
-}  # fmt: skip
+})  # fmt: skip
+"""pandas escapes its own eleven signs alone, and those not in captions."""
+HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|"})
 
 
 def markdown(study: Study) -> str:
-    template = _environment(autoescape=False).get_template("report.md.j2")
-    return template.render(study=study, tables=tables.everything(study), state=state, empty=EMPTY,
-                           common=choices.common(study.jobs), cell=_markdown_cell, md=md, code=_code)  # fmt: skip
+    lines = [f"# {md(study.title)}", ""]
+    for folder in study.folders:
+        started = f", started {folder.started}" if folder.started else ""
+        lines += [f"{md(folder.path.name)}{started}: {code(folder.command)}", ""]
+    lines += [f"- **{md(problem)}**" for problem in study.problems]
+    for table in tables.everything(study):
+        shown = frame(table, _markdown_cell).rename(columns=md)
+        alignment = ["right" if column.number else "left" for column in table.columns]
+        text = shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
+        lines += ["", f"## {md(table.title)}", "", text, *(line for note in table.notes for line in ("", md(note)))]
+    lines += ["", "## Configuration that all jobs share", ""]
+    lines += [f"- {md(key)}: {md(str(value))}" for key, value in choices.common(study.jobs).items()]
+    lines += ["", "## Environment", "", *(f"- {md(environment(at))}" for at in study.environments)]
+    return "\n".join(lines) + "\n"
+
+
+def environment(at: Environment) -> str:
+    software = ", ".join([f"Python {at.python}", *(f"{name} {version}" for name, version in at.packages.items())])
+    threads = f"{' or '.join(map(str, at.threads))} thread{'s' * (at.threads != (1,))}"
+    commits = f"; commit {', '.join(at.commits)}" if at.commits else ""
+    return f"{at.cpu}, {at.cores} cores, {threads}; {software}; {at.results} results, {at.first} to {at.last}{commits}"
 
 
 def latex(study: Study) -> str:
     """Tables for a paper, without the long ones and the columns of least weight: what \\input needs, nothing of a
     document."""
-    template = _environment(
-        autoescape=False, block_start_string="<%", block_end_string="%>", variable_start_string="<<",
-        variable_end_string=">>", comment_start_string="<#", comment_end_string="#>",
-    ).get_template("report.tex.j2")  # fmt: skip
-    wanted = [replace(table, columns=fitting(table, WIDTH)) for table in tables.everything(study)
-              if table.name in PAPER]  # fmt: skip
-    return template.render(
-        study=study, tables=wanted, tex=tex, empty=EMPTY, one_line=lambda text: " ".join(text.split())
-    )
+    lines = [f"% {_one_line(study.title)}. Needs \\usepackage{{booktabs,graphicx}}. All columns are in report.md."]
+    lines += [f"% {_one_line(folder.command)}" for folder in study.folders]
+    for whole in tables.everything(study):
+        if whole.name not in PAPER:
+            continue
+        table = replace(whole, columns=fitting(whole, WIDTH))
+        shown = frame(table, _latex_cell)
+        shown.columns = [tex(column.label) for column in table.columns]
+        alignment = "".join("r" if column.number else "l" for column in table.columns)
+        body = shown.style.hide(axis="index").to_latex(hrules=True, column_format=f"@{{}}{alignment}@{{}}")
+        caption = " ".join([f"{table.title}, {study.title}.", *table.notes])
+        lines += ["", "\\begin{table}", "\\centering", f"\\caption{{{tex(caption)}}}", "\\par\\medskip\\small",
+                  f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{body.strip()}}}",
+                  "\\end{table}"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def frame(table: Table, text: Any) -> DataFrame:
+    """The texts of a table; `text`: (row, key of a column) -> what its cell says."""
+    from pandas import DataFrame
+
+    rows = [[text(row, column.key) for column in table.columns] for row in table.rows]
+    return DataFrame(rows, columns=[column.label for column in table.columns], dtype=object)
+
+
+def tex(text: str) -> str:
+    return text.translate(LATEX)
+
+
+def md(text: str) -> str:
+    """Text that Markdown shows as it is: no tags, no columns."""
+    return text.translate(HTML)
+
+
+def code(text: str) -> str:
+    """Between backticks, more of them than stand in the text: there nothing has a meaning."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"{fence}{text}{fence}"
+
+
+def _markdown_cell(row: Mapping[str, Any], key: str) -> str:
+    cell = row.get(key, EMPTY)
+    if key == "command" and cell.text:
+        return code(cell.text.replace("|", "\\|"))
+    return f"**{md(cell.text)}**" if cell.best else md(cell.text)
+
+
+def _latex_cell(row: Mapping[str, Any], key: str) -> str:
+    cell = row.get(key, EMPTY)
+    return f"\\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def comma_separated(study: Study) -> str:
     """A row for each model, or where none was evaluated, for each model of each backend; figures unrounded: for a
     spreadsheet or a data frame."""
-    written = StringIO()
+    from pandas import DataFrame
+
     rows = [_flat(study, row) for row in study.models] or [
         _flat_speed(study, row, side) for row in study.speeds for side in ("dense", "sparse")
     ]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(written, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return written.getvalue()
+    return str(DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
-def _flat(study: Study, row: ModelRow) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": row.label, "kind": row.kind}
-    found["jobs"] = " ".join(study.jobs[at].folder.name for at in row.jobs)
-    found |= {f"option.{key}": row.dials.get(key, "") for key in study.columns}
-    for name, quality in row.qualities.items():
-        found |= {name: quality.value, f"{name}_stderr": quality.stderr, f"{name}_recovery": quality.recovery}
-    found |= {key: getattr(row, key) for key in ("sparsity", "model_sparsity", "checkpoint_bytes", "seconds")}
-    if row.speed:
-        found |= {"decode_speedup": row.speed.ratio, "decode_backend": row.speed.backend,
-                  "weight_bytes": row.speed.weight_bytes}  # fmt: skip
-        benchmarks = set(row.speed.fingerprints)
-        found |= _flat_published([
-            at for at in study.speed_comparisons
-            if benchmarks & set(at.benchmarks) and at.backend == row.speed.backend
-            and (at.reference.sparsity == 0) == row.is_dense
-        ])  # fmt: skip
-    return found | {"evaluation": row.evaluation, "checkpoint": row.checkpoint}
+def _flat(study: Study, model: Row) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": model["label"], "kind": model["kind"]} | _asked(study, model)
+    for name, row in study.qualities[model["evaluation"]].items():
+        found |= {name: row["value"], f"{name}_stderr": row["stderr"], f"{name}_recovery": row["recovery"]}
+    found |= {key: model[key] for key in ("sparsity", "model_sparsity", "checkpoint_bytes", "seconds")}
+    if speed := study.speed(model):
+        found |= {"decode_speedup": speed.ratio, "decode_backend": speed.backend, "weight_bytes": speed.weight_bytes}
+        dense = model["kind"] in BASELINES and not model["sparsity"]
+        found |= _flat_published(study, speed.fingerprints, speed.backend, dense)
+    return found | {"evaluation": model["evaluation"], "checkpoint": model["checkpoint"]}
 
 
-def _flat_speed(study: Study, row: SpeedRow, side: Literal["dense", "sparse"]) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": side, "backend": row.backend}
-    found["jobs"] = " ".join(study.jobs[at].folder.name for at in row.jobs)
-    found |= {f"option.{key}": row.dials.get(key, "") for key in study.columns}
+def _flat_speed(study: Study, row: SpeedRow, side: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": side, "backend": row.backend} | _asked(study, asdict(row))
     found["sparsity"] = row.sparsity if side == "sparse" else 0.0
-    if measured := getattr(row, side):
+    if measured := row.sparse if side == "sparse" else row.dense:
         found |= {key: measured[key] for key in ("decode_tokens_per_second", "prefill_ms", "weight_bytes")}
         found |= {"decode_speedup": measured["decode_speedup"]["torch_fp32_dense"],
                   "over_dense": measured["decode_speedup"]["same_backend_dense"]}  # fmt: skip
-    found |= _flat_published([
-        at for at in study.speed_comparisons
-        if row.benchmark in at.benchmarks and at.backend == row.backend
-        and (at.reference.sparsity == 0) == (side == "dense")
-    ])  # fmt: skip
+    found |= _flat_published(study, [row.benchmark], row.backend, dense=side == "dense")
     return found | {"benchmark": row.benchmark}
 
 
-def _flat_published(beside: Sequence[SpeedComparison]) -> dict[str, Any]:
+def _asked(study: Study, row: Row) -> dict[str, Any]:
+    """The jobs and options of a row."""
+    jobs = {"jobs": " ".join(study.jobs[at].folder.name for at in row["jobs"])}
+    return jobs | {f"option.{key}": row["options"].get(key, "") for key in study.columns}
+
+
+def _flat_published(study: Study, benchmarks: Sequence[str], backend: str, dense: bool) -> dict[str, Any]:
     """Ours and the paper's ratio, by what gains it."""
+    beside = [
+        at
+        for at in study.speed_comparisons
+        if set(benchmarks) & set(at.benchmarks) and at.backend == backend and (at.reference.sparsity == 0) == dense
+    ]
     found: dict[str, Any] = {}
     for at in merged(beside):
         name = f"speedup_by_{at.gain.replace(' ', '_')}"
@@ -114,8 +178,12 @@ def _flat_published(beside: Sequence[SpeedComparison]) -> dict[str, Any]:
     return found
 
 
-def record(study: Study) -> dict[str, Any]:
+def as_json(study: Study) -> str:
     """report.json: every figure with the fingerprint of the result it is from."""
+    return json.dumps(_record(study), indent=1, ensure_ascii=False, default=dict) + "\n"
+
+
+def _record(study: Study) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "title": study.title,
@@ -133,36 +201,30 @@ def record(study: Study) -> dict[str, Any]:
                 "command": job.command,
                 "reference": job.config.get("reference", ""),
                 "nodes": {
-                    name: {"stage": node.stage, "fingerprint": node.fingerprint, "status": node.status}
+                    name: {"stage": node.stage, "fingerprint": node.fingerprint, "status": _status(node)}
                     for name, node in job.nodes.items()
                 },
             }
             for job, settings in zip(study.jobs, study.settings, strict=True)
         ],
-        "models": [asdict(row) for row in study.models],
-        "seeds": [asdict(row) for row in study.seeds],
-        "speeds": [asdict(row) for row in study.speeds],
-        "shares": [asdict(share) for share in study.shares],
+        "models": [_model(study, row) for row in study.models],
+        "seeds": [_swept(asdict(row)) for row in study.seeds],
+        "speeds": [_swept(asdict(row)) for row in study.speeds],
+        "shares": [_swept(asdict(share)) for share in study.shares],
         "machines": [asdict(machine) for machine in study.machines],
         "published": [
             {
-                "evaluation": at.row.evaluation,
-                "model": at.row.label,
-                "options": at.row.dials,
-                "metric": at.metric,
-                "value": at.ours.value,
-                "stderr": at.ours.stderr,
-                "recovery": at.ours.recovery,
+                "evaluation": at.row["evaluation"],
+                "model": at.row["label"],
+                "options": at.row["options"],
+                **{key: at.row[key] for key in ("metric", "value", "stderr", "recovery")},
                 "reference": asdict(at.reference) | {"recovery": at.reference.recovery},
-                "same_model": at.same_model,
-                "same_data": at.same_data,
-                "verdict": at.verdict,
-                "why": at.told,
+                **{key: getattr(at, key) for key in ("same_model", "same_data", "verdict", "why")},
             }
             for at in study.comparisons
         ],
         "published_speeds": [
-            asdict(at) | {"options": at.dials, "reference": asdict(at.reference) | {"ran": at.reference.ran}}
+            _swept(asdict(at)) | {"options": at.options, "reference": asdict(at.reference) | {"ran": at.reference.ran}}
             for at in study.speed_comparisons
         ],
         "references": [asdict(reference) | {"recovery": reference.recovery} for reference in study.references],
@@ -173,36 +235,19 @@ def record(study: Study) -> dict[str, Any]:
     }
 
 
-def as_json(study: Study) -> str:
-    return json.dumps(record(study), indent=1, ensure_ascii=False, default=dict) + "\n"
+def _status(node: Node) -> str:
+    """Empty where nothing has become of it (yet)."""
+    return "" if node.status == Status.TO_RUN else node.status.value
 
 
-def tex(text: str) -> str:
-    return "".join(LATEX.get(sign, sign) for sign in text)
+def _model(study: Study, model: Row) -> dict[str, Any]:
+    speed = study.speed(model)
+    quality = ("value", "stderr", "recovery", "higher_is_better", "protocol")
+    qualities = {name: {key: row[key] for key in quality} for name, row in study.qualities[model["evaluation"]].items()}
+    own = _swept({key: model[key] for key in MODEL})
+    return own | {"qualities": qualities, "speed": asdict(speed) if speed else None}
 
 
-def md(text: str) -> str:
-    """Text that Markdown shows as it is: no tags, no columns."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
-
-
-def _code(text: str) -> str:
-    """Between backticks, more of them than stand in the text: there nothing has a meaning."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * (longest + 1)
-    return f"{fence} {text} {fence}" if longest else f"{fence}{text}{fence}"
-
-
-def _markdown_cell(table: Table, row: dict[str, Any], key: str) -> str:
-    cell = row.get(key, EMPTY)
-    text = md(cell.text)
-    if key == "command" and text:
-        return _code(cell.text.replace("|", "\\|"))
-    return f"**{text}**" if cell.best else text
-
-
-def _environment(**how: Any) -> Environment:
-    return Environment(
-        loader=PackageLoader("pipeline.reporting"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, **how,
-    )  # fmt: skip
+def _swept(row: dict[str, Any]) -> dict[str, Any]:
+    """With the swept parameters under the name that report.json has for them."""
+    return {"dials" if key == "options" else key: value for key, value in row.items()}

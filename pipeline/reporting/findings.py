@@ -1,16 +1,15 @@
-"""The answer in a few lines: at each sparsity the best loss, whether it is one, and what it gains in speed."""
+"""The answer in a few lines: at each sparsity the best loss, whether it is better than the next, and its speed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot
 
-from pipeline.reporting import pairs
+from pipeline.reporting.analysis import Level, levels
 from pipeline.reporting.cells import number, told, with_error
-from pipeline.reporting.levels import Level, levels
+from pipeline.reporting.pairs import interval
 from pipeline.reporting.study import Study
-from pipeline.reporting.verdicts import SAME, SIGMAS
+from pipeline.reporting.verdicts import SAME
 
 CERTAINTY = 0.95
 """Of Welch's test over seeds."""
@@ -18,7 +17,7 @@ CERTAINTY = 0.95
 
 @dataclass(frozen=True)
 class Finding:
-    """At one sparsity, the best fine-tuned models by the main metric."""
+    """At one sparsity, the best fine-tuned model by the main metric."""
 
     level: str
     best: str
@@ -30,9 +29,9 @@ class Finding:
 
 
 def findings(study: Study) -> list[Finding]:
+    tuned = [level for level in levels(study.table, study.naming, study.metric) if not level.one_shot]
     places: list[list[Level]] = []
-    trained = [level for level in levels(study, study.metric) if level.rows[0].kind == "evaluate"]
-    for level in sorted(trained, key=lambda level: level.sparsity):
+    for level in sorted(tuned, key=lambda level: level.sparsity):
         if places and level.sparsity - places[-1][0].sparsity < SAME:
             places[-1].append(level)
         else:
@@ -43,10 +42,10 @@ def findings(study: Study) -> list[Finding]:
 def _finding(study: Study, rivals: Sequence[Level]) -> Finding:
     ranked = sorted(rivals, key=lambda level: level.value, reverse=study.higher_is_better(study.metric))
     best = ranked[0]
-    jobs = {at for row in best.rows for at in row.jobs}
-    int8 = [row for row in study.models if row.kind == "evaluate_q" and jobs & set(row.jobs)]
-    fastest = (max((row.speed for row in rows if row.speed), key=lambda speed: speed.ratio, default=None)
-               for rows in (best.rows, int8))  # fmt: skip
+    own = [row for row in study.models if row["evaluation"] in best.evaluations]
+    int8 = [row for row in study.models if row["kind"] == "evaluate_q" and set(best.jobs) & set(row["jobs"])]
+    speeds = ([study.speed(row) for row in rows] for rows in (own, int8))
+    fastest = (max(filter(None, found), key=lambda speed: speed.ratio, default=None) for found in speeds)
     seeds = f", mean of {len(best.each)} seeds" if len(best.each) > 1 else ""
     return Finding(
         level=f"{100 * best.sparsity:.3g} %",
@@ -59,7 +58,8 @@ def _finding(study: Study, rivals: Sequence[Level]) -> Finding:
 
 
 def _called(study: Study, level: Level) -> str:
-    return level.series if study.axis == "sparsity" else f"{level.series} {study.axis}={level.place:g}"
+    axis = study.naming.axis
+    return level.series if axis == "sparsity" else f"{level.series} {axis}={level.place:g}"
 
 
 def _margin(study: Study, best: Level, others: Sequence[Level]) -> str:
@@ -68,17 +68,17 @@ def _margin(study: Study, best: Level, others: Sequence[Level]) -> str:
     if next_best is None:
         return ""
     rival = f"{_called(study, next_best)} ({with_error(study.metric, next_best.value, next_best.error)})"
-    if paired := pairs.difference(study.results, best, next_best, study.metric):
+    paired = interval(study.results, next_best, best, study.metric)
+    if paired and paired.same_items:
         low, high = (number(study.metric, end) for end in sorted((abs(paired.low), abs(paired.high))))
         if paired.low * paired.high > 0:
-            return f"clear of {rival} on the same items, by {low} to {high}"
-        return f"not told apart from {rival} on the same items"
+            return f"better than {rival} by {low} to {high} (95 % interval, same items)"
+        return f"no significant difference to {rival} on the same items"
     if len(best.each) > 1 and len(next_best.each) > 1:
         from scipy.stats import ttest_ind
 
         apart = ttest_ind(best.each, next_best.each, equal_var=False).pvalue < 1 - CERTAINTY
-        return f"clear of {rival} over seeds" if apart else f"within the spread of seeds of {rival}"
-    if best.error is None or next_best.error is None or len(best.each) != len(next_best.each):
-        return f"before {rival}, errors not known"
-    apart = abs(best.value - next_best.value) > SIGMAS * hypot(best.error, next_best.error)
-    return f"clear of {rival}" if apart else f"within error of {rival}"
+        return f"better than {rival} over seeds" if apart else f"no significant difference to {rival} over seeds"
+    if paired is None:
+        return f"ahead of {rival}; errors are not known"
+    return f"better than {rival}" if paired.low * paired.high > 0 else f"within error of {rival}"

@@ -1,0 +1,85 @@
+"""How far jobs came, and what is failed, missing, lost or running, in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.process import is_dead, is_here
+from pipeline.record.status import Status
+from pipeline.reporting.choices import NONE
+from pipeline.reporting.folders import JobRecord, Node
+from pipeline.reporting.results import Results
+from pipeline.reporting.table import models
+from pipeline.store.store import SHORT
+from pipeline.tracking.values import cut
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LABEL = 100
+"""Characters of what tells a job in a line."""
+MAX_LOST = 10
+"""Lost results that are told one by one."""
+
+
+def problems(
+    jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], table: DataFrame, results: Results
+) -> list[str]:
+    return [*_troubles(jobs, settings, results), *_lost(jobs, results), *_unmeasured(jobs, table)]
+
+
+def state(job: JobRecord, results: Results) -> str:
+    """done, failed: ..., running: ..., stopped: ..., not planned: ..., waiting: ..., missing: ..."""
+    if job.state == "done":
+        return "done"
+    if job.state != "unfinished":
+        return f"{job.state}: {job.told}"
+    todo = [node for node in job.nodes.values() if node.status != Status.UNNEEDED and results.of(node) is None]
+    working = [node for node in todo if results.is_working(node)]
+    alive = bool(working) or (is_here(job.process) and not is_dead(job.process))
+    if not todo and job.nodes and not alive:
+        return "done"  # it did not live to say so
+    at = working or todo
+    where = f"at {at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
+    return f"running: {where}" if alive else f"stopped: {job.told or where}"
+
+
+def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
+    return [
+        f"job {label(job, differing)}: {told}"
+        for job, differing in zip(jobs, settings, strict=True)
+        if (told := state(job, results)) != "done"
+    ]
+
+
+def label(job: JobRecord, differing: Mapping[str, str]) -> str:
+    """How a job is called in lines: its folder, and what differs."""
+    told = " ".join(f"{key}={value}" for key, value in differing.items() if value != NONE) or job.name
+    told = cut(told, LABEL)
+    return f"{job.folder.name} ({told})" if told else job.folder.name
+
+
+def _lost(jobs: Sequence[JobRecord], results: Results) -> list[str]:
+    users: dict[tuple[str, str], list[tuple[int, Node]]] = {}
+    for at, job in enumerate(jobs):
+        for node in job.nodes.values():
+            if (node.stage, node.fingerprint) in results.lost:
+                users.setdefault((node.stage, node.fingerprint), []).append((at, node))
+    lines = []
+    for (stage, fingerprint), needed in users.items():
+        whose = f"{needed[0][1].name} of job {', '.join(jobs[at].folder.name for at, _ in needed)}"
+        trouble = results.lost[stage, fingerprint]
+        lines.append(f"{stage}/{fingerprint[:SHORT]} ({whose}): {trouble}; what is told of it is from the summary")
+    if len(lines) > MAX_LOST:
+        lines = [*lines[:MAX_LOST], f"and {len(lines) - MAX_LOST} more results are not in the store any more"]
+    return lines
+
+
+def _unmeasured(jobs: Sequence[JobRecord], table: DataFrame) -> list[str]:
+    lines = []
+    for row in models(table).to_dict("records"):
+        if not row["metric"]:
+            whose = f"{row['label']} of job {jobs[row['jobs'][0]].folder.name}"
+            lines.append(f"evaluate/{row['evaluation'][:SHORT]} ({whose}): has no metrics")
+    return lines
