@@ -10,6 +10,7 @@ from torch import nn
 
 from engine.errors import EngineError
 from engine.linear import EngineLinear, fuse
+from engine.reach import not_replaceable
 from engine.unfused import unfuse_
 from engine.weights import DTYPES, DType, PackedWeight, Quantized
 
@@ -25,7 +26,7 @@ def convert(
     names: Iterable[str] | None = None,
 ) -> Any:
     """Replaces, in place, the model's linears but its head (or those called `names`), and returns the model in fp32, in
-    eval mode and without gradients.
+    eval mode and without gradients. Linears of decoder-only models that are more than called stay (`engine.reach`).
 
     Zeros of their weights are what the engine skips, unless `keep_dense` asks for the same kernels without it.
     `quantized` holds int8 weights to be taken as they are, by name; they need dtype "int8". `head` other than "fp32"
@@ -39,9 +40,11 @@ def convert(
     unfuse_(model)
     model.float().requires_grad_(False).eval()
     head_name = _name_of(model, model.get_output_embeddings())
-    chosen = (
-        list(names) if names is not None else list(dict.fromkeys([*_linears(model, without=head_name), *quantized]))
-    )
+    undecided = (names is None or head != "fp32") and not model.config.is_encoder_decoder
+    alone = not_replaceable(model) if undecided else {}
+    if names is None:
+        names = dict.fromkeys([*(name for name in _linears(model, head_name) if name not in alone), *quantized])
+    chosen = list(names)
     if odd := sorted(quantized.keys() - set(chosen)):
         raise EngineError(f"{odd[0]} is quantized and is not among the linears to convert")
     for name in chosen:
@@ -55,6 +58,8 @@ def convert(
     if head != "fp32":
         if head_name is None:
             raise EngineError("this model has no output head to convert; leave head at fp32")
+        if head_name in alone:
+            raise EngineError(f"the output head cannot be converted: {alone[head_name]}; leave head at fp32")
         linear = model.get_submodule(head_name)
         packed = PackedWeight.of(_weight(head_name, linear), head, keep_dense=True)
         model.set_submodule(head_name, EngineLinear(packed, linear.bias))

@@ -1,12 +1,16 @@
-"""Which linears of a decoder-only model its forward pass calls, found by running it on a few tokens.
+"""Which linears of a decoder-only model its forward pass does no more with than to call them once, found by running it
+on a few tokens.
 
-Some models read the weight of a linear and never call it (Mamba's `dt_proj`), call one twice, or have linears that a
-forward pass never comes to. None of these can be pruned by what it reads, or replaced by another layer.
+Some models read the weight of a linear and never call it (Mamba's `dt_proj`) or besides calling it (HY-V4's
+`weights_proj`, whose inputs take the dtype of its weight), call one twice, or have linears that a forward pass never
+comes to. None of these can be pruned by what it reads, or replaced by a layer that keeps its weight in another form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,18 +30,20 @@ def probe_ids(model: Any) -> Tensor:
     return (torch.arange(1, ROWS * TOKENS + 1, device=model.device) % vocabulary).view(ROWS, TOKENS)
 
 
-def not_replaceable(model: Any, linears: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Name -> why, of those among `linears` that are not called exactly once with one row of inputs for each token.
+def not_replaceable(model: Any) -> dict[str, str]:
+    """Name -> why, of the model's linears that have their weight not to themselves, are not called exactly once with
+    one row of inputs for each token, or whose weight is read outside of that call.
 
     Runs one forward pass of the model; a model that was asked about before answers from memory.
     """
     if model not in _known:
-        _known[model] = _probe(model, linears)
+        _known[model] = _probe(model)
     return _known[model]
 
 
 @torch.no_grad()
-def _probe(model: Any, linears: Mapping[str, nn.Module]) -> dict[str, str]:
+def _probe(model: Any) -> dict[str, str]:
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     # which experts are called depends on the tokens
     rows: dict[str, list[int]] = {name: [] for name in linears if not isinstance(linears[name], RoutedLinear)}
 
@@ -48,17 +54,57 @@ def _probe(model: Any, linears: Mapping[str, nn.Module]) -> dict[str, str]:
     was_training = model.training
     model.eval()
     try:
-        model(input_ids=probe_ids(model), use_cache=False)
+        with _noting_reads(linears) as read:
+            model(input_ids=probe_ids(model), use_cache=False)
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, linear in linears.items():
+        owners[id(linear.weight)].append(name)
     found = {}
-    for name, seen in rows.items():
-        if not seen:
+    for name, linear in linears.items():
+        seen = rows.get(name)
+        others = [other for other in owners[id(linear.weight)] if other != name]
+        if others:
+            found[name] = f"its weight is that of {others[0]} too"
+        elif name in read:
+            found[name] = "its weight is read outside of its call"
+        elif seen is None:
+            continue
+        elif not seen:
             found[name] = "a forward pass never calls it"
         elif len(seen) > 1:
             found[name] = f"it is called {len(seen)} times in a pass"
         elif seen[0] != ROWS * TOKENS:
             found[name] = f"it reads {seen[0]} rows where the model has {ROWS * TOKENS} tokens"
     return found
+
+
+@contextmanager
+def _noting_reads(linears: Mapping[str, nn.Linear]) -> Iterator[set[str]]:
+    """Inside, collects the linears whose weight is asked for while they do not run."""
+    outside: set[str] = set()
+    running: set[nn.Module] = set()
+    names = {linear: name for name, linear in linears.items()}
+    kinds = {linear: type(linear) for linear in linears.values()}
+
+    def weight(linear: Any) -> Any:
+        if linear not in running:
+            outside.add(names[linear])
+        return linear._parameters["weight"]
+
+    handles = []
+    for linear, kind in kinds.items():
+        # a property of the class comes before the parameters of a module
+        linear.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
+        handles.append(linear.register_forward_pre_hook(lambda module, args: running.add(module)))
+        handles.append(linear.register_forward_hook(lambda module, args, output: running.discard(module)))
+    try:
+        yield outside
+    finally:
+        for linear, kind in kinds.items():
+            linear.__class__ = kind
+        for handle in handles:
+            handle.remove()

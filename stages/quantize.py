@@ -35,12 +35,8 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
     model = checkpoints.load(source).float()
     stored = writing.stored_dtype(model)
     pruned = masks.of(source)
-    versions = _versions(model)
     prunable, alone = family.prunable(model), family.left_alone(model)
     dimensions = wiring(model, family.example(model)).dimensions
-    if changed := [name for name, version in _versions(model).items() if version != versions[name]]:
-        what = f"{type(model).__name__} changes its own weights when it runs, for example {changed[0]}"
-        raise UserError(f"{what}; it cannot be quantized", "quantize")
     if alone:
         name, reason = next(iter(alone.items()))
         log.note(f"{len(alone)} linears stay in floating point, for example {name}: {reason}")
@@ -82,11 +78,6 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
         "weight_error": sum(errors) / len(errors),
         "quantized_linears": float(len(targets)),
     }
-
-
-def _versions(model: nn.Module) -> dict[str, int]:
-    """Of each parameter: a count of what was written into it."""
-    return {name: parameter._version for name, parameter in model.named_parameters()}
 
 
 def _round_(

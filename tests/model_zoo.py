@@ -1,4 +1,4 @@
-"""Every architecture of transformers' causal mapping that can be built small, through all stages: right, or refused.
+"""Every architecture of transformers' causal mapping, built small, through all stages: right, or refused.
 
 `python -m tests.model_zoo` (`make zoo`) goes through them all and writes docs/models.md; the tests take some.
 """
@@ -24,27 +24,13 @@ from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserEr
 from pipeline.schema import EvaluateSlice, FinetuneSlice, PruneSlice
 from stages import calibrate, checkpoints, early, engine_models, evaluate, families, finetune, masks, prune, quantize
 from stages.sources import model as source
-from tests import tiny, tiny_classes
+from tests import tiny, zoo_sizes
 from tests.composed import config_of
 from tests.recording import RecordingLog
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 SECONDS = 60
-"""For one class."""
-SMALL = {
-    "vocab_size": 320, "hidden_size": 32, "d_model": 32, "n_embd": 32, "intermediate_size": 64, "ffn_dim": 64,
-    "num_hidden_layers": 2, "num_layers": 2, "n_layers": 2, "n_layer": 2, "num_attention_heads": 4, "n_heads": 4,
-    "n_head": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 320, "n_positions": 320, "num_experts": 4,
-    "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2, "moe_k": 2,
-    "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32, "state_size": 8, "word_embed_proj_dim": 32,
-    "kv_lora_rank": 8, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_group": 1,
-    "topk_group": 1, "first_k_dense_replace": 1, "max_seq_len": 320, "ffn_hidden_size": 64, "rotary_dim": 4,
-    "pad_token_id": 0, "eos_token_id": 0, "bos_token_id": 0, "expansion_ratio": 2, "attention_hidden_size": 32,
-}  # fmt: skip
-"""By the names that configurations give to sizes; each class takes those that it has."""
-LARGEST = 3_000_000
-"""Parameters of a model that counts as small."""
+"""Of processor time, for one class."""
 
 
 @dataclass(frozen=True)
@@ -62,31 +48,14 @@ def model_types() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def build(model_type: str) -> Any:
-    """A small random model. Raises whatever its classes do where that is not to be had."""
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    kind = CONFIG_MAPPING[model_type]
-    known = kind().to_dict()
-    settings = {key: value for key, value in SMALL.items() if key in known}
-    settings |= tiny_classes.MIXTURES.get(model_type, {})
-    config = kind(**settings)
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
-    if count > LARGEST:
-        raise ValueError(f"{count:,} parameters by the usual names of sizes")
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
 def examine(model_type: str, folder: Path) -> Found:
     """One class, from its folder in hub format on."""
     try:
-        built = build(model_type)
+        built = zoo_sizes.build(model_type)
         built(input_ids=torch.arange(1, 7).view(2, 3), use_cache=False)
         built.save_pretrained(folder / "hub")
     except Exception as error:
-        return Found(model_type, "not built", f"{type(error).__name__}: {' '.join(str(error).split())[:90]}")
+        return Found(model_type, "not built", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
     tiny.save_tokenizer(folder / "hub")
     share = None
     try:
@@ -95,7 +64,8 @@ def examine(model_type: str, folder: Path) -> Found:
     except TimeoutError:
         raise
     except UserError as error:
-        return Found(model_type, "refused", str(error)[:140], share)
+        line = str(error).replace(str(folder), "FOLDER")
+        return Found(model_type, "refused", line[:200], share)
     except Exception as error:
         return Found(model_type, "wrong", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", share)
     return Found(model_type, "right", "", share)
@@ -176,14 +146,14 @@ class Stages:
 @contextmanager
 def _within(seconds: int) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"more than {seconds} s")
+        raise TimeoutError(f"takes more than {seconds} s")
 
-    signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def look_at(model_type: str) -> Found:
@@ -199,30 +169,36 @@ def look_at(model_type: str) -> Found:
 
 def table(found: list[Found]) -> str:
     counts = {kind: sum(one.outcome == kind for one in found) for kind in ("right", "refused", "wrong", "not built")}
-    rows = []
+    rows, unbuilt = [], []
     for one in found:
-        if one.outcome != "not built":
-            share = "" if one.share is None else f"{one.share:.1%}"
-            rows.append(f"| {one.model_type} | {share} | {one.outcome} | {one.told.replace('|', '/')} |")
-    unbuilt = ", ".join(one.model_type for one in found if one.outcome == "not built")
+        told = one.told.replace("|", "/")
+        share = "" if one.share is None else f"{one.share:.1%}"
+        if one.outcome == "not built":
+            unbuilt.append(f"| {one.model_type} | {told} |")
+        else:
+            rows.append(f"| {one.model_type} | {share} | {one.outcome} | {told} |")
     return f"""{HEAD}
-{counts["right"]} right, {counts["refused"]} refused, {counts["wrong"]} wrong; {counts["not built"]} could not be built
-small, or took more than {SECONDS} s.
+{counts["right"]} right, {counts["refused"]} refused, {counts["wrong"]} wrong; {counts["not built"]} not built small.
 
 | model_type | prunable share of the blocks | outcome | line |
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Not built: {unbuilt}.
+Not built small, and why:
+
+| model_type | what its classes say |
+|---|---|
+{chr(10).join(unbuilt)}
 """
 
 
 HEAD = """# Models
 
-Every architecture of transformers' causal mapping that can be built small by the usual names of sizes, with random
-weights, goes through import, calibration, SparseGPT at 50 %, fine-tuning with SquareHead, int8 with SmoothQuant,
-evaluation and the engine (`make zoo` writes this page). Right: the import's logits are transformers' own, zeros and
-their counts are exact, int8 stays near, and the engine computes what torch does. Refused: in one line, which is shown.
+Every architecture of transformers' causal mapping, built small (`tests/zoo_sizes.py`) with random weights, goes through
+import, calibration, SparseGPT at 50 %, fine-tuning with SquareHead, int8 with SmoothQuant, evaluation and the engine
+(`make zoo` writes this page). Right: the import's logits are transformers' own, zeros and their counts are exact, int8
+stays near, and the engine computes what torch does. Refused: in one line, which is shown; where it names
+`distill.squarehead`, another distillation can be chosen. A class that takes more than a minute counts as not built.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from stages.families import Batch
 from stages.quantization import smoothquant
 from stages.quantization.folding import folds
 from stages.quantization.wiring import wiring
-from tests import tiny
+from tests import tiny, zoo_sizes
 from tests import tiny_encoder_decoders as encoder_decoders
 from tests.recording import RecordingLog
 from tests.tiny_causal import build
@@ -111,6 +111,44 @@ def test_scales_fold_into_these_and_the_function_stays(kind: str, tmp_path: Path
 @pytest.mark.parametrize("kind", ["gemma3n", "deepseek_v2", "falcon_mamba", "t5", "t5_gated", "whisper"])
 def test_the_function_stays(kind: str, tmp_path: Path) -> None:
     model, family, batch = model_and_batch(kind)
+    expected = logits(model, family, batch)
+    smoothing, _ = smoothed(model, family, batch, tmp_path)
+    assert smoothing.folded
+    assert float((logits(model, family, batch) - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def _narrow_mlp(width: int) -> Any:
+    model = build("llama_grouped")
+    mlp = model.model.layers[1].mlp
+    mlp.gate_proj, mlp.up_proj = nn.Linear(32, width, bias=False), nn.Linear(32, width, bias=False)
+    mlp.down_proj = nn.Linear(width, 32, bias=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "producer"),
+    [
+        # each kind of attention has a number of heads of its own
+        (lambda: zoo_sizes.build("mimo_v2_flash"), "self_attn.v_proj"),
+        (lambda: _narrow_mlp(32), "mlp.up_proj"),
+        (lambda: _narrow_mlp(96), "mlp.up_proj"),
+        (lambda: _narrow_mlp(128), "mlp.up_proj"),
+    ],
+)
+def test_blocks_of_unequal_shapes_fold_each_in_its_own_way(
+    model: Callable[[], Any], producer: str, tmp_path: Path
+) -> None:
+    built, (_, family, batch) = model(), model_and_batch("llama_grouped")
+    expected = logits(built, family, batch)
+    smoothing, _ = smoothed(built, family, batch, tmp_path)
+    assert {f"model.layers.{i}.{producer}" for i in range(2)} <= smoothing.folded.keys()
+    assert float((logits(built, family, batch) - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_linears_with_a_forward_of_their_own_take_no_scale(tmp_path: Path) -> None:
+    """DeepSeek-V4 computes the output of its attention in groups."""
+    model, (_, family, batch) = zoo_sizes.build("deepseek_v4"), model_and_batch("llama_grouped")
+    assert any(name.endswith("o_a_proj") for name in family.left_alone(model))
     expected = logits(model, family, batch)
     smoothing, _ = smoothed(model, family, batch, tmp_path)
     assert smoothing.folded

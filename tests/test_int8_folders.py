@@ -99,22 +99,30 @@ def test_linears_that_are_read_but_never_called_stay_in_floating_point(kind: str
     assert difference(logits(checkpoints.load(Checkpoint(folder, ""))), exact) < 0.05
 
 
-def test_a_model_that_changes_its_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="RwkvForCausalLM changes its own weights") as caught:
-        written(tmp_path, build("rwkv"))
-    assert caught.value.option == "quantize"
-    assert not list((tmp_path / "int8").iterdir())
-
-
-def test_a_model_that_cannot_run_in_int8_is_not_written(tmp_path: Path, monkeypatch: Any) -> None:
-    """Its linear is called, and its weight is read besides."""
-
+def test_linears_whose_weight_is_read_besides_stay_in_floating_point(tmp_path: Path, monkeypatch: Any) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.down_proj(self.up_proj(x)) + torch.nn.functional.linear(self.up_proj(x), self.down_proj.weight)
 
     monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaMLP.forward", forward)
+    folder, log = written(tmp_path, build("llama_grouped"))
+    names = {f"model.layers.{i}.mlp.down_proj" for i in range(2)}
+    assert names <= log.found["skipped"].keys()
+    exact = logits(checkpoints.load(Checkpoint(tmp_path / "model", "")))
+    assert difference(logits(checkpoints.load(Checkpoint(folder, ""))), exact) < 0.05
+
+
+def test_a_model_that_cannot_run_in_int8_is_not_written(tmp_path: Path, monkeypatch: Any) -> None:
+    """It reads the weights of its linears by another way than the linears."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        weights = dict(self.named_parameters())
+        return self.down_proj(self.up_proj(x)) + torch.nn.functional.linear(x, weights["gate_proj.weight"])[..., :32]
+
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaMLP.forward", forward)
+    model = build("llama_grouped")
+    monkeypatch.setattr("stages.families.causal_lm.not_replaceable", lambda model: {})
     with pytest.raises(UserError, match="LlamaForCausalLM cannot run with int8 linears"):
-        written(tmp_path, build("llama_grouped"))
+        written(tmp_path, model)
     assert not list((tmp_path / "int8").iterdir())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from engine.reach import not_replaceable, probe_ids
 from pipeline.contracts import Corpus, DataSet, UserError
@@ -34,19 +35,30 @@ class CausalLM(HuggingFaceFolder):
         # MPT calls it max_seq_len; with ALiBi it is a training length, not a limit, but the only one stated
         for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length"):
             length = getattr(config, key, None)
-            if length:
+            # XLNet says -1: no limit
+            if length and length > 0:
                 return int(length)
         return UNLIMITED
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
         """Of a model that reads images or sound as well: those of its language model."""
-        count = int(text_config(model).num_hidden_layers)
-        decoder = _language_model(model)
-        for name, module in model.named_modules():
-            inside = decoder is model or any(module is part for part in decoder.modules())
-            if isinstance(module, nn.ModuleList) and len(module) == count and inside:
-                return [(f"{name}.{i}", block) for i, block in enumerate(module)]
-        raise UserError(f"found no list of {count} blocks in {type(model).__name__}", "model.path")
+        count = getattr(text_config(model), "num_hidden_layers", None)
+        lists = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and len(module) == count and _reads_text(model, name)
+        ]
+        if not lists:
+            raise UserError(f"found no list of {count or 'its'} blocks in {type(model).__name__}", "model.path")
+        first = lists[0]
+        for name in lists[1:]:
+            if name.rpartition(".")[0] == first.rpartition(".")[0] and _has_linears(model, name):
+                raise UserError(
+                    f"{type(model).__name__} keeps each block in several lists, such as {first} and {name}; such "
+                    "models cannot be used",
+                    "model.path",
+                )
+        return [(f"{first}.{i}", block) for i, block in enumerate(model.get_submodule(first).children())]
 
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
         linears = linears_in(self.blocks(model), model)
@@ -57,21 +69,25 @@ class CausalLM(HuggingFaceFolder):
 
     def left_alone(self, model: nn.Module) -> dict[str, str]:
         linears = linears_in(self.blocks(model), model)
-        return not_replaceable(model, linears) | routers(model, linears)
+        alone = {name: why for name, why in not_replaceable(model).items() if name in linears}
+        return alone | routers(model, linears)
 
     @torch.no_grad()
     def refused(self, model: Any) -> dict[str, str]:
+        """Raises UserError for a model that is not causal."""
         was_training = model.training
         model.eval()
-        found = {}
+        _check_causal(model)
+        found: dict[str, str] = {}
         for what, attempt in (
             ("training", lambda: self.head(model)),
+            ("training", lambda: _run_in_training(model)),
             ("squarehead", lambda: self.states(model, {"input_ids": probe_ids(model)})),
         ):
             try:
                 attempt()
             except UserError as error:
-                found[what] = error.message
+                found.setdefault(what, error.message)
         model.train(was_training)
         return found
 
@@ -168,8 +184,45 @@ class TensorRows:
         return self.family.trim({name: tensor[chosen_B] for name, tensor in self.batch.items()})
 
 
-def _language_model(model: Any) -> nn.Module:
-    """The part that reads tokens, of a model that may have others."""
-    has_others = model.config.get_text_config() is not model.config
-    found: nn.Module = model.get_decoder() if has_others else model
-    return found
+def _reads_text(model: Any, name: str) -> bool:
+    """Whether a part belongs to the language model: the innermost model around it has the configuration of one."""
+    parts = name.split(".")
+    around = [model, *(model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts)))]
+    innermost = [module for module in around if isinstance(module, PreTrainedModel)][-1]
+    return isinstance(innermost.config, type(text_config(model)))
+
+
+def _has_linears(model: nn.Module, name: str) -> bool:
+    return any(isinstance(module, nn.Linear) for module in model.get_submodule(name).modules())
+
+
+@torch.no_grad()
+def _run_in_training(model: Any) -> None:
+    """Raises UserError where a pass in training mode fails; the state of random numbers stays."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    model.train()
+    try:
+        with torch.random.fork_rng(devices):
+            model(input_ids=probe_ids(model), use_cache=False)
+    except Exception as error:  # whatever a model of transformers demands of its inputs
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{type(model).__name__} cannot run in training: {reason}", "model.path") from error
+    finally:
+        model.eval()
+
+
+@torch.no_grad()
+def _check_causal(model: Any) -> None:
+    """Raises UserError for a model whose predictions depend on the tokens that they predict."""
+    ids_BT = probe_ids(model)
+    other_BT = ids_BT.clone()
+    other_BT[:, -1] = (ids_BT[:, -1] + 1) % int(text_config(model).vocab_size)
+    logits_BTV, changed_BTV = (model(input_ids=ids, use_cache=False).logits[:, :-1] for ids in (ids_BT, other_BT))
+    # experts that see other tokens beside the same ones may round in another way
+    tolerance = max(1e-3, 4 * torch.finfo(logits_BTV.dtype).eps) * logits_BTV.abs().max()
+    if not bool((changed_BTV - logits_BTV).abs().max() <= tolerance):
+        raise UserError(
+            f"{type(model).__name__} sees the tokens that it should predict, by its config.json; a causal language "
+            "model is needed (is_decoder is true for models of BERT's kind, attn_type is uni for XLNet)",
+            "model.path",
+        )

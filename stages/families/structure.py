@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.contracts import Structure
+from pipeline.contracts import Structure, UserError
 from stages.families import UNLIMITED, Family, text_config
 
 FILE = "structure.json"
@@ -18,7 +18,8 @@ SMALL_SHARE = 0.95
 
 
 def of(model: Any, family: Family) -> Structure:
-    """Raises UserError for a model that has nothing to prune."""
+    """Raises UserError for a model that has nothing to prune, or whose weights do not stay as they are when it runs."""
+    before = _versions(model)
     blocks = family.blocks(model)
     linears = family.prunable(model)
     alone = family.left_alone(model)
@@ -34,6 +35,13 @@ def of(model: Any, family: Family) -> Structure:
         if name.removesuffix(".weight") not in {*linears, *alone}
     }
     context = family.context(model)
+    refused = family.refused(model)
+    if changed := [name for name, version in _versions(model).items() if version != before[name]]:
+        raise UserError(
+            f"{type(model).__name__} changes its own weights when it runs, for example {changed[0]}; such models "
+            "cannot be used (RWKV's stay with rescale_every=0 in its config.json)",
+            "model.path",
+        )
     return Structure(
         linears={name: (linear.out_features, linear.in_features) for name, linear in linears.items()},
         left_alone=alone | others,
@@ -41,8 +49,13 @@ def of(model: Any, family: Family) -> Structure:
         prunable_weights=sum(linear.weight.numel() for linear in linears.values()),
         context=None if context >= UNLIMITED else context,
         vocabulary=int(text_config(model).vocab_size),
-        refused=family.refused(model),
+        refused=refused,
     )
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """Of all that is saved: a count of what was written into it."""
+    return {name: tensor._version for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
 def save(found: Structure, folder: Path) -> None:

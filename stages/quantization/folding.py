@@ -10,8 +10,8 @@ reader (a residual, a router, a block that shares keys and values), a norm in be
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,14 +48,14 @@ def folds(
 ) -> list[Fold]:
     """The folds that are exact, at most one for each group of `found.shared` with a linear of `targets`.
 
-    Alike places of all blocks are tried together: `model.layers.*.mlp.down_proj` folds in all blocks or in none.
+    Alike places of all blocks of the same shapes are tried together: `model.layers.*.mlp.down_proj` folds in all of
+    them or in none.
     """
     groups = _groups(model, found, prunable, targets)
     logits = _logits(model, inputs)
     result: list[Fold] = []
-    for kind in dict.fromkeys(_kind(group[0]) for group in groups.values()):
-        alike = {i: group for i, group in groups.items() if _kind(group[0]) == kind}
-        for candidates in _candidates(model, found, alike):
+    for alike in _alike(model, found, groups):
+        for candidates in _candidates(model, found, prunable, alike):
             if _changes_nothing(model, inputs, candidates, logits):
                 result += candidates
                 break
@@ -106,7 +106,20 @@ def _groups(
     }
 
 
-def _candidates(model: nn.Module, found: Wiring, groups: Mapping[int, list[str]]) -> Iterator[list[Fold]]:
+def _alike(model: nn.Module, found: Wiring, groups: Mapping[int, list[str]]) -> Iterable[dict[int, list[str]]]:
+    """The groups by their place in the block and the shapes of the block's linears."""
+    shapes: dict[str, set[tuple[str, torch.Size]]] = defaultdict(set)
+    for name in (name for names in found.shared for name in names):
+        shapes[_block(name)].add((_kind(name), _linear(model, name).weight.shape))
+    alike: dict[Any, dict[int, list[str]]] = defaultdict(dict)
+    for i, names in groups.items():
+        alike[_kind(names[0]), frozenset(shapes[_block(names[0])])][i] = names
+    return alike.values()
+
+
+def _candidates(
+    model: nn.Module, found: Wiring, prunable: Collection[str], groups: Mapping[int, list[str]]
+) -> Iterator[list[Fold]]:
     """Hypotheses for alike groups, one fold for each, the likeliest first."""
     own = _with_own_parameters(model)
     norms = [found.norms.get(i) for i in groups]
@@ -122,7 +135,7 @@ def _candidates(model: nn.Module, found: Wiring, groups: Mapping[int, list[str]]
         return
     first = next(iter(groups.values()))[0]
     in_features = _linear(model, first).in_features
-    for kind, size in _earlier(model, found, first):
+    for kind, size in _earlier(model, found, prunable, first):
         producers = [_sibling(found, kind, group[0]) for group in groups.values()]
         if any(name is None or name not in own or found.runs[name] != 1 for name in producers):
             continue
@@ -163,9 +176,10 @@ def _form(norm: Any, args: Sequence[Any]) -> Form | None:
     return None
 
 
-def _earlier(model: nn.Module, found: Wiring, reader: str) -> Iterator[tuple[str, int]]:
-    """Kinds of linears that run before `reader` in its block, the last first, with their number of outputs."""
-    order = [name for names in found.shared for name in names]
+def _earlier(model: nn.Module, found: Wiring, prunable: Collection[str], reader: str) -> Iterator[tuple[str, int]]:
+    """Kinds of linears that run before `reader` in its block, the last first, with their number of outputs. What is
+    left alone takes no scale: it may compute in a way of its own."""
+    order = [name for names in found.shared for name in names if name in prunable]
     in_features = _linear(model, reader).in_features
     for name in reversed(order[: order.index(reader)]):
         if _numbers(name) == _numbers(reader) and _block(name) == _block(reader):
