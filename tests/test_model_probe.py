@@ -148,6 +148,13 @@ def test_a_buffer_that_counts_the_passes_is_noticed() -> None:
         structure.of(model, family)
 
 
+def test_a_model_without_a_list_of_blocks_is_refused() -> None:
+    """BLT has an encoder, a decoder and a patcher of bytes; no number of blocks is that of the model."""
+    with pytest.raises(UserError, match="found no list of its blocks in BltForCausalLM") as caught:
+        structure.of(zoo_sizes.build("blt"), family)
+    assert caught.value.option == "model.path"
+
+
 def test_blocks_in_several_lists_are_refused() -> None:
     with pytest.raises(UserError, match=r"keeps each block in several lists, such as transformer\.attentions"):
         structure.of(zoo_sizes.build("xlm"), family)
