@@ -20,17 +20,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline import credentials, ending, os_errors, preflight
-from pipeline.contracts import UserError
 from pipeline.credentials import public
 from pipeline.ending import Ending
 from pipeline.estimating.estimates import of_plan
 from pipeline.failures import explain
-from pipeline.graph import build, resolve
 from pipeline.headline import headline, main_metric
 from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
 from pipeline.plan import Plan, Stores, make_plan
+from pipeline.recipes import build
 from pipeline.record.outcome import read_outcomes
 from pipeline.reporting import plots
+from pipeline.resolve import resolve
 from pipeline.run import Outcomes, run_plan
 from pipeline.schema import Config, parse
 from pipeline.sweeps import state as sweep_state
@@ -51,6 +51,7 @@ from pipeline.table import (
     write_json,
 )
 from pipeline.tracking.tracker import open_tracker
+from stages.contracts import UserError
 
 OmegaConf.register_new_resolver("either", lambda condition, one, other: one if condition else other, replace=True)
 """For Hydra's own section: a dry run makes no folders."""

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UserError
 from pipeline.disk import replace_text
+from stages.contracts import UserError
 
 VARIABLE = "SQUAREHEAD_TRACKING_URI"
 _USER_INFO = re.compile(

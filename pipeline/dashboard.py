@@ -19,10 +19,10 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from pipeline.contracts import UserError
 from pipeline.tracking import dashboard_layout as layout
 from pipeline.tracking.server import artifact_folder, connect, default_uri
 from pipeline.tracking.view import View
+from stages.contracts import UserError
 
 HOST = "127.0.0.1"
 """Only: who reaches MLflow's server reads every file it can read."""

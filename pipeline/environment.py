@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from pipeline import cpu, gpu
+from engine import cpu
+from pipeline import gpu
 
 PACKAGES = ("squarehead", "torch", "transformers", "datasets", "lm-eval", "mlflow", "numpy")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from pipeline.contracts import Stopped, UserError
 from pipeline.credentials import public
+from stages.contracts import Stopped, UserError
 
 
 def explain(error: Exception, name: str, folder: Path) -> str:

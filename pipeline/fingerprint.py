@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CODE_PACKAGES = ("stages", "engine")

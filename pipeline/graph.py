@@ -12,26 +12,21 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from engine import cpu
 from engine.sources import library as engine_library
-from pipeline import cpu, gpu
-from pipeline.contracts import UserError
-from pipeline.schema import (
-    BenchmarkSlice,
-    Config,
-    CubicSlice,
-    DenseSlice,
-    Distill,
-    EvaluateSlice,
-    FinetuneSlice,
-    ModelSlice,
-    PrepareSlice,
-    PruneSlice,
-    ScratchSlice,
-    Training,
-    parse_pattern,
-)
-from stages.benchmarking.names import BACKENDS
+from pipeline import gpu
+from pipeline.schema import Config
+from stages.benchmark.names import BACKENDS
+from stages.benchmark.spec import BenchmarkOptions
+from stages.contracts import UserError
+from stages.dense.spec import DenseOptions
+from stages.evaluate.spec import EvaluateOptions
+from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Training
+from stages.model.spec import ModelOptions
+from stages.prepare.spec import PrepareOptions
+from stages.prune.spec import PruneOptions, parse_pattern
 from stages.schedule import rungs
+from stages.scratch.spec import ScratchOptions
 
 TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
 
@@ -114,23 +109,23 @@ def build(config: Config) -> Graph:
 
     if config.model.scratch:
         add("data", "data", config.data)
-        source = {key: getattr(config.model, key) for key in ScratchSlice.model_fields}
-        add("model", "scratch", ScratchSlice(**source), data="data")
+        source = {key: getattr(config.model, key) for key in ScratchOptions.model_fields}
+        add("model", "scratch", ScratchOptions(**source), data="data")
     else:
-        add("model", "model", ModelSlice(**{key: getattr(config.model, key) for key in ModelSlice.model_fields}))
+        add("model", "model", ModelOptions(**{key: getattr(config.model, key) for key in ModelOptions.model_fields}))
         add("data", "data", config.data)
     data = "data"
     if config.data.format in PREPARED:
-        data = add("prepare", "prepare", PrepareSlice(), model="model", data="data")
+        data = add("prepare", "prepare", PrepareOptions(), model="model", data="data")
     dense = "model"
     if not config.dense.skip:
         dense = add(
-            "dense", "dense", DenseSlice(training=config.dense.training, distill=TASK_LOSS), model="model", data=data
+            "dense", "dense", DenseOptions(training=config.dense.training, distill=TASK_LOSS), model="model", data=data
         )
-    judge = EvaluateSlice(**{key: getattr(config.evaluate, key) for key in EvaluateSlice.model_fields})
+    judge = EvaluateOptions(**{key: getattr(config.evaluate, key) for key in EvaluateOptions.model_fields})
     dense_eval = add(BASELINE, "evaluate", judge, model=dense, data=data)
 
-    def evaluate(name: str, model: str, judge: EvaluateSlice = judge) -> None:
+    def evaluate(name: str, model: str, judge: EvaluateOptions = judge) -> None:
         add(name, "evaluate", judge, model=model, data=data, baseline=dense_eval)
 
     calibration = None
@@ -139,15 +134,15 @@ def build(config: Config) -> Graph:
     for_pruning = calibration if config.prune.method != "magnitude" else None
 
     def prune(model: str, sparsity: float, name: str) -> str:
-        slice_ = PruneSlice(prune=_pattern_at(config, sparsity), sparsity=sparsity)
+        slice_ = PruneOptions(prune=_pattern_at(config, sparsity), sparsity=sparsity)
         return add(name, "prune", slice_, model=model, calibration=for_pruning)
 
-    def finetune(model: str, level: str, rung: int, cubic: CubicSlice | None = None) -> str:
+    def finetune(model: str, level: str, rung: int, cubic: CubicOptions | None = None) -> str:
         if not _trains(config.finetune):
             return model
         # another order of the data than the dense model and the rungs below saw
         training = config.finetune.model_copy(update={"seed": config.finetune.seed + rung})
-        slice_ = FinetuneSlice(training=training, distill=config.distill, cubic=cubic)
+        slice_ = FinetuneOptions(training=training, distill=config.distill, cubic=cubic)
         teacher = dense if config.distill.kd or config.distill.squarehead else None
         return add(
             f"finetune_{level}", "finetune", slice_, model=model, data=data, teacher=teacher,
@@ -182,7 +177,7 @@ def build(config: Config) -> Graph:
         evaluate("evaluate_q", quantized, judge_int8)
     if config.benchmark.enabled:
         _check_backends(config.benchmark.backends)
-        slice_ = BenchmarkSlice(**{key: getattr(config.benchmark, key) for key in BenchmarkSlice.model_fields})
+        slice_ = BenchmarkOptions(**{key: getattr(config.benchmark, key) for key in BenchmarkOptions.model_fields})
         add("benchmark", "benchmark", slice_, data=data, dense=dense, sparse=sparse if sparse != dense else None,
             quantized=quantized, quantized_dense=quantized_dense)  # fmt: skip
     return graph
@@ -228,7 +223,7 @@ def _pattern_at(config: Config, sparsity: float) -> BaseModel:
     return config.prune.model_copy(update={"pattern": _level(config, sparsity).replace("of", ":")})
 
 
-def _cubic(config: Config) -> CubicSlice:
+def _cubic(config: Config) -> CubicOptions:
     schedule, training = config.schedule, config.finetune
     if training.epochs:
         raise UserError("a cubic schedule counts steps; give finetune.steps and set epochs to 0", "finetune.epochs")
@@ -240,7 +235,7 @@ def _cubic(config: Config) -> CubicSlice:
         )  # fmt: skip
     if schedule.initial >= config.sparsity:
         raise UserError(f"starts at {schedule.initial:g}, not below sparsity={config.sparsity:g}", "schedule.initial")
-    return CubicSlice(
+    return CubicOptions(
         prune=config.prune,
         initial=schedule.initial,
         final=config.sparsity,

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
+from stages.contracts import UserError
 
 RECORD = "job.json"
 SUMMARY = "summary.json"

@@ -24,8 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pipeline.contracts import CURVES
 from pipeline.progress import ProgressFile
+from stages.contracts import CURVES
 
 
 class StageLog:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.contracts import UserError
 from pipeline.disk import format_bytes, is_full
+from stages.contracts import UserError
 
 FOLDERS = {
     "runs": "runs",

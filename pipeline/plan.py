@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.contracts import Benchmark, Metrics, UserError
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
-from pipeline.schema import Config, Data, EvaluateSlice, ModelSlice
+from pipeline.schema import Config
 from pipeline.store.store import Entry, Store
-from stages.registry import STAGES, StageSpec
+from stages.contracts import Benchmark, Metrics, UserError
+from stages.data.spec import Data
+from stages.evaluate.spec import EvaluateOptions
+from stages.index import STAGES
+from stages.model.spec import ModelOptions
 from stages.sources.identity import digest, identity, local
+from stages.stage import Stage
 
 Status = Literal["hit", "run", "unneeded"]
 """unneeded: not stored, but nothing that has to run asks for it."""
@@ -39,14 +43,14 @@ class Stores:
     def below(cls, runs: Path, cache: Path) -> Stores:
         return cls(Store(runs / "store", "runs"), Store(cache / "store", "cache.folder"))
 
-    def for_stage(self, spec: StageSpec) -> Store:
+    def for_stage(self, spec: Stage) -> Store:
         return self.cache if spec.in_cache else self.runs
 
 
 @dataclass(frozen=True)
 class Planned:
     node: Node
-    spec: StageSpec
+    spec: Stage
     config: dict[str, Any]
     """What is fingerprinted: the slice, with identities in the place of paths."""
     inputs: dict[str, str]
@@ -128,11 +132,11 @@ def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
 
 def _described(node: Node) -> dict[str, Any]:
     described = node.config.model_dump(mode="json")
-    if isinstance(node.config, ModelSlice | Data):
+    if isinstance(node.config, ModelOptions | Data):
         # outside data enter by digest or revision, never by path
         found = identity(described.pop("path"), described.pop("revision"), f"{node.stage}.path")
         described["identity"] = found
-    if isinstance(node.config, EvaluateSlice):
+    if isinstance(node.config, EvaluateOptions):
         for task in described["tasks"]:
             if task["include"] not in ("", "packaged"):
                 if not local(task["include"]).is_dir():
@@ -143,9 +147,7 @@ def _described(node: Node) -> dict[str, Any]:
     return described
 
 
-def _why_missing(
-    node: Node, spec: StageSpec, described: Mapping[str, Any], inputs: Mapping[str, str], store: Store
-) -> str:
+def _why_missing(node: Node, spec: Stage, described: Mapping[str, Any], inputs: Mapping[str, str], store: Store) -> str:
     """The differing keys against the nearest stored result of the stage."""
     ours = flatten(described) | {"version": spec.version}
     best: list[str] | None = None

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.contracts import Artifact, Checkpoint, DataSet, UserError
 from pipeline.disk import format_bytes
 from pipeline.estimating.estimates import of_plan, total
 from pipeline.plan import Plan, Stores
 from pipeline.schema import Config
 from pipeline.store.store import Entry
 from stages import early
-from stages.registry import STAGES
+from stages.contracts import Artifact, Checkpoint, DataSet, UserError
+from stages.index import STAGES
 
 Problems = dict[str, UserError]
 """By node: why it could not end well."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 FILE = Path(__file__).resolve().parent.parent / "conf" / "references.yaml"
 RATE = "decode_tokens_per_second"

@@ -13,12 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public
 from pipeline.disk import replace_text
 from pipeline.reporting import folders, logged, page, plots, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
+from stages.contracts import UserError
 
 NAME = "report"
 INCOMPLETE, NOTHING = 1, 2

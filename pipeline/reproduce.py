@@ -20,8 +20,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.contracts import UserError
 from pipeline.table import table_console
+from stages.contracts import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
 NEEDS, TAKES = "Needs: ", "Takes: "

@@ -14,18 +14,21 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import cpu, heap, preflight
-from pipeline.contracts import Artifact, Stopped, UserError
+from engine import cpu
+from pipeline import heap, preflight
 from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.failures import explain
 from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
 from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores
-from pipeline.schema import Config, Data, Model
+from pipeline.schema import Config
 from pipeline.store.store import Entry, Slot
 from pipeline.tracking.tracker import Tracker
-from stages.registry import STAGES
+from stages.contracts import Artifact, Stopped, UserError
+from stages.data.spec import Data
+from stages.index import STAGES
+from stages.model.spec import Model
 
 Status = Literal["hit", "done", "failed", "not run", "unneeded"]
 

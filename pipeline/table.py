@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
@@ -20,6 +19,7 @@ from pipeline.headline import baseline_label, is_quality
 from pipeline.plan import Plan
 from pipeline.run import Outcomes
 from pipeline.store.store import Store
+from stages.contracts import UserError
 
 STYLES = {"hit": "cyan", "done": "green", "failed": "red", "not run": "yellow", "unneeded": "dim", "run": "yellow"}
 MAIN_METRICS = {

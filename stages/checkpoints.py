@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from engine.unfused import fused
-from pipeline.contracts import Checkpoint, UserError
 from stages import families, masks
+from stages.contracts import Checkpoint, UserError
 from stages.families import structure
 from stages.masks import Masks
-from stages.quantization import quantized
+from stages.quantize import quantized
 
 SIDE_FILES = (
     structure.FILE,

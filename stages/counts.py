@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from pipeline.contracts import Checkpoint, DataSet
 from stages import families
+from stages.contracts import Checkpoint, DataSet
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 CPU = torch.device("cpu")
 

@@ -11,19 +11,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.contracts import Checkpoint, Corpus, DataSet, Examples, Structure, UserError
-from pipeline.schema import (
-    BenchmarkSlice,
-    Calibrate,
-    DenseSlice,
-    EvaluateSlice,
-    FinetuneSlice,
-    Prune,
-    PruneSlice,
-    Quantize,
-    Training,
-    parse_pattern,
-)
+from stages.benchmark.spec import BenchmarkOptions
+from stages.calibrate.spec import Calibrate
+from stages.contracts import Checkpoint, Corpus, DataSet, Examples, Structure, UserError
+from stages.dense.spec import DenseOptions
+from stages.evaluate.spec import EvaluateOptions
+from stages.finetune.spec import FinetuneOptions, Training
+from stages.prune.spec import Prune, PruneOptions, parse_pattern
+from stages.quantize.spec import Quantize
 from stages.skipping import skipped
 
 
@@ -40,14 +35,16 @@ def check_structure(stage: str, config: BaseModel, model: Structure, data: DataS
 
 
 SPARE = 0.01
-"""Zeros beyond a level that may stay (`stages.pruning`)."""
+"""Zeros beyond a level that may stay (`stages.prune`)."""
 
 
 def check_start(config: BaseModel, zeros: float) -> None:
     """Raises UserError for a level below the share of `zeros` with which the model came."""
     for level, option in (
-        (config.sparsity, "sparsity") if isinstance(config, PruneSlice) else (0.0, ""),
-        (config.cubic.initial, "schedule.initial") if isinstance(config, FinetuneSlice) and config.cubic else (0.0, ""),
+        (config.sparsity, "sparsity") if isinstance(config, PruneOptions) else (0.0, ""),
+        (config.cubic.initial, "schedule.initial")
+        if isinstance(config, FinetuneOptions) and config.cubic
+        else (0.0, ""),
     ):
         if level and level < zeros - SPARE:
             raise UserError(
@@ -57,7 +54,7 @@ def check_start(config: BaseModel, zeros: float) -> None:
             )
 
 
-def _prune(config: PruneSlice, model: Structure, data: DataSet | None) -> None:
+def _prune(config: PruneOptions, model: Structure, data: DataSet | None) -> None:
     if config.sparsity:
         check_pruner(config.prune, model)
 
@@ -82,11 +79,11 @@ def _calibrate(config: Calibrate, model: Structure, data: DataSet | None) -> Non
     _check_tokens(data, config.split, config.samples * config.length, "calibrate.samples")
 
 
-def _dense(config: DenseSlice, model: Structure, data: DataSet | None) -> None:
+def _dense(config: DenseOptions, model: Structure, data: DataSet | None) -> None:
     _train(config.training, "dense.training", model)
 
 
-def _finetune(config: FinetuneSlice, model: Structure, data: DataSet | None) -> None:
+def _finetune(config: FinetuneOptions, model: Structure, data: DataSet | None) -> None:
     _train(config.training, "finetune", model)
     if config.distill.squarehead and "squarehead" in model.refused:
         raise UserError(model.refused["squarehead"], "distill.squarehead")
@@ -106,7 +103,7 @@ def _quantize(config: Quantize, model: Structure, data: DataSet | None) -> None:
         raise UserError(f"would leave none of {left} linears to quantize", "quantize.skip_sensitive")
 
 
-def _evaluate(config: EvaluateSlice, model: Structure, data: DataSet | None) -> None:
+def _evaluate(config: EvaluateOptions, model: Structure, data: DataSet | None) -> None:
     if asked := config.perplexity:
         check_length(model, asked.length, "evaluate.perplexity.length")
         _check_split(data, asked.split, "evaluate.perplexity.split")
@@ -116,7 +113,7 @@ def _evaluate(config: EvaluateSlice, model: Structure, data: DataSet | None) -> 
         _check_split(data, config.generation.split, "evaluate.generation.split")
 
 
-def _benchmark(config: BenchmarkSlice, model: Structure, data: DataSet | None) -> None:
+def _benchmark(config: BenchmarkOptions, model: Structure, data: DataSet | None) -> None:
     if isinstance(data, Corpus):  # encoder-decoders read whole examples
         length = config.prompt_tokens + config.new_tokens
         check_length(model, length, "benchmark.prompt_tokens")

@@ -8,9 +8,9 @@ from engine import kernels
 from engine.conversion import convert
 from engine.errors import EngineError
 from engine.weights import DType, Quantized
-from pipeline.contracts import Checkpoint, UserError
 from stages import checkpoints, families
-from stages.quantization import quantized
+from stages.contracts import Checkpoint, UserError
+from stages.quantize import quantized
 
 
 def load(checkpoint: Checkpoint, dtype: DType, option: str, head: DType = "fp32") -> Any:

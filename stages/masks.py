@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.contracts import Checkpoint
+from stages.contracts import Checkpoint
 
 Masks = dict[str, Tensor]
 FORMAT = "squarehead-masks-1"

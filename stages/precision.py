@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 
-from pipeline.schema import Training
+from stages.finetune.spec import Training
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 
 def skipped(

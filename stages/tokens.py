@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.contracts import Corpus, UserError
-from pipeline.schema import Bos
+from stages.contracts import Corpus, UserError
 from stages.families import Batch
+from stages.options import Bos
 
 IGNORED = -100
 """Label of a token that is not to be learned."""

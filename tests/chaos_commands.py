@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from stages.registry import STAGES
+from stages.index import STAGES
 from tests.running import PROJECT
 
 HEAVY = (

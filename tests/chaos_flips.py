@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipes import build
+
 from pipeline import disk
-from pipeline.graph import build
 from pipeline.store import record
 from pipeline.store.store import Entry, Store
 from tests import chaos_places as places

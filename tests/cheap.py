@@ -14,8 +14,8 @@ from types import ModuleType
 
 from pydantic import BaseModel
 
-from pipeline.contracts import Artifact, Log, UserError
-from stages.registry import STAGES
+from stages.contracts import Artifact, Log, UserError
+from stages.index import STAGES
 
 SECONDS = 0.05
 TOO_MANY = 1000

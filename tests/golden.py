@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
-from pipeline.graph import build
+from pipeline.recipes import build
+
 from pipeline.plan import Stores, make_plan
 from tests.composed import CONF, config
 

@@ -20,10 +20,17 @@ from typing import Any
 import torch
 
 from engine import kernels
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
-from pipeline.schema import EvaluateSlice, FinetuneSlice, PruneSlice
-from stages import calibrate, checkpoints, early, engine_models, evaluate, families, finetune, masks, prune, quantize
-from stages.sources import model as source
+from stages import checkpoints, early, engine_models, families, masks
+from stages.calibrate import run as calibrate
+from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
+from stages.evaluate import run as evaluate
+from stages.evaluate.spec import EvaluateOptions
+from stages.finetune import run as finetune
+from stages.finetune.spec import FinetuneOptions
+from stages.model import run as source
+from stages.prune import run as prune
+from stages.prune.spec import PruneOptions
+from stages.quantize import run as quantize
 from tests import tiny, zoo_sizes
 from tests.composed import config_of
 from tests.recording import RecordingLog
@@ -97,8 +104,8 @@ def _through(model: Checkpoint, folder: Path, built: Any) -> None:
     options = stages.options
     stages.run("c", calibrate, options.calibrate, {"model": model, "data": data})
     pruning = options.prune.model_copy(update={"precision": "fp32"})
-    slice_ = PruneSlice(prune=pruning, sparsity=0.5)
-    training = FinetuneSlice(training=options.finetune, distill=options.distill)
+    slice_ = PruneOptions(prune=pruning, sparsity=0.5)
+    training = FinetuneOptions(training=options.finetune, distill=options.distill)
     early.check("prune", slice_, model, data)
     early.check("finetune", training, model, data)
     sparse = Checkpoint(folder / "p", "p")
@@ -113,7 +120,7 @@ def _through(model: Checkpoint, folder: Path, built: Any) -> None:
     expected = _logits(tuned)
     off = float((_logits(rounded) - expected).abs().max() / expected.abs().max())
     assert off < 0.3, f"int8 logits are off by {off:.2f} of the largest"
-    judge = EvaluateSlice(**{key: getattr(options.evaluate, key) for key in EvaluateSlice.model_fields})
+    judge = EvaluateOptions(**{key: getattr(options.evaluate, key) for key in EvaluateOptions.model_fields})
     quality = stages.run("e", evaluate, judge, {"model": Checkpoint(folder / "q", "q"), "data": data})
     assert quality["perplexity"] < 10_000, quality
     if not kernels.unavailable():

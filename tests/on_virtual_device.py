@@ -15,9 +15,18 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, DataSet, Examples
-from pipeline.schema import CubicSlice, DenseSlice, EvaluateSlice, FinetuneSlice, PrepareSlice, PruneSlice
-from stages import calibrate, dense, evaluate, finetune, prepare, prune
+from stages.calibrate import run as calibrate
+from stages.contracts import Artifact, Calibration, Checkpoint, DataSet, Examples
+from stages.dense import run as dense
+from stages.dense.spec import DenseOptions
+from stages.evaluate import run as evaluate
+from stages.evaluate.spec import EvaluateOptions
+from stages.finetune import run as finetune
+from stages.finetune.spec import CubicOptions, FinetuneOptions
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
+from stages.prune import run as prune
+from stages.prune.spec import PruneOptions
 from tests import tiny, virtual_device
 from tests.recording import RecordingLog
 from tests.test_encoder_decoders import start
@@ -55,7 +64,7 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         data = text_data(folder / "texts")
     else:
         model, corpus = start(kind, folder)
-        data = Examples(ran(prepare, PrepareSlice(), folder / "examples", "cpu", model=model, data=corpus)[0], "data")
+        data = Examples(ran(prepare, PrepareOptions(), folder / "examples", "cpu", model=model, data=corpus)[0], "data")
     drawn = ran(calibrate, calibrating(), folder / "drawn", "cpu", model=model, data=data)[0]
     return {"kind": kind, "folder": folder, "model": model, "data": data, "calibration": Calibration(drawn, "drawn")}
 
@@ -85,12 +94,12 @@ def test_the_virtual_device_refuses_tensors_of_two_devices(virtual: torch.device
 def test_training_and_distillation_are_those_of_the_cpu(given: dict[str, Any]) -> None:
     model, data, kind = given["model"], given["data"], given["kind"]
     few = {"optimizer": "adamw" if kind == "llama" else "adafactor", "precision": "fp32", "steps": 2}
-    trained = both(dense, DenseSlice(training=training(**few), distill=TASK), given, "dense", model=model, data=data)
+    trained = both(dense, DenseOptions(training=training(**few), distill=TASK), given, "dense", model=model, data=data)
     assert_same(trained)
-    rounded = PruneSlice(prune=pruning(method="magnitude"), sparsity=0.5)
+    rounded = PruneOptions(prune=pruning(method="magnitude"), sparsity=0.5)
     sparse = Checkpoint(ran(prune, rounded, given["folder"] / "sparse", "cpu", model=model)[0], "sparse")
     teacher = Checkpoint(trained[0][0], "dense")
-    asked = FinetuneSlice(training=training(**few, teacher_cache_gb=int(kind == "t5")), distill=ALL)
+    asked = FinetuneOptions(training=training(**few, teacher_cache_gb=int(kind == "t5")), distill=ALL)
     assert_same(both(finetune, asked, given, "tuned", model=sparse, data=data, teacher=teacher))
 
 
@@ -99,18 +108,18 @@ def test_pruning_takes_the_same_weights(method: str, given: dict[str, Any]) -> N
     if method != "sparsegpt" and given["kind"] != "llama":
         pytest.skip("the pruners of one linear know no families")
     model, calibration = given["model"], given["calibration"]
-    first = PruneSlice(prune=pruning(method=method), sparsity=0.5)
+    first = PruneOptions(prune=pruning(method=method), sparsity=0.5)
     found = both(prune, first, given, method, model=model, calibration=calibration)
     assert_same(found)
-    further = PruneSlice(prune=pruning(method=method), sparsity=0.75)
+    further = PruneOptions(prune=pruning(method=method), sparsity=0.75)
     half = Checkpoint(found[0][0], "half")
     assert_same(both(prune, further, given, f"{method}_75", model=half, calibration=calibration))
 
 
 @pytest.mark.parametrize("given", ["llama"], indirect=True)
 def test_gradual_pruning_goes_on_after_a_kill(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    cubic = CubicSlice(prune=pruning(), initial=0.25, final=0.5, begin_step=0, end_step=2, update_every=1)
-    asked = FinetuneSlice(training=training(steps=4, checkpoint_every=2, precision="fp32"), distill=TASK, cubic=cubic)
+    cubic = CubicOptions(prune=pruning(), initial=0.25, final=0.5, begin_step=0, end_step=2, update_every=1)
+    asked = FinetuneOptions(training=training(steps=4, checkpoint_every=2, precision="fp32"), distill=TASK, cubic=cubic)
     inputs = {key: given[key] for key in ("model", "data", "calibration")}
     reference = ran(finetune, asked, given["folder"] / "whole", "cpu", **inputs)
     whole = RecordingLog.metrics
@@ -133,7 +142,7 @@ def test_gradual_pruning_goes_on_after_a_kill(given: dict[str, Any], monkeypatch
 
 def test_evaluation_is_that_of_the_cpu(given: dict[str, Any]) -> None:
     texts = given["kind"] == "llama"
-    asked = EvaluateSlice.model_validate(
+    asked = EvaluateOptions.model_validate(
         {
             "perplexity": {"split": "test", "windows": 4, "length": 32} if texts else None,
             "generation": None if texts else settings(beams=2),

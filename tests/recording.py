@@ -9,7 +9,7 @@ from typing import Any
 
 
 class RecordingLog:
-    """`pipeline.contracts.Log` in memory: what a stage said can be read back."""
+    """`stages.contracts.Log` in memory: what a stage said can be read back."""
 
     def __init__(self, resume: Path, device: str = "cpu") -> None:
         resume.mkdir(parents=True, exist_ok=True)

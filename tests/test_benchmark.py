@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import cpu
-from pipeline.contracts import Artifact, Benchmark, Checkpoint, UserError
-from pipeline.schema import BenchmarkSlice, Quantize
-from stages import benchmark, checkpoints, families, masks, quantize
-from stages.benchmarking import backends, rounds, torch_backends
-from stages.benchmarking.workloads import Sample
+from engine import cpu
+from stages import checkpoints, families, masks
+from stages.benchmark import backends, rounds, torch_backends
+from stages.benchmark import run as benchmark
+from stages.benchmark.spec import BenchmarkOptions
+from stages.benchmark.workloads import Sample
+from stages.contracts import Artifact, Benchmark, Checkpoint, UserError
+from stages.quantize import run as quantize
+from stages.quantize.spec import Quantize
 from tests import tiny
 from tests.recording import RecordingLog
 from tests.test_evaluation import text_data
@@ -25,8 +28,8 @@ ALL = ["torch_fp32", "torch_bf16", "torch_int8", "torch_csr", "squarehead_w8a8",
 INT8 = ["squarehead_w8a8", "engine_int8", "engine_int8_head"]
 
 
-def config(**changes: object) -> BenchmarkSlice:
-    return BenchmarkSlice.model_validate(
+def config(**changes: object) -> BenchmarkOptions:
+    return BenchmarkOptions.model_validate(
         {
             "backends": ALL, "prompt_tokens": 8, "samples": 3, "beams": 0, "new_tokens": 3, "rounds": 2, "warmup": 1,
             "threads": 1, **changes,
@@ -56,7 +59,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 
 def benchmarked(
-    tmp_path: Path, inputs: dict[str, Artifact], slice_: BenchmarkSlice
+    tmp_path: Path, inputs: dict[str, Artifact], slice_: BenchmarkOptions
 ) -> tuple[dict[str, float], Benchmark, RecordingLog]:
     out, log = tmp_path / "out", RecordingLog(tmp_path / "resume")
     out.mkdir()

@@ -12,14 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from pipeline import cpu
-from pipeline.contracts import Artifact, Checkpoint, Examples, UserError
-from pipeline.schema import Quantize
+from engine import cpu
 from pipeline.table import show_rows
-from stages import checkpoints, families, quantize
-from stages.benchmarking import backends, rounds, torch_backends, workloads
-from stages.benchmarking.workloads import Sample, Workload
+from stages import checkpoints, families
+from stages.benchmark import backends, rounds, torch_backends, workloads
+from stages.benchmark.workloads import Sample, Workload
+from stages.contracts import Artifact, Checkpoint, Examples, UserError
 from stages.families import encoder_decoder
+from stages.quantize import run as quantize
+from stages.quantize.spec import Quantize
 from tests import tiny
 from tests import tiny_encoder_decoders as tiny_models
 from tests.recording import RecordingLog

@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from pipeline.resolve import resolve
 from torch import Tensor, nn
 
-from pipeline import cpu
-from pipeline.contracts import Artifact, Checkpoint, UserError
+from engine import cpu
 from pipeline.estimating.model_size import ModelSize
 from pipeline.estimating.work import Workload, memory_bytes
-from pipeline.graph import resolve
-from pipeline.schema import CubicSlice, Distill
-from stages import checkpoints, finetune, masks, precision
-from stages.training import weight_updates
-from stages.training.optim import MaskedOptimizer, total_norm
-from stages.training.weight_updates import round_stochastically
+from stages import checkpoints, masks, precision
+from stages.contracts import Artifact, Checkpoint, UserError
+from stages.finetune import run as finetune
+from stages.finetune import weight_updates
+from stages.finetune.optim import MaskedOptimizer, total_norm
+from stages.finetune.spec import CubicOptions, Distill
+from stages.finetune.weight_updates import round_stochastically
 from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog
@@ -156,7 +157,9 @@ def inputs(tmp_path: Path) -> dict[str, Artifact]:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     kind: str, computed: str, optimizer: str, method: str, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    schedule = CubicSlice(prune=prune_config(method), initial=0.0, final=0.75, begin_step=0, end_step=6, update_every=2)
+    schedule = CubicOptions(
+        prune=prune_config(method), initial=0.0, final=0.75, begin_step=0, end_step=6, update_every=2
+    )
     asked: dict[str, Any] = {
         "steps": 8,
         "checkpoint_every": 2,

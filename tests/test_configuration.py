@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from pipeline.recipes import build
 
-from pipeline.contracts import UserError
-from pipeline.graph import build
-from pipeline.schema import READS, parse
-from stages.benchmarking.backends import BACKENDS
+from pipeline.schema import parse
+from stages.benchmark.backends import BACKENDS
+from stages.contracts import UserError
+from stages.data.spec import READS
 from tests.composed import CONF, config
 
 DATA = [

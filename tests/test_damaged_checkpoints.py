@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.contracts import CURVES, Artifact, Checkpoint
 from pipeline.log import StageLog
-from pipeline.schema import PruneSlice
 from pipeline.store.store import Store
-from stages import finetune, prune, sealed
+from stages import sealed
+from stages.contracts import CURVES, Artifact, Checkpoint
+from stages.finetune import run as finetune
+from stages.prune import run as prune
+from stages.prune.spec import PruneOptions
 from tests import tiny
 from tests.recording import RecordingLog
 from tests.test_pruning import Killed as KilledPrune
@@ -134,7 +136,7 @@ def test_damaged_teacher_states_are_made_again(
 @pytest.mark.parametrize("damage", [cut_short, flip, Path.unlink])
 @pytest.mark.parametrize("name", ["block.safetensors", sealed.SEAL])
 def test_a_damaged_block_is_pruned_again(name: str, damage: Damage, tmp_path: Path) -> None:
-    config = PruneSlice(prune=pruning(method="magnitude"), sparsity=0.5)
+    config = PruneOptions(prune=pruning(method="magnitude"), sparsity=0.5)
     inputs: dict[str, Artifact] = {"model": Checkpoint(tiny.save_model(tmp_path / "m"), "m")}
     for folder in ("out", "killed", "whole"):
         (tmp_path / folder).mkdir()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.contracts import UserError
-from stages.sources import data
+from stages.contracts import UserError
+from stages.data import run as data
 from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog

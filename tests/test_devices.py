@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline import gpu, graph
-from pipeline.contracts import UserError
 from stages import devices
+from stages.contracts import UserError
 from tests.composed import config
 
 SIMULATED = Path(__file__).parent / "on_virtual_device.py"

@@ -17,13 +17,13 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from pipeline.schema import Distill
 from stages import families
 from stages.families import Batch
 from stages.families.causal_lm import TensorRows
-from stages.training import distill, objective
-from stages.training.batches import micro_batches
-from stages.training.objective import Objective
+from stages.finetune import distill, objective
+from stages.finetune.batches import micro_batches
+from stages.finetune.objective import Objective
+from stages.finetune.spec import Distill
 from tests import tiny
 
 FAMILY = families.get("causal_lm")

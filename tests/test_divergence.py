@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.contracts import UserError
-from pipeline.schema import Distill
-from stages.training import trainer
+from stages.contracts import UserError
+from stages.finetune import trainer
+from stages.finetune.spec import Distill
 from tests.recording import RecordingLog
 from tests.test_training import ALL, TASK, training
 

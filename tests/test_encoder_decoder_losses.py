@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.contracts import Checkpoint
-from pipeline.schema import Distill
 from stages import families
+from stages.contracts import Checkpoint
 from stages.devices import CPU
 from stages.families import Batch
-from stages.training.batches import micro_batches
-from stages.training.distill import feature_tokens
-from stages.training.objective import Objective
-from stages.training.teacher import Teacher
+from stages.finetune.batches import micro_batches
+from stages.finetune.distill import feature_tokens
+from stages.finetune.objective import Objective
+from stages.finetune.spec import Distill
+from stages.finetune.teacher import Teacher
 from tests import tiny_encoder_decoders as tiny_models
 from tests.test_distill import weights
 from tests.test_training import training

@@ -14,16 +14,30 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, Examples, UserError
-from pipeline.schema import DenseSlice, EvaluateSlice, FinetuneSlice, PrepareSlice, PruneSlice, Scratch, ScratchSlice
-from stages import calibrate, checkpoints, dense, evaluate, families, finetune, masks, prepare, prune, quantize, scratch
+from stages import checkpoints, families, masks
+from stages.calibrate import run as calibrate
+from stages.calibrate.samples import load_samples
+from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, Examples, UserError
+from stages.dense import run as dense
+from stages.dense.spec import DenseOptions
+from stages.evaluate import run as evaluate
+from stages.evaluate.spec import EvaluateOptions
 from stages.families import Batch
 from stages.families.encoder_decoder import in_encoder
-from stages.pruning.sequential import Collector, Group
-from stages.pruning.walk import Walk, at_rest
-from stages.quantization import quantized, sensitivity
-from stages.quantization.quantized import Int8Linear
-from stages.training.teacher import CachedTeacher
+from stages.finetune import run as finetune
+from stages.finetune.spec import FinetuneOptions
+from stages.finetune.teacher import CachedTeacher
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
+from stages.prune import run as prune
+from stages.prune.sequential import Collector, Group
+from stages.prune.spec import PruneOptions
+from stages.prune.walk import Walk, at_rest
+from stages.quantize import quantized, sensitivity
+from stages.quantize import run as quantize
+from stages.quantize.quantized import Int8Linear
+from stages.scratch import run as scratch
+from stages.scratch.spec import Scratch, ScratchOptions
 from tests import tiny, tiny_whisper
 from tests import tiny_encoder_decoders as tiny_models
 from tests.composed import config
@@ -249,7 +263,7 @@ def start(kind: str, folder: Path) -> tuple[Checkpoint, Corpus]:
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.1}
     gated = {"feed_forward_proj": "gated-gelu"} if kind == "t5_gated" else {}
     described = Scratch(label=LABEL, vocabulary=64, settings=sizes | gated, seed=0)
-    asked = ScratchSlice(family="t5", dtype="float32", scratch=described)
+    asked = ScratchOptions(family="t5", dtype="float32", scratch=described)
     model = ran(folder, scratch, asked, "model", {"data": corpus})[0]
     if kind == "t5_gated":
         give_a_head_of_its_own(model)
@@ -267,9 +281,9 @@ def give_a_head_of_its_own(checkpoint: Checkpoint) -> None:
 def task(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Task:
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     model, corpus = start(kind, folder)
-    prepared = ran(folder, prepare, PrepareSlice(), "examples", {"model": model, "data": corpus})[0]
+    prepared = ran(folder, prepare, PrepareOptions(), "examples", {"model": model, "data": corpus})[0]
     data = Examples(prepared.path, "examples")
-    asked = DenseSlice(training=training(optimizer="adafactor"), distill=TASK)
+    asked = DenseOptions(training=training(optimizer="adafactor"), distill=TASK)
     trained, log = ran(folder, dense, asked, "dense", {"model": model, "data": data})
     assert log.found["metrics"]["steps"] == 4
     inputs: dict[str, Artifact] = {"model": trained, "data": data}
@@ -290,7 +304,7 @@ def linears(checkpoint: Checkpoint) -> set[str]:
 
 @pytest.fixture(scope="module")
 def half(task: Task) -> Checkpoint:
-    asked = PruneSlice(prune=pruning(), sparsity=0.5)
+    asked = PruneOptions(prune=pruning(), sparsity=0.5)
     return task.ran(prune, asked, "half", model=task.model, calibration=task.calibration)[0]
 
 
@@ -302,7 +316,7 @@ def half(task: Task) -> Checkpoint:
 def test_pruning_is_exact_in_every_linear_and_touches_nothing_else(
     method: str, pattern: str, sparsity: float, task: Task
 ) -> None:
-    asked = PruneSlice(prune=pruning(method=method, pattern=pattern), sparsity=sparsity)
+    asked = PruneOptions(prune=pruning(method=method, pattern=pattern), sparsity=sparsity)
     name = f"{method} {pattern.replace(':', ' of ')}"
     pruned, log = task.ran(prune, asked, name, model=task.model, calibration=task.calibration)
     found = masks.of(pruned)
@@ -332,7 +346,7 @@ LOSSES: dict[str, dict[str, float]] = {
 @pytest.mark.parametrize("loss", LOSSES)
 def test_fine_tuning_moves_the_kept_weights_alone(loss: str, task: Task, half: Checkpoint) -> None:
     before = tensors(task.model)
-    asked = FinetuneSlice(training=training(weight_decay=0, lr=1e-3), distill=weights(eps=1e-8, **LOSSES[loss]))
+    asked = FinetuneOptions(training=training(weight_decay=0, lr=1e-3), distill=weights(eps=1e-8, **LOSSES[loss]))
     tuned, log = task.ran(finetune, asked, f"tuned {loss}", model=half, data=task.data, teacher=task.model)
     assert masks.digest(masks.of(tuned)) == masks.digest(masks.of(half))
     old, new = tensors(half), tensors(tuned)
@@ -365,7 +379,7 @@ def test_states_that_depend_on_the_batch_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_sparse_model_is_pruned_further_quantized_and_writes_texts(task: Task, half: Checkpoint) -> None:
-    asked = PruneSlice(prune=pruning(), sparsity=0.75)
+    asked = PruneOptions(prune=pruning(), sparsity=0.75)
     sparse, _ = task.ran(prune, asked, "sparse", model=half, calibration=task.calibration)
     before, after = masks.of(half), masks.of(sparse)
     assert all(not (after[name] & ~keep_OI).any() for name, keep_OI in before.items()), "a zero came back"
@@ -384,7 +398,7 @@ def test_a_sparse_model_is_pruned_further_quantized_and_writes_texts(task: Task,
     for name, layer in quantized.linears(int8_model).items():
         assert not layer.weight[~after[name]].any()
         assert float((layer.weight == 0).float().mean()) >= 0.75
-    samples = calibrate.load(task.calibration)
+    samples = load_samples(task.calibration)
     with torch.no_grad():
         exact, rounded = (m(**family(task.kind).inputs(samples)).logits for m in (sparse_model, int8_model))
     real_BT = samples["labels"] >= 0
@@ -396,7 +410,7 @@ def test_a_sparse_model_is_pruned_further_quantized_and_writes_texts(task: Task,
         if "scale" not in name and name.removesuffix(".weight").removesuffix(".bias") not in changed:
             assert torch.equal(tensor, given[name]), name
     generation = settings(max_new_tokens=5, beams=2)
-    judged = EvaluateSlice.model_validate(
+    judged = EvaluateOptions.model_validate(
         {"perplexity": None, "generation": generation, "tasks": [], "batch_size": 3, "runtime": "torch"}
     )
     for name, model in (("sparse", sparse), ("int8", int8)):
@@ -456,8 +470,8 @@ def test_samples_and_lengths_beyond_what_there_is_are_refused(task: Task) -> Non
         long = training(sequence_length=65)
         cases += [
             ("calibrate.length", calibrate, calibrating(length=65)),
-            ("finetune.sequence_length", finetune, FinetuneSlice(training=long, distill=TASK)),
-            ("dense.training.sequence_length", dense, DenseSlice(training=long, distill=TASK)),
+            ("finetune.sequence_length", finetune, FinetuneOptions(training=long, distill=TASK)),
+            ("dense.training.sequence_length", dense, DenseOptions(training=long, distill=TASK)),
         ]
     for i, (option, stage, asked) in enumerate(cases):
         with pytest.raises(UserError) as caught:

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pipeline.recipes import build
 
 from engine import kernels, sources
-from pipeline.contracts import Checkpoint
-from pipeline.graph import build
-from stages.benchmarking import backends
+from stages.benchmark import backends
+from stages.contracts import Checkpoint
 from tests.composed import config
 
 PROJECT = Path(__file__).resolve().parent.parent

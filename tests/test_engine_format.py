@@ -27,7 +27,7 @@ from engine.errors import EngineError
 from engine.linear import EngineLinear
 from engine.weights import DTYPES, DType, PackedWeight, Quantized
 from stages.families import get
-from stages.quantization import quantized, writing
+from stages.quantize import quantized, writing
 from tests import tiny
 
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -116,7 +116,7 @@ def test_two_threads_give_what_one_gives(dtype: DType, tokens: int, isa: str) ->
 
 
 def test_int8_is_the_simulated_int8(isa: str) -> None:
-    from stages.quantization.quantized import Int8Linear
+    from stages.quantize.quantized import Int8Linear
 
     linear = torch.nn.Linear(333, 50)
     linear.weight.data[torch.rand(50, 333) < 0.6] = 0

@@ -15,8 +15,8 @@ from engine.decoder import Decoder
 from engine.errors import EngineError
 from engine.linear import EngineLinear, SharedInput
 from engine.weights import DType
-from pipeline.contracts import Checkpoint, UserError
 from stages import checkpoints, engine_models, families, masks
+from stages.contracts import Checkpoint, UserError
 from tests import tiny
 from tests.test_engine_kernels import pytestmark  # noqa: F401
 from tests.test_quantization import config, sparse_checkpoint
@@ -187,7 +187,7 @@ def test_engine_linears_have_no_gradients() -> None:
 
 
 def test_quantized_checkpoints_run_with_their_own_weights_and_scales(tmp_path: Path) -> None:
-    from stages import quantize
+    from stages.quantize import run as quantize
     from tests.recording import RecordingLog
 
     source = sparse_checkpoint(tmp_path / "sparse")
@@ -204,7 +204,7 @@ def test_quantized_checkpoints_run_with_their_own_weights_and_scales(tmp_path: P
 
 
 def test_a_quantized_checkpoint_is_not_run_in_another_dtype(tmp_path: Path) -> None:
-    from stages import quantize
+    from stages.quantize import run as quantize
     from tests.recording import RecordingLog
 
     source = sparse_checkpoint(tmp_path / "sparse")

@@ -15,12 +15,13 @@ from engine import checkpoints, files
 from engine.__main__ import main
 from engine.linear import EngineLinear
 from engine.weights import DType
-from pipeline.contracts import Checkpoint
-from pipeline.schema import Quantize
 from stages import checkpoints as stored
-from stages import engine_models, families, quantize
+from stages import engine_models, families
+from stages.contracts import Checkpoint
 from stages.families.encoder_decoder import Decoding, EncoderDecoder
-from stages.quantization.quantized import Int8Linear
+from stages.quantize import run as quantize
+from stages.quantize.quantized import Int8Linear
+from stages.quantize.spec import Quantize
 from tests import tiny, tiny_seq2seq
 from tests import tiny_encoder_decoders as tiny_models
 from tests.recording import RecordingLog

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.cpu import cores
+from engine.cpu import cores
 from pipeline.environment import PACKAGES, environment, git_commit
 
 

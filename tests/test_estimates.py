@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pipeline.recipes import build
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from pipeline import cpu
+from engine import cpu
 from pipeline.estimating import model_size
 from pipeline.estimating.estimates import (
     FLOPS_PER_THREAD,
@@ -27,7 +28,7 @@ from pipeline.estimating.estimates import (
 )
 from pipeline.estimating.model_size import ModelSize
 from pipeline.estimating.work import LIBRARIES, Workload, memory_bytes, operations
-from pipeline.graph import ancestors, build
+from pipeline.graph import ancestors
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.schema import Config
 from pipeline.table import show_plan

@@ -12,18 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import kernels
-from pipeline.contracts import Artifact, Checkpoint, Corpus, Metrics, UserError
-from pipeline.schema import EvaluateSlice, Quantize, Task
-from stages import checkpoints, evaluate, families, quantize, tokens
-from stages.evaluation import compare, lm_eval_tasks, perplexity
+from stages import checkpoints, families, tokens
+from stages.contracts import Artifact, Checkpoint, Corpus, Metrics, UserError
+from stages.evaluate import compare, lm_eval_tasks, perplexity
+from stages.evaluate import run as evaluate
+from stages.evaluate.spec import EvaluateOptions, Task
+from stages.quantize import run as quantize
+from stages.quantize.spec import Quantize
 from tests import tiny
 from tests.recording import RecordingLog
 
 
 def config(
     perplexity: dict[str, object] | None = None, tasks: list[dict[str, object]] | None = None, runtime: str = "torch"
-) -> EvaluateSlice:
-    return EvaluateSlice.model_validate(
+) -> EvaluateOptions:
+    return EvaluateOptions.model_validate(
         {"perplexity": perplexity, "generation": None, "tasks": tasks or [], "batch_size": 3, "runtime": runtime}
     )
 
@@ -51,7 +54,7 @@ def qa_data(folder: Path, items: int = 5) -> Corpus:
 
 
 def evaluated(
-    tmp_path: Path, inputs: dict[str, Artifact], slice_: EvaluateSlice, name: str = "out"
+    tmp_path: Path, inputs: dict[str, Artifact], slice_: EvaluateOptions, name: str = "out"
 ) -> tuple[dict[str, float], Metrics, RecordingLog]:
     out, log = tmp_path / name, RecordingLog(tmp_path / "resume")
     out.mkdir()

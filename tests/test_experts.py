@@ -14,14 +14,19 @@ from transformers import AutoModelForCausalLM
 import engine.checkpoints
 from engine import kernels
 from engine.unfused import RoutedLinear, fuse_, fused, is_unfused, unfuse_
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus
-from pipeline.schema import FinetuneSlice, PruneSlice
-from stages import calibrate, checkpoints, families, finetune, masks, prune, quantize
+from stages import checkpoints, families, masks
+from stages.calibrate import run as calibrate
+from stages.contracts import Artifact, Calibration, Checkpoint, Corpus
 from stages.families import structure
-from stages.pruning import sequential, sparsegpt
-from stages.pruning.selection import num_pruned
-from stages.pruning.sequential import Collector, Group, prune_model
-from stages.pruning.walk import Walk
+from stages.finetune import run as finetune
+from stages.finetune.spec import FinetuneOptions
+from stages.prune import run as prune
+from stages.prune import sequential, sparsegpt
+from stages.prune.selection import num_pruned
+from stages.prune.sequential import Collector, Group, prune_model
+from stages.prune.spec import PruneOptions
+from stages.prune.walk import Walk
+from stages.quantize import run as quantize
 from tests import tiny, tiny_classes
 from tests.composed import config_of
 from tests.recording import RecordingLog
@@ -184,7 +189,7 @@ def test_experts_are_pruned_to_exact_counts_even_those_that_no_token_reaches(
     asked = options.prune.model_copy(update={"method": method, "precision": "fp32", "pattern": pattern})
     log = RecordingLog(tmp_path / "log")
     inputs: dict[str, Artifact] = {"model": source, "calibration": Calibration(tmp_path / "c", "c")}
-    metrics = prune.run(PruneSlice(prune=asked, sparsity=0.5), inputs, tmp_path / "out", log)
+    metrics = prune.run(PruneOptions(prune=asked, sparsity=0.5), inputs, tmp_path / "out", log)
     assert metrics["sparsity"] == pytest.approx(0.5)
     assert metrics["prunable_share"] > 0.95
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -216,9 +221,9 @@ def test_a_mixture_goes_through_every_stage(kind: str, tmp_path: Path) -> None:
         "model.path=x", "data=text", "data.path=x", "distill=squarehead", *tiny.options(Path("x"), Path("y"), Path("z"))
     )
     asked = options.prune.model_copy(update={"method": "magnitude"})
-    prune.run(PruneSlice(prune=asked, sparsity=0.5), {"model": source}, tmp_path / "p", RecordingLog(tmp_path / "l1"))
+    prune.run(PruneOptions(prune=asked, sparsity=0.5), {"model": source}, tmp_path / "p", RecordingLog(tmp_path / "l1"))
     sparse, tuned = Checkpoint(tmp_path / "p", "p"), Checkpoint(tmp_path / "f", "f")
-    slice_ = FinetuneSlice(training=options.finetune, distill=options.distill)
+    slice_ = FinetuneOptions(training=options.finetune, distill=options.distill)
     inputs: dict[str, Artifact] = {"model": sparse, "data": data, "teacher": source}
     found = finetune.run(slice_, inputs, tmp_path / "f", RecordingLog(tmp_path / "l2"))
     assert found["sparsity"] == pytest.approx(0.5, abs=1e-3)

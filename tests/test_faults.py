@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 from pipeline import credentials, process
-from pipeline.contracts import UserError
 from pipeline.store import record
 from pipeline.store.__main__ import main as store_main
 from pipeline.store.store import Store
 from pipeline.tracking import database
 from pipeline.tracking.server import connect
+from stages.contracts import UserError
 from tests.running import PROJECT, Place
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]

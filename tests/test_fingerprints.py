@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.contracts import UserError
 from pipeline.fingerprint import PROJECT, canonical_json, code_digest, fingerprint, flatten
-from stages.registry import STAGES
+from stages.contracts import UserError
+from stages.index import STAGES
 
 CONFIG = {"training": {"lr": 1e-4, "steps": 100, "checkpoint_every": 50}, "betas": [0.9, 0.999], "cubic": None}
 INPUTS = {"model": "a" * 64, "data": "b" * 64}
@@ -94,15 +94,11 @@ def test_an_irrelevant_key_does_not_count_and_its_neighbours_do():
     assert of(config={**CONFIG, "checkpoint_every": 7}, irrelevant=ignored) != of(irrelevant=ignored)
 
 
-def test_irrelevant_keys_of_the_registry_exist_in_the_slices():
-    from pipeline.schema import DenseSlice, FinetuneSlice, Training
-
-    slices = {"dense": DenseSlice, "finetune": FinetuneSlice}
-    for spec in STAGES.values():
-        for key in spec.irrelevant:
+def test_irrelevant_keys_exist_among_the_options_of_their_stage():
+    for stage in STAGES.values():
+        for key in stage.irrelevant:
             section, _, option = key.partition(".")
-            assert slices[spec.name].model_fields[section].annotation is Training
-            assert option in Training.model_fields
+            assert option in stage.options.model_fields[section].annotation.model_fields
 
 
 def test_outside_data_count_by_digest_and_never_by_path(tmp_path):
@@ -230,20 +226,20 @@ def test_code_that_needs_no_engine_does_not_see_its_kernels(tmp_path):
         ("evaluate", "engine/native/*"),
         ("benchmark", "engine/native/*"),
         ("benchmark", "engine/decoder.py"),
-        ("benchmark", "stages/benchmarking/*_backends.py"),
+        ("benchmark", "stages/benchmark/*_backends.py"),
     ],
 )
 def test_the_code_that_computes_counts_for_its_stage(stage, pattern, tmp_path):
     """Of this project as it is: kernels, the decoder, backends."""
     for package in ("stages", "engine"):
         shutil.copytree(PROJECT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    seen = {code_digest(f"stages.{stage}", tmp_path)}
+    seen = {code_digest(f"stages.{stage}.run", tmp_path)}
     files = sorted(tmp_path.glob(pattern))
     assert files
     for number, file in enumerate(files, start=1):
         file.write_bytes(file.read_bytes() + b"\n")
         code_digest.cache_clear()
-        seen.add(code_digest(f"stages.{stage}", tmp_path))
+        seen.add(code_digest(f"stages.{stage}.run", tmp_path))
         assert len(seen) == number + 1, file.name
 
 

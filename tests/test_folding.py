@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from stages import families, masks
 from stages.families import Batch
-from stages.quantization import smoothquant
-from stages.quantization.folding import folds
-from stages.quantization.wiring import wiring
+from stages.quantize import smoothquant
+from stages.quantize.folding import folds
+from stages.quantize.wiring import wiring
 from tests import tiny, zoo_sizes
 from tests import tiny_encoder_decoders as encoder_decoders
 from tests.recording import RecordingLog

@@ -18,12 +18,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from pipeline.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
-from pipeline.schema import EvaluateSlice, Generation, PrepareSlice, Scratch, ScratchSlice
-from stages import evaluate, families, prepare, scratch
-from stages.evaluation import bootstrap, compare, normalizers, scoring, word_errors
-from stages.evaluation.generation import Item
-from stages.evaluation.translation_scores import TranslationScore
+from stages import families
+from stages.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
+from stages.evaluate import bootstrap, compare, normalizers, scoring, word_errors
+from stages.evaluate import run as evaluate
+from stages.evaluate.generation import Item
+from stages.evaluate.spec import EvaluateOptions, Generation
+from stages.evaluate.translation_scores import TranslationScore
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
+from stages.scratch import run as scratch
+from stages.scratch.spec import Scratch, ScratchOptions
 from stages.sources.packages import Package
 from tests import tiny, tiny_packages
 from tests.recording import RecordingLog
@@ -269,7 +274,7 @@ def random_t5(corpus: Corpus, folder: Path, seed: int) -> Checkpoint:
     folder.mkdir()
     log = RecordingLog(folder.parent / f"{folder.name}-resume")
     described = Scratch(label=LABEL, vocabulary=64, settings=SIZES, seed=seed)
-    scratch.run(ScratchSlice(family="t5", dtype="float32", scratch=described), {"data": corpus}, folder, log)
+    scratch.run(ScratchOptions(family="t5", dtype="float32", scratch=described), {"data": corpus}, folder, log)
     return Checkpoint(stage_output(folder, log), folder.name)
 
 
@@ -297,7 +302,7 @@ def model(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Checkpoin
 def examples(corpus: Corpus, model: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Examples:
     folder = tmp_path_factory.mktemp("examples")
     log = RecordingLog(folder.parent / "examples-resume")
-    prepare.run(PrepareSlice(), {"model": model, "data": corpus}, folder, log)
+    prepare.run(PrepareOptions(), {"model": model, "data": corpus}, folder, log)
     return Examples(stage_output(folder, log), "examples")
 
 
@@ -354,7 +359,7 @@ def evaluated(
     tmp_path: Path, inputs: dict[str, Artifact], name: str = "out", batch_size: int = 3, perplexity: object = None,
     **changes: object,
 ) -> tuple[dict[str, float], Metrics, RecordingLog]:  # fmt: skip
-    slice_ = EvaluateSlice.model_validate(
+    slice_ = EvaluateOptions.model_validate(
         {
             "perplexity": perplexity, "generation": settings(**changes), "tasks": [], "batch_size": batch_size,
             "runtime": "torch",

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline.recipes import build
 
-from pipeline.contracts import CURVES, UserError
 from pipeline.fingerprint import code_digest
-from pipeline.graph import build
 from pipeline.plan import Plan, Stores, make_plan
-from stages.registry import STAGES
+from stages.contracts import CURVES, UserError
+from stages.index import STAGES
 from stages.schedule import cubic, rungs
 from tests.composed import config
 

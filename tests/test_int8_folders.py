@@ -13,10 +13,11 @@ from torch import Tensor
 
 from engine.checkpoints import read_checkpoint
 from engine.conversion import convert
-from pipeline.contracts import Checkpoint, UserError
-from pipeline.schema import Quantize
-from stages import checkpoints, families, quantize
-from stages.sources import model as source
+from stages import checkpoints, families
+from stages.contracts import Checkpoint, UserError
+from stages.model import run as source
+from stages.quantize import run as quantize
+from stages.quantize.spec import Quantize
 from tests import tiny
 from tests import tiny_encoder_decoders as encoder_decoders
 from tests.composed import config_of

@@ -14,10 +14,10 @@ import engine
 from engine import kernels
 from engine.errors import EngineError
 from engine.reach import not_replaceable
-from pipeline.contracts import Checkpoint, UserError
 from stages import early, families
+from stages.contracts import Checkpoint, UserError
 from stages.families import structure
-from stages.sources import model as source
+from stages.model import run as source
 from tests import tiny, tiny_causal, zoo_sizes
 from tests.composed import config_of
 from tests.recording import RecordingLog

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING
 
-from pipeline.contracts import UserError
 from stages import families
-from stages.sources import model as source
+from stages.contracts import UserError
+from stages.model import run as source
 from tests import tiny_encoder_decoders, tiny_seq2seq
 from tests.model_zoo_seq2seq import RIGHT, ZOO, model_types
 

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from pipeline.recipes import build
+from pipeline.resolve import resolve
 
-from pipeline import cpu
-from pipeline.contracts import UserError
+from engine import cpu
 from pipeline.credentials import public, public_values, refuse_elsewhere, reveal, withdraw_from
-from pipeline.graph import build, resolve
 from pipeline.os_errors import explained
 from pipeline.schema import parse
 from pipeline.sweeps.start import parallel
+from stages.contracts import UserError
 from tests.composed import config
 from tests.running import PROJECT
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import engine
-from pipeline.schema import Model
 from stages import families
 from stages.families.encoder_decoder import Decoding
-from stages.sources import model as source
+from stages.model import run as source
+from stages.model.spec import Model
 from tests import tiny_encoder_decoders as tiny_models
 from tests import tiny_pairs, tiny_whisper
 from tests.recording import RecordingLog

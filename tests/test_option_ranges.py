@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 from tests.composed import config_of
 
 REFUSED = [

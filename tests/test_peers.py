@@ -29,9 +29,9 @@ from engine.peers.decoder import Decoder
 from engine.peers.environments import DEEPSPARSE, ENVIRONMENTS, LLAMACPP
 from engine.peers.layers import LAYER_PEERS
 from engine.peers.process import Peer
-from pipeline.contracts import Artifact, Checkpoint
 from stages import checkpoints
-from stages.benchmarking import backends, peer_backends
+from stages.benchmark import backends, peer_backends
+from stages.contracts import Artifact, Checkpoint
 from tests import tiny
 from tests.test_benchmark import benchmarked, config
 from tests.test_evaluation import text_data

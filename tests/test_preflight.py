@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pipeline.recipes import build
 
-from pipeline.contracts import Corpus, Examples, Structure, UserError
-from pipeline.graph import build
 from pipeline.plan import Stores, make_plan
 from pipeline.preflight import early_problems, shortages
-from pipeline.schema import EvaluateSlice, Generation
 from stages import early
+from stages.contracts import Corpus, Examples, Structure, UserError
+from stages.evaluate.spec import EvaluateOptions, Generation
 from tests import tiny
 from tests.composed import config
 from tests.running import Place
@@ -103,7 +103,7 @@ def test_a_failed_baseline_stops_the_training_that_nobody_could_judge(
     def fail(*args: object) -> None:
         raise UserError("on purpose", "evaluate")
 
-    monkeypatch.setattr("stages.evaluate.run", fail)
+    monkeypatch.setattr("stages.evaluate.run.run", fail)
     outcomes = place.run(*SMALL)
     assert outcomes["dense_eval"].status == "failed"
     assert [outcomes[node].status for node in ("calibrate", "prune_50", "finetune_50")] == ["not run"] * 3
@@ -115,7 +115,7 @@ def test_reasons_why_a_model_cannot_be_trained_are_told_by_the_record(tmp_path: 
     training = config("model.path=x").finetune
     for what, option in (("training", "model.path"), ("squarehead", "distill.squarehead")):
         structure = Structure(**known, vocabulary=8, refused={what: "because"})
-        slice_ = early.FinetuneSlice(training=training, distill=config("model.path=x", "distill=squarehead").distill)
+        slice_ = early.FinetuneOptions(training=training, distill=config("model.path=x", "distill=squarehead").distill)
         with pytest.raises(UserError, match="because") as caught:
             early.check_structure("finetune", slice_, structure, None)
         assert caught.value.option == option
@@ -150,7 +150,7 @@ def test_a_split_that_is_not_there_is_named_for_every_kind_of_data(kind: str, pr
         bootstrap=100,
         seed=0,
     )
-    judge = EvaluateSlice(perplexity=None, generation=scored, tasks=[], batch_size=1, runtime="torch")
+    judge = EvaluateOptions(perplexity=None, generation=scored, tasks=[], batch_size=1, runtime="torch")
     with pytest.raises(UserError, match="no split 'dev'") as caught:
         early.check_structure("evaluate", judge, structure, data)
     assert caught.value.option == "evaluate.generation.split"

@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from engine import reach
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
-from pipeline.schema import Calibrate, Prune, PruneSlice
-from stages import calibrate, checkpoints, families, masks, prune
+from stages import checkpoints, families, masks
+from stages.calibrate import run as calibrate
+from stages.calibrate.samples import load_samples
+from stages.calibrate.spec import Calibrate
+from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
 from stages.families import Batch
-from stages.pruning import sequential, sparsegpt
-from stages.pruning.selection import num_pruned, target
-from stages.pruning.sequential import prune_model
-from stages.pruning.walk import Walk, at_rest
+from stages.prune import run as prune
+from stages.prune import sequential, sparsegpt
+from stages.prune.selection import num_pruned, target
+from stages.prune.sequential import prune_model
+from stages.prune.spec import Prune, PruneOptions
+from stages.prune.walk import Walk, at_rest
 from stages.tokens import IGNORED
 from tests import tiny
 from tests.recording import RecordingLog
@@ -81,7 +85,7 @@ def pruned(
     out.mkdir()
     log = RecordingLog(tmp_path / f"resume of {name}")
     inputs: dict[str, Artifact] = {"model": model} | ({"calibration": calibration} if calibration else {})
-    metrics = prune.run(PruneSlice(prune=pruning(**changes), sparsity=sparsity), inputs, out, log)
+    metrics = prune.run(PruneOptions(prune=pruning(**changes), sparsity=sparsity), inputs, out, log)
     return Checkpoint(out, name), metrics, log
 
 
@@ -128,7 +132,7 @@ def log(tmp_path: Path) -> RecordingLog:
 def test_text_samples_are_different_windows_without_padding(tmp_path: Path) -> None:
     model, data = dense(tmp_path), text_data(tmp_path / "texts")
     calibration, log = calibrated(tmp_path, model, data)
-    samples = calibrate.load(calibration)
+    samples = load_samples(calibration)
     ids_NL, use_NL = samples["input_ids"], samples["use"]
     assert ids_NL.shape == use_NL.shape == (8, 32)
     assert use_NL.all()
@@ -154,7 +158,7 @@ def test_the_seed_draws_the_samples(tmp_path: Path) -> None:
 def test_items_are_ended_by_eos_and_padded_on_the_right(tmp_path: Path) -> None:
     model, data = dense(tmp_path), qa_data(tmp_path / "questions")
     calibration, log = calibrated(tmp_path, model, data, length=40)
-    samples = calibrate.load(calibration)
+    samples = load_samples(calibration)
     ids_NL, mask_NL = samples["input_ids"], samples["attention_mask"]
     assert torch.equal(samples["use"], mask_NL)
     assert "position_ids" not in samples, "one item a sample"
@@ -501,7 +505,7 @@ def test_a_killed_prune_goes_on_at_its_block_to_the_same_result(
     calibration, _ = calibrated(tmp_path, model, text_data(tmp_path / "texts"))
     whole, metrics, whole_log = pruned(tmp_path, model, calibration, 0.6, "whole", method=method)
 
-    config = PruneSlice(prune=pruning(method=method), sparsity=0.6)
+    config = PruneOptions(prune=pruning(method=method), sparsity=0.6)
     inputs: dict[str, Artifact] = {"model": model, "calibration": calibration}
     out = tmp_path / "killed"
     out.mkdir()

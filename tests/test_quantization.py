@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.contracts import Calibration, Checkpoint, UserError
-from pipeline.schema import Quantize
-from stages import calibrate, checkpoints, families, masks, quantize
-from stages.quantization import quantized, sensitivity, smoothquant, writing
-from stages.quantization.quantized import Int8Linear
+from stages import checkpoints, families, masks
+from stages.calibrate import run as calibrate
+from stages.contracts import Calibration, Checkpoint, UserError
+from stages.quantize import quantized, sensitivity, smoothquant, writing
+from stages.quantize import run as quantize
+from stages.quantize.quantized import Int8Linear
+from stages.quantize.spec import Quantize
 from stages.tokens import IGNORED
 from tests import tiny
 from tests.recording import RecordingLog
@@ -107,7 +109,7 @@ def test_tokens_of_zeros_and_of_subnormal_numbers_are_finite() -> None:
 def test_integer_sums_are_exact_with_and_without_integer_instructions() -> None:
     code = """
 import torch
-from stages.quantization import quantized
+from stages.quantize import quantized
 for T, I in ((1, 8), (3, 576), (40, 3001)):
     q_TI = torch.randint(-127, 128, (T, I), dtype=torch.int8)
     q_TI[0] = 127

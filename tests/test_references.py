@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline import references
-from pipeline.contracts import UserError
-from pipeline.schema import READS
+from stages.contracts import UserError
+from stages.data.spec import READS
 
 
 def figures(table: str, **asked: object) -> dict[float, float]:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import reproduce
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 from tests.running import PROJECT, Place
 from tests.test_paper_tables import JOBS
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.contracts import UserError
 from pipeline.plan import Stores
 from pipeline.run import Outcome
 from pipeline.store.store import Store
-from stages import calibrate
+from stages.calibrate import run as calibrate
+from stages.contracts import UserError
 from tests import tiny, tiny_pairs, tiny_whisper
 from tests.composed import CONF, config
 from tests.running import PROJECT, Place, hear_interrupts

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 import engine
 from engine.generation import growing_cache
-from pipeline.contracts import Checkpoint, Corpus, Examples, UserError
-from pipeline.schema import PrepareSlice
-from stages import families, masks, prepare
+from stages import families, masks
+from stages.contracts import Checkpoint, Corpus, Examples, UserError
 from stages.families import Batch
 from stages.families.encoder_decoder import Decoding, ExampleRows, load
 from stages.families.seq2seq import Seq2Seq
-from stages.pruning.sequential import Collector
-from stages.pruning.walk import Walk, at_rest
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
+from stages.prune.sequential import Collector
+from stages.prune.walk import Walk, at_rest
 from tests import tiny_pairs, tiny_seq2seq, tiny_whisper
 from tests.test_encoder_decoders import ran, whole
 
@@ -44,7 +45,7 @@ class Made:
 def make(kind: str, folder: Path) -> Made:
     path = tiny_seq2seq.save(kind, folder / "model")
     corpus = tiny_seq2seq.save_corpus(folder / "corpus", kind)
-    out, _ = ran(folder, prepare, PrepareSlice(), "examples", {"model": Checkpoint(path, "model"), "data": corpus})
+    out, _ = ran(folder, prepare, PrepareOptions(), "examples", {"model": Checkpoint(path, "model"), "data": corpus})
     return Made(kind, path, corpus, Examples(out.path, "examples"))
 
 
@@ -181,7 +182,7 @@ def test_the_engine_computes_and_writes_the_same_after_it_was_saved(made: Made, 
 def test_sources_and_targets_are_cut_at_the_models_positions(made: Made, tmp_path: Path) -> None:
     long = tiny_seq2seq.save_corpus(tmp_path / "corpus", made.kind, prompt="the red river " * 12)
     prepared, log = ran(
-        tmp_path, prepare, PrepareSlice(), "examples", {"model": Checkpoint(made.folder, "model"), "data": long}
+        tmp_path, prepare, PrepareOptions(), "examples", {"model": Checkpoint(made.folder, "model"), "data": long}
     )
     data, model = Examples(prepared.path, "examples"), made.load()
     batch = FAMILY.rows(model, made.folder, data, "train", 1000, "option").take(torch.arange(3))
@@ -206,7 +207,7 @@ def refused(kind: str, folder: Path, source: str, target: str, prompt: str = "")
     facts = corpus.facts() | {"languages": {"source": source, "target": target}}
     tiny_whisper.write_facts(corpus.path, facts)
     with pytest.raises(UserError) as caught:
-        ran(folder, prepare, PrepareSlice(), "examples", {"model": Checkpoint(path, "model"), "data": corpus})
+        ran(folder, prepare, PrepareOptions(), "examples", {"model": Checkpoint(path, "model"), "data": corpus})
     assert "\n" not in str(caught.value)
     return caught.value
 

@@ -13,10 +13,21 @@ from torch import Tensor
 
 import engine
 from engine.__main__ import main
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, DataSet, Examples, Stopped, UserError
-from pipeline.schema import DenseSlice, EvaluateSlice, FinetuneSlice, PrepareSlice, PruneSlice
-from stages import calibrate, checkpoints, dense, evaluate, families, finetune, masks, prepare, prune, quantize
+from stages import checkpoints, families, masks
+from stages.calibrate import run as calibrate
+from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, DataSet, Examples, Stopped, UserError
+from stages.dense import run as dense
+from stages.dense.spec import DenseOptions
+from stages.evaluate import run as evaluate
+from stages.evaluate.spec import EvaluateOptions
 from stages.families.encoder_decoder import Decoding
+from stages.finetune import run as finetune
+from stages.finetune.spec import FinetuneOptions
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
+from stages.prune import run as prune
+from stages.prune.spec import PruneOptions
+from stages.quantize import run as quantize
 from tests import tiny, tiny_seq2seq, tiny_whisper
 from tests.recording import RecordingLog
 from tests.test_distill import weights
@@ -43,7 +54,7 @@ def prepared(kind: str, folder: Path) -> tuple[Checkpoint, DataSet]:
     else:
         model = Checkpoint(tiny_seq2seq.save(kind, folder / "model"), "model")
         corpus = tiny_seq2seq.save_corpus(folder / "corpus", kind)
-    made = ran(folder, prepare, PrepareSlice(), "examples", {"model": model, "data": corpus})[0]
+    made = ran(folder, prepare, PrepareOptions(), "examples", {"model": model, "data": corpus})[0]
     return model, Examples(made.path, "examples")
 
 
@@ -54,15 +65,15 @@ def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
     model, data = prepared("mbart50", tmp_path)
     change(model.path / "generation_config.json", {"no_repeat_ngram_size": 2, "min_length": 3})
     before = tensors(model)
-    asked = DenseSlice(training=training(optimizer="adafactor", **LENGTH), distill=TASK)
+    asked = DenseOptions(training=training(optimizer="adafactor", **LENGTH), distill=TASK)
     trained, _ = ran(tmp_path, dense, asked, "dense", {"model": model, "data": data})
     drawn = ran(tmp_path, calibrate, calibrating(length=24), "drawn", {"model": trained, "data": data})[0]
     calibration = Calibration(drawn.path, "calibration")
     given: dict[str, Artifact] = {"model": trained, "calibration": calibration}
-    sparse, log = ran(tmp_path, prune, PruneSlice(prune=pruning(), sparsity=0.5), "sparse", given)
+    sparse, log = ran(tmp_path, prune, PruneOptions(prune=pruning(), sparsity=0.5), "sparse", given)
     assert log.found["metrics"]["prunable_share"] == 1
     mix = weights(eps=1e-8, ce=0.5, kd=1, squarehead=1)
-    tuning = FinetuneSlice(training=training(weight_decay=0, **LENGTH), distill=mix)
+    tuning = FinetuneOptions(training=training(weight_decay=0, **LENGTH), distill=mix)
     tuned, _ = ran(tmp_path, finetune, tuning, "tuned", {"model": sparse, "data": data, "teacher": trained})
     assert masks.digest(masks.of(tuned)) == masks.digest(masks.of(sparse))
     int8, _ = ran(tmp_path, quantize, rounding(smooth=0.5), "int8", {"model": tuned, "calibration": calibration})
@@ -70,7 +81,7 @@ def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
     for made in (trained, sparse, tuned, int8):
         assert torch.equal(tensors(made)["final_logits_bias"], before["final_logits_bias"])
     generation = settings(max_new_tokens=5, beams=2)
-    judged = EvaluateSlice.model_validate(
+    judged = EvaluateOptions.model_validate(
         {"perplexity": None, "generation": generation, "tasks": [], "batch_size": 3, "runtime": "torch"}
     )
     for name, judge in (("tuned", tuned), ("int8", int8)):
@@ -106,7 +117,7 @@ def test_training_drops_no_layers_whatever_the_loss(kind: str, tmp_path: Path) -
         made = []
         for dropped in (0.0, 0.7):
             change(model.path / "config.json", {DROPPED[kind]: dropped})
-            asked = FinetuneSlice(training=training(steps=2, **LENGTH), distill=weights(**given))
+            asked = FinetuneOptions(training=training(steps=2, **LENGTH), distill=weights(**given))
             inputs: dict[str, Artifact] = {"model": model, "data": data, "teacher": model}
             tuned, log = ran(tmp_path, finetune, asked, f"{loss} {dropped}", inputs)
             made.append(tuned)
@@ -134,7 +145,7 @@ def test_a_resumed_whisper_hears_what_it_would_have_heard(tmp_path: Path) -> Non
     model, data = prepared("whisper", tmp_path)
     change(model.path / "config.json", {"apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 4,
                                         "mask_feature_prob": 0.2, "mask_feature_length": 4})  # fmt: skip
-    asked = FinetuneSlice(training=training(steps=6, checkpoint_every=4), distill=TASK)
+    asked = FinetuneOptions(training=training(steps=6, checkpoint_every=4), distill=TASK)
     inputs: dict[str, Artifact] = {"model": model, "data": data}
     np.random.seed(1)
     whole, _ = ran(tmp_path, finetune, asked, "whole", inputs)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import disk
-from pipeline.contracts import UserError
 from pipeline.store.store import Store
+from stages.contracts import UserError
 from tests.running import PROJECT, Place
 
 GROUP, ALICE, BOB = 60001, 60002, 60003

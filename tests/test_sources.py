@@ -14,12 +14,15 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from pipeline.contracts import UserError
-from pipeline.schema import Data, Model
-from stages.evaluation import tasks
-from stages.sources import data, model, packages, remembered
+from stages.contracts import UserError
+from stages.data import run as data
+from stages.data.spec import Data
+from stages.data.splits import cut, hash_position
+from stages.evaluate import tasks
+from stages.model import run as model
+from stages.model.spec import Model
+from stages.sources import packages, remembered
 from stages.sources.identity import digest, identity
-from stages.sources.splits import cut, hash_position
 from tests import tiny, tiny_hub, tiny_packages
 
 ROOT = Path(__file__).parents[1]
@@ -547,7 +550,7 @@ def test_a_gguf_in_a_package_becomes_the_same_model(index, tmp_path):
 FROM_HUB = """
 import json, sys
 from pathlib import Path
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 from stages.sources import data, model
 from tests.test_sources import Record, a_model, questions_of
 

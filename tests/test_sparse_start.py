@@ -13,14 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import table
-from pipeline.contracts import Artifact, Checkpoint, UserError
 from pipeline.reporting import quality_tables, study
 from pipeline.run import Outcome
-from pipeline.schema import CubicSlice, ModelSlice, PruneSlice
-from stages import finetune, masks, prune
-from stages.pruning.selection import num_pruned, target
-from stages.sources import model as source
-from stages.sources import zeros
+from stages import masks
+from stages.contracts import Artifact, Checkpoint, UserError
+from stages.finetune import run as finetune
+from stages.finetune.spec import CubicOptions
+from stages.model import run as source
+from stages.model import zeros
+from stages.model.spec import ModelOptions
+from stages.prune import run as prune
+from stages.prune.selection import num_pruned, target
+from stages.prune.spec import PruneOptions
 from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog
@@ -58,7 +62,7 @@ def save_sparse(folder: Path, share: float = 0.5, how: str = "evenly") -> Path:
 def imported(folder: Path, tmp_path: Path, choice: str = "auto") -> tuple[Checkpoint, dict[str, float], RecordingLog]:
     out, log = tmp_path / f"imported {choice}", RecordingLog(tmp_path / "resume of import")
     out.mkdir()
-    config = ModelSlice(path=str(folder), revision="", family="causal_lm", dtype="float32", masks=choice)  # type: ignore[arg-type]
+    config = ModelOptions(path=str(folder), revision="", family="causal_lm", dtype="float32", masks=choice)  # type: ignore[arg-type]
     metrics = source.run(config, {}, out, log)
     return Checkpoint(out, "sparse"), metrics, log
 
@@ -141,7 +145,7 @@ def pruned_to(
     inputs: dict[str, Artifact] = {"model": checkpoint, "calibration": calibration}
     made = tmp_path / f"{name} model"
     made.mkdir()
-    return log, prune.run(PruneSlice(prune=pruning(**changes), sparsity=sparsity), inputs, made, log), made
+    return log, prune.run(PruneOptions(prune=pruning(**changes), sparsity=sparsity), inputs, made, log), made
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
@@ -194,7 +198,7 @@ def test_a_cubic_schedule_begins_at_the_zeros_that_are_there(tmp_path: Path) -> 
     data = text_data(tmp_path / "texts")
 
     def trained(initial: float) -> dict[str, float]:
-        schedule = CubicSlice(
+        schedule = CubicOptions(
             prune=prune_config("magnitude"), initial=initial, final=0.75, begin_step=0, end_step=3, update_every=1
         )
         out = tmp_path / f"out {initial}"

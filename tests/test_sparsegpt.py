@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.contracts import UserError
-from stages.pruning import pruners
-from stages.pruning.selection import lowest, num_pruned, prune_lowest, share_out, target
-from stages.pruning.sparsegpt import Factor, accumulate_, factor, prune, relative_error
+from stages.contracts import UserError
+from stages.prune import pruners
+from stages.prune.selection import lowest, num_pruned, prune_lowest, share_out, target
+from stages.prune.sparsegpt import Factor, accumulate_, factor, prune, relative_error
 
 DAMPING = 0.01
 

@@ -16,10 +16,10 @@ import pytest
 import soundfile
 import yaml
 
-from pipeline.schema import Data
-from stages.sources import data
+from stages.data import run as data
+from stages.data.spec import Data
+from stages.data.splits import cut
 from stages.sources.identity import identity
-from stages.sources.splits import cut
 from tests import tiny_hub
 from tests.test_sources import ROOT, made, read_rows, refused, write_rows
 from tests.test_translation_data import _own_cache, choice

@@ -17,10 +17,10 @@ import pytest
 from safetensors import SafetensorError
 
 from pipeline import disk
-from pipeline.contracts import Checkpoint, UserError
 from pipeline.store import record
 from pipeline.store.__main__ import main
 from pipeline.store.store import Entry, Slot, Store
+from stages.contracts import Checkpoint, UserError
 
 ONE, OTHER = "1" * 64, "2" * 64
 FILES, FILE_BYTES = 6, 2_000_000

@@ -12,8 +12,8 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.contracts import Corpus, UserError
 from stages import tokens
+from stages.contracts import Corpus, UserError
 from tests import tiny
 
 

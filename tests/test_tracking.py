@@ -26,7 +26,6 @@ from urllib.request import ProxyHandler, build_opener
 import pytest
 
 from pipeline import dashboard
-from pipeline.contracts import UserError
 from pipeline.environment import environment
 from pipeline.job import Job
 from pipeline.schema import Tracking
@@ -38,6 +37,7 @@ from pipeline.tracking.server import connect
 from pipeline.tracking.tracker import RELOG, Tracker, TrackingLostError, open_sweep_tracker, open_tracker
 from pipeline.tracking.values import PARAM_CHARACTERS
 from pipeline.tracking.view import View
+from stages.contracts import UserError
 from tests.running import hear_interrupts
 
 SWEEP = "20260101-120000"

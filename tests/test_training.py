@@ -16,16 +16,21 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from pipeline.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
-from pipeline.schema import CubicSlice, DenseSlice, Distill, FinetuneSlice, Prune, Training
-from stages import calibrate, checkpoints, dense, families, finetune, masks
+from stages import checkpoints, families, masks
+from stages.calibrate import run as calibrate
+from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
+from stages.dense import run as dense
+from stages.dense.spec import DenseOptions
 from stages.devices import CPU
 from stages.families.causal_lm import TensorRows
+from stages.finetune import batches, objective, resume
+from stages.finetune import run as finetune
+from stages.finetune.optim import MaskedOptimizer, learning_rate
+from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Training
+from stages.finetune.teacher import CachedTeacher, Teacher
+from stages.prune.spec import Prune
 from stages.schedule import cubic
 from stages.tokens import training_rows
-from stages.training import batches, objective, resume
-from stages.training.optim import MaskedOptimizer, learning_rate
-from stages.training.teacher import CachedTeacher, Teacher
 from tests import tiny
 from tests.recording import RecordingLog
 
@@ -42,8 +47,8 @@ def training(**changes: object) -> Training:
     return Training.model_validate({**given, **changes})
 
 
-def slice_(distill: Distill = ALL, cubic_slice: CubicSlice | None = None, **changes: object) -> FinetuneSlice:
-    return FinetuneSlice(training=training(**changes), distill=distill, cubic=cubic_slice)
+def slice_(distill: Distill = ALL, cubic_slice: CubicOptions | None = None, **changes: object) -> FinetuneOptions:
+    return FinetuneOptions(training=training(**changes), distill=distill, cubic=cubic_slice)
 
 
 def text_data(folder: Path) -> Corpus:
@@ -90,7 +95,7 @@ def inputs(tmp_path: Path) -> dict[str, Artifact]:
 
 
 def run(
-    config: FinetuneSlice, inputs: Mapping[str, Artifact], folder: Path, name: str = "a"
+    config: FinetuneOptions, inputs: Mapping[str, Artifact], folder: Path, name: str = "a"
 ) -> tuple[dict[str, float], Checkpoint, RecordingLog]:
     out, log = folder / f"out_{name}", RecordingLog(folder / f"resume_{name}")
     shutil.rmtree(out, ignore_errors=True)
@@ -480,7 +485,7 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(
 
 
 def test_infinite_loss_stops_dense_training(tmp_path: Path, inputs: dict[str, Artifact]) -> None:
-    config = DenseSlice(training=training(steps=30, lr=1e30, clip_norm=0, warmup_steps=0), distill=TASK)
+    config = DenseOptions(training=training(steps=30, lr=1e30, clip_norm=0, warmup_steps=0), distill=TASK)
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="diverged at step 2") as caught:
         dense.run(config, inputs, tmp_path / "out", RecordingLog(tmp_path / "resume"))
@@ -506,7 +511,9 @@ def calibration(folder: Path) -> Calibration:
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 def test_cubic_schedule_ends_exactly_and_is_nested(method: str, inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    schedule = CubicSlice(prune=prune_config(method), initial=0.0, final=0.75, begin_step=1, end_step=8, update_every=3)
+    schedule = CubicOptions(
+        prune=prune_config(method), initial=0.0, final=0.75, begin_step=1, end_step=8, update_every=3
+    )
     inputs = inputs | {"model": inputs["teacher"], "calibration": calibration(tmp_path / "calibration")}
     seen: list[masks.Masks] = []
 
@@ -533,7 +540,7 @@ def test_cubic_schedule_ends_exactly_and_is_nested(method: str, inputs: dict[str
 
 def test_pruning_inside_training_is_no_divergence(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     """SquareHead alone starts at 0 where the student is still the teacher."""
-    schedule = CubicSlice(
+    schedule = CubicOptions(
         prune=prune_config("magnitude"), initial=0.0, final=0.75, begin_step=0, end_step=4, update_every=2
     )
     feature = ALL.model_copy(update={"ce": 0.0, "kd": 0.0})
@@ -545,7 +552,7 @@ def test_pruning_inside_training_is_no_divergence(inputs: dict[str, Artifact], t
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_a_cubic_run_resumes_with_its_masks(optimizer: str, inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    schedule = CubicSlice(
+    schedule = CubicOptions(
         prune=prune_config("magnitude"), initial=0.0, final=0.75, begin_step=0, end_step=6, update_every=2
     )
     inputs = inputs | {"model": inputs["teacher"]}
@@ -569,7 +576,7 @@ def test_dense_training_learns_the_toy_text(
     out, log = tmp_path / "out", RecordingLog(tmp_path / "resume")
     out.mkdir()
     steps = {"steps": 40, "batch_size": 8, "micro_batch_size": 8, "eval_every": 20}
-    config = DenseSlice(training=training(**steps, optimizer=optimizer, lr=lr), distill=TASK)
+    config = DenseOptions(training=training(**steps, optimizer=optimizer, lr=lr), distill=TASK)
     metrics = dense.run(config, {"model": inputs["teacher"], "data": inputs["data"]}, out, log)
     validation = [(step, values["validation_loss"]) for step, values in log.points if "validation_loss" in values]
     assert [step for step, _ in validation] == [20, 40]
@@ -609,7 +616,7 @@ def test_sequences_longer_than_the_context_are_refused(inputs: dict[str, Artifac
     assert caught.value.option == "finetune.sequence_length"
     out = tmp_path / "out"
     out.mkdir()
-    config = DenseSlice(training=training(sequence_length=tiny.CONTEXT + 1), distill=TASK)
+    config = DenseOptions(training=training(sequence_length=tiny.CONTEXT + 1), distill=TASK)
     with pytest.raises(UserError) as caught:
         dense.run(config, inputs, out, RecordingLog(tmp_path / "resume"))
     assert caught.value.option == "dense.training.sequence_length"

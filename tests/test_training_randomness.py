@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.contracts import Artifact, Checkpoint, Stopped
-from stages import finetune
-from stages.training.randomness import seeded
+from stages.contracts import Artifact, Checkpoint, Stopped
+from stages.finetune import run as finetune
+from stages.finetune.randomness import seeded
 from tests.recording import RecordingLog
 from tests.test_training import TASK, assert_same_weights, run, slice_, sparse, text_data, timeless
 

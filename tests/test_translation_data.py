@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.contracts import UserError
-from pipeline.schema import Data
-from stages.sources import data, debian
+from stages.contracts import UserError
+from stages.data import run as data
+from stages.data.rows import Raw, Row
+from stages.data.spec import Data
+from stages.sources import debian
 from stages.sources.identity import identity
-from stages.sources.rows import Raw, Row
 from tests.composed import CONF
 from tests.test_sources import SPLITS, Record, made, read_rows, refused, write_rows
 from tests.tiny_debs import Archive, archive, help_files, needs_apt

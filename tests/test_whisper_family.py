@@ -11,11 +11,13 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from pipeline.contracts import Checkpoint, Corpus, Examples, UserError
-from pipeline.schema import PrepareSlice
-from stages import checkpoints, families, prepare, speech_features
+from stages import checkpoints, families
+from stages.contracts import Checkpoint, Corpus, Examples, UserError
+from stages.families import speech_features
 from stages.families.encoder_decoder import Decoding
 from stages.families.whisper import SpeechRows, Whisper
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
 from tests import tiny_whisper
 from tests.recording import RecordingLog
 
@@ -50,7 +52,7 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def prepared(checkpoint: Checkpoint, corpus: Corpus, folder: Path) -> Prepared:
     log = RecordingLog(folder / "resume")
     (folder / "examples").mkdir()
-    prepare.run(PrepareSlice(), {"model": checkpoint, "data": corpus}, folder / "examples", log)
+    prepare.run(PrepareOptions(), {"model": checkpoint, "data": corpus}, folder / "examples", log)
     tiny_whisper.write_facts(folder / "examples", log.found)
     model = families.of(checkpoint.path).load(checkpoint.path)
     return Prepared(checkpoint, corpus, Examples(folder / "examples", "examples"), log, model)

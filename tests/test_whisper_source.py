@@ -13,11 +13,14 @@ import yaml
 from scipy.signal import resample_poly
 from transformers import AutoFeatureExtractor, AutoTokenizer, WhisperForConditionalGeneration
 
-from pipeline.contracts import Checkpoint, Corpus, Examples, UserError
-from pipeline.schema import Model, PrepareSlice
-from stages import families, prepare
+from stages import families
+from stages.contracts import Checkpoint, Corpus, Examples, UserError
 from stages.families.encoder_decoder import Decoding
-from stages.sources import debian, model, packages
+from stages.model import run as model
+from stages.model.spec import Model
+from stages.prepare import run as prepare
+from stages.prepare.spec import PrepareOptions
+from stages.sources import debian, packages
 from tests import tiny_packages, tiny_whisper
 from tests.recording import RecordingLog
 
@@ -199,7 +202,7 @@ def test_the_default_whisper_transcribes_a_clip(tmp_path: Path, monkeypatch: pyt
     checkpoint = Checkpoint(tmp_path / "model", "model")
     (tmp_path / "examples").mkdir()
     inputs = {"model": checkpoint, "data": Corpus(corpus, "corpus")}
-    prepare.run(PrepareSlice(), inputs, tmp_path / "examples", log)
+    prepare.run(PrepareOptions(), inputs, tmp_path / "examples", log)
     tiny_whisper.write_facts(tmp_path / "examples", log.found)
     family = families.of(checkpoint.path)
     loaded = family.load(checkpoint.path)

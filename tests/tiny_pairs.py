@@ -7,8 +7,8 @@ from pathlib import Path
 
 import soundfile
 
-from pipeline.schema import Scratch
-from stages import scratch
+from stages.scratch import run as scratch
+from stages.scratch.spec import Scratch
 from tests import tiny, tiny_whisper
 
 SPLITS = {"train": 40, "validation": 8, "test": 8}

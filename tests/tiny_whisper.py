@@ -18,7 +18,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from pipeline.contracts import Checkpoint, Corpus
+from stages.contracts import Checkpoint, Corpus
 from stages.families.whisper_tokens import TIMESTAMPS
 from tests import tiny
 

@@ -20,7 +20,8 @@ from pipeline.estimating.history import SOURCES, History, Past
 from pipeline.estimating.model_size import ModelSize
 from pipeline.estimating.work import Workload, memory_bytes, operations, result_bytes
 from pipeline.plan import Plan, Planned, Stores
-from pipeline.schema import Config, ModelSlice
+from pipeline.schema import Config
+from stages.model.spec import ModelOptions
 from stages.sources.identity import local
 
 Basis = Literal["measured", "rough", "unknown"]
@@ -207,7 +208,7 @@ def _size(plan: Plan) -> ModelSize | None:
         return None
     if model.entry:
         return model_size.of_folder(model.entry.path)
-    if isinstance(model.node.config, ModelSlice) and "digest" in model.config["identity"]:
+    if isinstance(model.node.config, ModelOptions) and "digest" in model.config["identity"]:
         return model_size.of_folder(local(model.node.config.path))
     return None
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline import cpu
+from engine import cpu
 from pipeline.plan import Stores
 from pipeline.store import record
 from pipeline.store.store import SHORT

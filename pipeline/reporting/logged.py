@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UserError
 from pipeline.reporting.folders import Folder, runs_of
 from pipeline.reporting.study import Study
+from stages.contracts import UserError
 
 PLACE = "report"
 """Folder of the report among the run's artifacts."""

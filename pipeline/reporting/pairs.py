@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import hypot
 
-from pipeline.contracts import Metrics, UserError
 from pipeline.reporting.analysis import Level
+from pipeline.reporting.levels import Level
 from pipeline.reporting.results import Results
+from stages.contracts import Metrics, UserError
 
 SAMPLES = 10_000
 SEED = 0
@@ -43,7 +44,7 @@ def _paired(results: Results, a: Level, b: Level, metric: str) -> Interval | Non
     (of_a, of_b) = ([model for model in side if model] for side in sides)
     if len(of_a) < len(a.evaluations) or len(of_b) < len(b.evaluations):
         return None
-    from stages.evaluation.compare import compare
+    from stages.evaluate.compare import compare
 
     try:
         found = compare(of_a, of_b, SAMPLES, SEED)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.contracts import Artifact, Benchmark, Metrics
 from pipeline.record.outcome import Outcome
 from pipeline.record.status import Status
 from pipeline.reporting.figures import MARKERS, scale_quality
 from pipeline.reporting.speed_axes import FONT, Point, mark, scale, write_names
 from pipeline.reporting.speeds import EXACT, INT8
 from pipeline.store.store import Store
+from stages.contracts import Artifact, Benchmark, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

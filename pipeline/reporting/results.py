@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import CURVES, UserError
 from pipeline.record.metrics import flat
 from pipeline.reporting.folders import JobRecord, Node, runs_of
 from pipeline.store import record
 from pipeline.store.store import SHORT, Entry, Store
+from stages.contracts import CURVES, UserError
 
 WEIGHTS = ("model", "masks")
 """Beginnings of the names of files that are a checkpoint's weights."""

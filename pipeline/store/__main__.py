@@ -14,10 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from pipeline import disk
-from pipeline.contracts import UserError
 from pipeline.fingerprint import canonical_json, flatten
 from pipeline.store import garbage, record
 from pipeline.store.store import SHORT, Entry, Store
+from stages.contracts import UserError
 
 SHOWN_DIFFERENCES = 4
 KEEP_DAYS_RUNS, KEEP_DAYS_CACHE = 1.0, 30.0

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.contracts import UserError
 from pipeline.store import record
 from pipeline.store.store import RESUME, RESUMES, SHORT, Entry, Store
 from pipeline.sweeps import sweep
+from stages.contracts import UserError
 
 SECONDS_A_DAY = 86400
 

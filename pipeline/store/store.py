@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from filelock import Timeout
 
 from pipeline import disk
-from pipeline.contracts import CURVES, Artifact, UserError
 from pipeline.store import record
+from stages.contracts import CURVES, Artifact, UserError
 
 A = TypeVar("A", bound=Artifact)
 

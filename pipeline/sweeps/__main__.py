@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.contracts import UserError
 from pipeline.sweeps.state import RETRIED, read
 from pipeline.sweeps.sweep import Sweep, records, sweeps
 from pipeline.sweeps.tables import show_jobs, sweeps_table
 from pipeline.sweeps.watch import watch
 from pipeline.table import table_console
+from stages.contracts import UserError
 
 PROGRAM = ("-m", "pipeline")
 EXIT_CODES = (

@@ -14,12 +14,13 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public
-from pipeline.graph import build, resolve
 from pipeline.plan import Plan, Planned, Stores, make_plan
+from pipeline.recipes import build
+from pipeline.resolve import resolve
 from pipeline.schema import Config, parse
 from pipeline.sweeps.sweep import SweepJob, dials, name_of
+from stages.contracts import UserError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import cpu, credentials, ending, preflight
-from pipeline.contracts import UserError
+from engine import cpu
+from pipeline import credentials, ending, preflight
 from pipeline.job import is_done
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.process import this_process
@@ -27,6 +27,7 @@ from pipeline.sweeps.sweep import RECORD, SHARED, Sweep, read_shared, shared, sw
 from pipeline.sweeps.tables import listed, show_plans
 from pipeline.table import say_problem, table_console, warn, write_json
 from pipeline.tracking.tracker import Tracker, open_sweep_tracker
+from stages.contracts import UserError
 
 LOCAL = ("BasicLauncher", "JoblibLauncher")
 

@@ -22,7 +22,7 @@ from pipeline.progress import Progress
 from pipeline.store.record import META
 from pipeline.store.store import Store
 from pipeline.sweeps.sweep import Sweep, SweepJob, read_shared, shared, users
-from stages.registry import STAGES
+from stages.index import STAGES
 
 NodeStatus = Literal["stored", "running", "stopped", "failed", "waiting"]
 """stopped: its process was killed; what it had done so far is kept where the stage can go on from it."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.process import is_dead
+from stages.contracts import UserError
 
 RECORD = "sweep.json"
 SHARED = "shared.json"

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.contracts import UserError
 from pipeline.tracking.relog import relog
 from pipeline.tracking.server import connect
 from pipeline.tracking.view import View
+from stages.contracts import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:

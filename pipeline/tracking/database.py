@@ -10,7 +10,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from pipeline import disk
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 WAIT_SECONDS = 60
 """A writer waits so long for another one, where SQLite's default is 5 s."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UserError
 from pipeline.job import Job, ended_at, ended_jobs, read_summary, started_at, went_well
 from pipeline.plan import Stores
 from pipeline.store.store import Entry, Store
 from pipeline.sweeps.sweep import Sweep, read_shared, sweeps
 from pipeline.tracking.view import View, card_of
+from stages.contracts import UserError
 
 
 def relog(view: View, runs: Path) -> dict[str, int]:

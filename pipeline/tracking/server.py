@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public, reveal
 from pipeline.tracking import database
+from stages.contracts import UserError
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pipeline.contracts import UserError
 from pipeline.credentials import public
 from pipeline.environment import environment
 from pipeline.job import Job
@@ -24,6 +23,7 @@ from pipeline.store.store import Entry
 from pipeline.tracking.server import connect, explain, failures
 from pipeline.tracking.values import Point
 from pipeline.tracking.view import View, card_of
+from stages.contracts import UserError
 
 __all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_sweep_tracker", "open_tracker"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import CURVES
 from pipeline.credentials import public
 from pipeline.fingerprint import flatten
 from pipeline.job import Job
+from stages.contracts import CURVES
 
 PARAM_CHARACTERS = 6000
 TAG_CHARACTERS = 8000

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from pipeline.contracts import DataSet, UserError
+from stages.contracts import DataSet, UserError
 
 # a bar for each read and write of weights says little; the stages have their own
 logging.disable_progress_bar()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from engine.reach import not_replaceable, probe_ids
-from pipeline.contracts import Corpus, DataSet, UserError
 from stages import tokens
+from stages.contracts import Corpus, DataSet, UserError
 from stages.families import UNLIMITED, Batch, Rows, linears_in, states_by_hooks, text_config
 from stages.families.decoding_head import OwnHead, agree, last_hidden_state, output_head, run_decoder
 from stages.families.hugging_face import HuggingFaceFolder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 
 class _HeadReached(Exception):  # noqa: N818 (no error)

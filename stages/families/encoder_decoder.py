@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.contracts import Corpus, DataSet, Examples, Log
+from stages.contracts import Corpus, DataSet, Examples, Log
 from stages.families import FAMILY_OF_TYPE, UNLIMITED, Batch, linears_in, states_by_hooks
 from stages.families.decoding_head import head_input, output_head
 from stages.families.hugging_face import HuggingFaceFolder

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.contracts import Structure, UserError
+from stages.contracts import Structure, UserError
 from stages.families import UNLIMITED, Family, text_config
 
 FILE = "structure.json"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.generation import growing_cache
-from pipeline.contracts import Corpus, Log
+from stages.contracts import Corpus, Log
 from stages.families import Batch
 from stages.families.encoder_decoder import (
     Decoding,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 SOURCE, TARGET = "data.languages.source", "data.languages.target"
 """Options."""

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from engine.generation import growing_cache
-from pipeline.contracts import Corpus, DataSet, Examples, Log, UserError
-from stages import speech_features
-from stages.families import Batch, whisper_tokens
+from stages.contracts import Corpus, DataSet, Examples, Log, UserError
+from stages.families import Batch, speech_features, whisper_tokens
 from stages.families.encoder_decoder import (
     Decoding,
     EncoderDecoder,

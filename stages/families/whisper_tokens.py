@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 
 MULTILINGUAL_VOCABULARY = 51865
 """Rows of embeddings from which on a Whisper is multilingual, as OpenAI tells; `.en` models have one less."""

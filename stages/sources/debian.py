@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from filelock import FileLock
 
-from pipeline.contracts import Log, UserError
+from stages.contracts import Log, UserError
 from stages.sources import packages
 
 PREFIX = "deb:"

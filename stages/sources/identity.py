@@ -13,7 +13,7 @@ from errno import EINVAL
 from pathlib import Path
 from stat import S_ISREG
 
-from pipeline.contracts import UserError
+from stages.contracts import UserError
 from stages.sources import debian, packages, remembered
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

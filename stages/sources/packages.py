@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.contracts import Log, UserError
+from stages.contracts import Log, UserError
 
 PREFIX = "pypi:"
 _FORM = re.compile(

@@ -1,0 +1,70 @@
+"""One round of a model: every sample once, and what that took."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from stages.benchmark.backends import Runner, Searcher
+from stages.benchmark.workloads import Sample, Workload
+
+
+@dataclass(frozen=True)
+class Round:
+    prefill_ms: float
+    """Mean of the samples."""
+    decode_tokens_per_second: float
+    generated: list[list[int]]
+    """By sample, one token more than steps."""
+    real_time_factor: float | None
+    """Of speech: seconds of writing the transcripts over those of the audio."""
+    beam_tokens_per_second: float | None
+
+    def measured(self) -> dict[str, float]:
+        found = {name: getattr(self, name) for name in MEASURED}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+MEASURED = ("prefill_ms", "decode_tokens_per_second", "real_time_factor", "beam_tokens_per_second")
+
+
+def measure(runner: Runner, workload: Workload) -> Round:
+    timed = [greedy(runner, sample, workload.new_tokens) for sample in workload.samples]
+    decode_s = sum(times[1 + workload.new_tokens] - times[1] for times, _ in timed)
+    return Round(
+        prefill_ms=1e3 * statistics.fmean(times[1] - times[0] for times, _ in timed),
+        decode_tokens_per_second=len(timed) * workload.new_tokens / decode_s,
+        generated=[ids[: workload.new_tokens + 1] for _, ids in timed],
+        real_time_factor=_real_time_factor(workload.samples, [times for times, _ in timed]),
+        beam_tokens_per_second=_beam_search(runner, workload) if workload.beams else None,
+    )
+
+
+def greedy(runner: Runner, sample: Sample, new_tokens: int) -> tuple[list[float], list[int]]:
+    """The clock before and after each token, and the tokens: the prompt's, then `new_tokens` steps; of speech as many
+    as its transcript needs, if these are more."""
+    steps = new_tokens if sample.audio_seconds is None else max(new_tokens, sample.written - 1)
+    times = [time.perf_counter()]
+    chosen = [runner.prefill(sample)]
+    times.append(time.perf_counter())
+    for _ in range(steps):
+        chosen.append(runner.decode(chosen[-1]))
+        times.append(time.perf_counter())
+    return times, chosen
+
+
+def _real_time_factor(samples: list[Sample], times: list[list[float]]) -> float | None:
+    heard = [sample.audio_seconds for sample in samples if sample.audio_seconds is not None]
+    if not heard:
+        return None
+    return sum(at[sample.written] - at[0] for sample, at in zip(samples, times, strict=True)) / sum(heard)
+
+
+def _beam_search(runner: Runner, workload: Workload) -> float:
+    """Tokens a second, the encoder's time included."""
+    assert isinstance(runner, Searcher)
+    start = time.perf_counter()
+    for sample in workload.samples:
+        runner.search(sample, workload.beams, workload.new_tokens)
+    return len(workload.samples) * workload.new_tokens / (time.perf_counter() - start)

@@ -1,0 +1,14 @@
+"""Reads calibration samples, for the stages that look at a model's activations."""
+
+from __future__ import annotations
+
+from safetensors.torch import load_file
+
+from stages.contracts import Calibration
+from stages.families import Batch
+
+
+def load_samples(calibration: Calibration) -> Batch:
+    """The tensors of a batch, one row a sample; integers are int64."""
+    stored = load_file(calibration.samples)
+    return {name: tensor if tensor.is_floating_point() else tensor.long() for name, tensor in stored.items()}

@@ -1,0 +1,227 @@
+"""Local data: one file, or a folder, of JSON Lines, JSON, TSV, CSV, Parquet or plain lines, compressed or not.
+
+Which files of a folder are which split is decided by `datasets`, as for data sets of a hub: by names that say it
+(train-00000-of-00002.parquet, valid.jsonl, dev/a.json.gz), or by `configs` in the README's header.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from stages.contracts import UserError
+from stages.data.rows import Raw, Row
+from stages.sources import cards
+
+OPTION = "data.path"
+_ENDINGS = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".txt")
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_LONGEST_FIELD = 2**30
+
+
+def read(path: Path, subset: str = "") -> Raw:
+    """A file: all rows in `train`. A folder: its splits, by the names that `datasets` gives them, and each file by its
+    own name as well. `subset`: one of the README's `configs`.
+
+    Rows of a folder may name files inside it, relative to it: they are part of its digest. Rows of a single file may
+    not: nothing would tell that one of those was changed.
+    """
+    if path.is_file():
+        if subset:
+            raise UserError(f"got {subset!r}, but a file has no subsets; leave it empty", "data.subset")
+        if not _ending(path):
+            raise UserError(f"{path.name}: expected a file ending in {', '.join(_ENDINGS)}", OPTION)
+        return Raw({"train": Rows([path], None)}, cards.UNKNOWN)
+    files = [file for file in sorted(path.rglob("*")) if _ending(file) and not _is_hidden(file, path)]
+    if not files:
+        raise UserError(f"{path.name} holds no {', '.join(_ENDINGS)} files", OPTION)
+    by_split = _splits(path, files, subset)
+    for split, members in by_split.items():
+        if len(endings := {_ending(file) for file in members}) > 1:
+            raise UserError(
+                f"{path.name} holds files {', '.join(sorted(endings))} for the split {split!r}; keep one", OPTION
+            )
+    by_name: dict[str, list[Path]] = {}
+    for file in files:
+        by_name.setdefault(_stem(file), []).append(file)
+    used = {file for members in by_split.values() for file in members}
+    left = tuple(name for name, members in by_name.items() if not used.issuperset(members))
+    splits = {name: Rows(members, path) for name, members in (by_name | by_split).items()}
+    return Raw(splits, cards.license_in(path / "README.md"), left)
+
+
+def _splits(folder: Path, files: Sequence[Path], subset: str) -> dict[str, list[Path]]:
+    """Split -> its files, in order. Files whose names say no split are all `train` if there is but one of them."""
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
+
+    try:
+        patterns = _of_readme(folder, subset)
+        found = DataFilesDict.from_patterns(
+            sanitize_patterns(patterns) if patterns else get_data_patterns(str(folder)), base_path=str(folder)
+        )
+    except EmptyDatasetError:
+        found = {}
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{folder.name}: the data files of its README cannot be found: {error}", OPTION) from None
+    known = set(files)
+    chosen = {str(split): [file for name in names if (file := Path(name)) in known] for split, names in found.items()}
+    chosen = {split: members for split, members in chosen.items() if members}
+    if not patterns and list(chosen) == ["train"] and not any("train" in file.as_posix() for file in chosen["train"]):
+        # names that say nothing: several files may be anything
+        return chosen if len(files) == 1 else {}
+    return chosen
+
+
+def _of_readme(folder: Path, subset: str) -> Any:
+    """`data_files` of the README's `configs`, or None."""
+    configs = cards.configs_in(folder / "README.md")
+    if not configs:
+        if subset:
+            raise UserError(f"got {subset!r}, but this folder's README names no configs; leave it empty", "data.subset")
+        return None
+    names = [str(config.get("config_name", "default")) for config in configs]
+    wanted = subset or ("default" if "default" in names else names[0] if len(names) == 1 else "")
+    if wanted not in names:
+        raise UserError(f"this folder has the subsets {', '.join(names)}; got {subset!r}", "data.subset")
+    return configs[names.index(wanted)].get("data_files")
+
+
+def _ending(file: Path) -> str:
+    """`.jsonl` of `a.jsonl.gz`; empty for a file of another kind."""
+    name = file.name
+    for compression in _COMPRESSIONS:
+        name = name.removesuffix(compression)
+    ending = Path(name).suffix
+    return ending if ending in _ENDINGS else ""
+
+
+def _stem(file: Path) -> str:
+    return file.name.partition(_ending(file))[0]
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Read as they are iterated over."""
+
+    files: list[Path]
+    folder: Path | None
+
+    def __iter__(self) -> Iterator[Row]:
+        for file in self.files:
+            for where, values in _items(file):
+                if not isinstance(values, dict):
+                    kind = type(values).__name__
+                    raise UserError(f"{where}: expected an object with named columns, got {kind}", OPTION)
+                yield Row(where, values, self.folder)
+
+
+def _items(file: Path) -> Iterator[tuple[str, object]]:
+    ending = _ending(file)
+    if ending == ".parquet":
+        return _parquet(file)
+    if ending in (".tsv", ".csv"):
+        return _table(file, ending)
+    if ending == ".txt":
+        return _lines(file)
+    if ending == ".json" and _starts_with(file, b"["):
+        return _json_list(file)
+    return _json_lines(file)
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[IO[bytes]]:
+    """Decompressed by the file's ending."""
+    import fsspec
+
+    try:
+        with fsspec.open(str(file), "rb", compression="infer") as content:
+            yield content
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{file.name} cannot be read: {error}", OPTION) from None
+
+
+def _starts_with(file: Path, mark: bytes) -> bool:
+    with _open(file) as content:
+        return next((line.lstrip()[:1] for line in content if line.strip()), b"") == mark
+
+
+def _parse(text: bytes, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not readable as JSON: {error}", OPTION) from None
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
+    with _open(file) as content:
+        for number, line in enumerate(content, start=1):
+            if line.strip():
+                where = f"{file.name}:{number}"
+                yield where, _parse(line, where)
+
+
+def _json_list(file: Path) -> Iterator[tuple[str, object]]:
+    with _open(file) as content:
+        items = _parse(content.read(), file.name)
+    assert isinstance(items, list)
+    for index, values in enumerate(items):
+        yield f"{file.name}[{index}]", values
+
+
+def _lines(file: Path) -> Iterator[tuple[str, object]]:
+    """Each line is a row with the column `text`."""
+    with _open(file) as content:
+        for number, line in enumerate(content, start=1):
+            where = f"{file.name}:{number}"
+            try:
+                yield where, {"text": line.decode().removesuffix("\n").removesuffix("\r")}
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where} is not valid Unicode: {error}", OPTION) from None
+
+
+def _table(file: Path, ending: str) -> Iterator[tuple[str, object]]:
+    """The first line names the columns. TSV knows no quotes: a `"` is text."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    with _open(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as content:
+        if ending == ".tsv":
+            lines = csv.reader(content, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            lines = csv.reader(content, strict=True)
+        try:
+            header = next(lines, [])
+            if len(set(header)) != len(header) or not all(header):
+                raise UserError(f"{file.name}:1: expected a header of different column names", OPTION)
+            for fields in lines:
+                where = f"{file.name}:{lines.line_num}"
+                if fields and len(fields) != len(header):
+                    raise UserError(f"{where}: {len(fields)} fields, the header has {len(header)}", OPTION)
+                if fields:
+                    yield where, dict(zip(header, fields, strict=True))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file.name} is not valid UTF-8, after line {lines.line_num}: {error}", OPTION) from None
+        except csv.Error as error:
+            raise UserError(f"{file.name}:{lines.line_num} is not readable: {error}", OPTION) from None
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, object]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    index = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(1000):
+            for values in batch.to_pylist():
+                yield f"{file.name}[{index}]", values
+                index += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file.name} is not readable as Parquet: {error}", OPTION) from None

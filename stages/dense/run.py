@@ -1,0 +1,41 @@
+"""Stage `dense`: fine-tuning before pruning. Its result is the teacher, the start and the baseline.
+
+A model that came sparse stays as sparse: its masks hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stages import devices, families, masks
+from stages.contracts import Artifact, Checkpoint, DataSet, Log
+from stages.dense.spec import DenseOptions
+from stages.finetune import training_inputs
+from stages.finetune.randomness import seeded
+from stages.finetune.trainer import train
+
+OPTION = "dense.training"
+
+
+def check(config: DenseOptions, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError where the data have no rows to train and validate on."""
+    training_inputs.check_rows(model, data, config.training, OPTION)
+
+
+def run(config: DenseOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint) and `data` (DataSet) -> Checkpoint, trained with the task loss alone."""
+    source, data = inputs["model"], inputs["data"]
+    assert isinstance(source, Checkpoint)
+    assert config.distill.kd == config.distill.squarehead == 0, "there is no teacher before the dense model"
+    assert isinstance(data, DataSet)
+    with seeded(config.training.seed):
+        family = families.of(source.path)
+        model = training_inputs.load(source, devices.of(log.device), log)
+        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION)
+        start = masks.of(source)
+        if start:
+            log.note(f"trains a model of {masks.sparsity(start):.1%} sparsity, whose zeros stay zero")
+        pruned, metrics = train(model, plan, None, start, log)
+        log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))
+        return metrics | training_inputs.write(model, source, pruned, out, log)

@@ -1,0 +1,32 @@
+"""Stage `dense`: fine-tuning before pruning. What the rest of the house knows of it; torch-free."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from stages.contracts import Checkpoint
+from stages.finetune.spec import IRRELEVANT, Distill, Training
+from stages.options import Options
+from stages.stage import Stage
+
+
+class Dense(Options):
+    """Fine-tuning before pruning: makes the teacher, the start and the baseline."""
+
+    skip: bool
+    """The pretrained model itself is the teacher, the start and the baseline."""
+    training: Training
+
+    @model_validator(mode="after")
+    def _has_no_teacher(self) -> Dense:
+        if self.training.teacher_cache_gb:
+            raise ValueError("training.teacher_cache_gb is for fine-tuning with a teacher (finetune.teacher_cache_gb)")
+        return self
+
+
+class DenseOptions(Options):
+    training: Training
+    distill: Distill
+
+
+STAGE = Stage("dense", "4", DenseOptions, Checkpoint, irrelevant=IRRELEVANT)

@@ -1,0 +1,167 @@
+"""lm-eval tasks (github.com/EleutherAI/lm-evaluation-harness) on a model in memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from stages.contracts import Bar, Corpus, Log, UserError
+from stages.evaluate import tasks
+from stages.evaluate.spec import Task
+
+SEED = 1234
+"""Of the choice of few-shot examples, lm-eval's own default."""
+
+
+def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[str, dict[str, Any]]:
+    """`{name: {"value", "stderr" | None, "protocol"}}` for each metric and filter of the task (of each, in a group).
+
+    Raises UserError when the task is unknown, or its data cannot be had.
+    """
+    from lm_eval import __version__ as version
+    from lm_eval import evaluator
+
+    loaded = load(task, data)
+    for lm_task in loaded["tasks"].values():
+        if task.shots is not None:
+            # set here, since lm-eval ignores a number of shots given to a task that has `num_fewshot: 0`
+            lm_task.set_config(key="num_fewshot", value=task.shots)
+        lm_task.set_fewshot_seed(SEED)
+    shots = {lm_task.config.task: lm_task.config.num_fewshot or 0 for lm_task in loaded["tasks"].values()}
+    torch.manual_seed(SEED)
+    lm = _model(model, tokenizer, task, log)
+    _check_context(lm.max_length, loaded["tasks"].values())
+    results = evaluator.evaluate(lm, task_dict=loaded, limit=task.limit or None, log_samples=False)
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in results["results"].items():
+        samples = results["n-samples"].get(name, {})
+        for key, value in values.items():
+            metric, _, lm_filter = key.partition(",")
+            if metric.endswith("_stderr") or not isinstance(value, int | float) or not lm_filter:
+                continue
+            stderr = values.get(f"{metric}_stderr,{lm_filter}")
+            parts = [name, metric] if lm_filter == "none" else [name, metric, lm_filter]
+            found["_".join(parts).replace("-", "_")] = {
+                "value": float(value),
+                "stderr": float(stderr) if isinstance(stderr, int | float) else None,
+                "protocol": {
+                    "kind": "lm-eval",
+                    "lm_eval": version,
+                    "task": name,
+                    "version": results["versions"].get(name),
+                    "metric": metric,
+                    "filter": lm_filter,
+                    "higher_is_better": results["higher_is_better"].get(name, {}).get(metric),
+                    # of a group whose tasks differ there is no one number
+                    "shots": shots.get(name, task.shots if len(set(shots.values())) > 1 else max(shots.values())),
+                    "documents": samples.get("effective"),
+                    "of_documents": samples.get("original"),
+                },
+            }
+    return found
+
+
+def _check_context(context: int, lm_tasks: Iterable[Any]) -> None:
+    """lm-eval leaves the prompt what answers do not need of the model's context."""
+    for lm_task in lm_tasks:
+        answer = (lm_task.config.generation_kwargs or {}).get("max_gen_toks", 0)
+        if answer >= context:
+            raise UserError(
+                f"answers of {lm_task.config.task} may have {answer} tokens; the model's context has {context}, with "
+                "the prompt",
+                "evaluate.tasks",
+            )
+
+
+def packaged(name: str, data: Corpus) -> dict[str, Any]:
+    """The definition of a task that comes with squarehead, reading the files of `data`."""
+    path = tasks.FOLDER / f"{name}.yaml"
+    if not path.exists():
+        have = ", ".join(sorted(p.stem for p in tasks.FOLDER.glob("*.yaml")))
+        raise UserError(f"no packaged task {name!r}; there is: {have}", "evaluate.tasks")
+    if data.format != "qa":
+        raise UserError(f"{name} asks questions, it needs data of format qa, not {data.format}", "evaluate.tasks")
+    definition: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = definition["dataset_kwargs"]["data_files"]
+    definition["dataset_kwargs"]["data_files"] = {split: str(data.split(split)) for split in files}
+    return definition
+
+
+def load(task: Task, data: Corpus) -> Any:
+    """The task, or the tasks of a group, with their documents, as lm-eval's evaluator takes them. Raises UserError."""
+    from lm_eval.tasks import TaskManager
+
+    if task.include == "packaged":
+        return TaskManager(include_defaults=False).load([packaged(task.name, data)])
+    if task.include:
+        folder = Path(task.include)
+        if not folder.is_dir():
+            raise UserError(f"no folder {task.include} with the task {task.name}", "evaluate.tasks")
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        where = task.include
+    else:
+        _check_known(task.name)
+        manager = TaskManager()
+        where = "lm-eval's stock"
+    if task.name not in manager.all_tasks:
+        raise UserError(f"no task {task.name!r} in {where} ({len(manager.all_tasks)} tasks)", "evaluate.tasks")
+    try:
+        return manager.load([task.name])
+    except Exception as error:
+        # whatever datasets, huggingface_hub and lm-eval raise of an unreachable hub, an unknown data set, a loading
+        # script, a file that is cut off, or a definition with a mistake
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from error
+
+
+def _check_known(name: str) -> None:
+    """lm-eval takes a quarter of a minute to read all its definitions: a name that stands in none is found at once."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent
+    wanted = re.compile(rf"^[\s\-]*(?:(?:task|group|tag)\s*:)?\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
+    if not any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.rglob("*.yaml")):
+        raise UserError(f"no task {name!r} among lm-eval's stock; `lm-eval ls tasks` lists them", "evaluate.tasks")
+
+
+def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    class Reporting(HFLM):  # type: ignore[misc]
+        """Shows its progress on the stage's log instead of a bar of its own."""
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return self._shown("generate", requests, super().generate_until)
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return self._shown("score", requests, super().loglikelihood)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            return self._shown("score", requests, super().loglikelihood_rolling)
+
+        def _shown(self, what: str, requests: Any, answer: Any) -> Any:
+            with log.bar(f"{task.name}: {what}", total=len(requests), unit="request") as bar:
+                self.set_cache_hook(_Advance(bar))
+                return answer(requests, disable_tqdm=True)
+
+    return Reporting(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size, device=str(model.device))
+
+
+class _Advance:
+    """What lm-eval calls with each finished answer, to cache it; here it moves the bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        self._bar.advance()
+
+
+def higher_is_better(measured: Mapping[str, Any]) -> bool:
+    """Of a metric from `run`; lm-eval's default is yes."""
+    return measured["protocol"].get("higher_is_better") is not False

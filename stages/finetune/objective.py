@@ -1,0 +1,190 @@
+"""The loss of an optimizer step and its gradient, micro-batch by micro-batch.
+
+The head is run over a few hundred label tokens at a time, and its backward pass follows at once: the logits of a large
+vocabulary never exist whole. Totals (label tokens, the teacher's energies) are those of the whole step, so that the
+micro-batch size does not change the result (`stages.finetune.distill`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stages.families import Batch, Family, Rows
+from stages.finetune import batches, distill
+from stages.finetune.spec import Distill
+from stages.precision import autocast
+
+LOGITS_AT_ONCE = 1 << 24
+"""Elements: 64 MB of fp32 for each of the few tensors of that size."""
+
+
+class Distiller(Protocol):
+    """A teacher, live or cached."""
+
+    head: nn.Module
+
+    def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised. `teacher` is needed where kd or squarehead has a weight."""
+
+    family: Family
+    weights: Distill
+    precision: str
+    teacher: Distiller | None
+
+    def backward(self, model: nn.Module, head: nn.Module, micro: Sequence[tuple[Tensor, Batch]]) -> dict[str, Tensor]:
+        """Adds the gradient of the step to the parameters' `.grad`. Returns `loss` and each term with a weight.
+
+        `micro` are the step's micro-batches with their row numbers. The teacher's states of all of them are held until
+        the step ends, for the totals of SquareHead need them all.
+        """
+        # one cast of the weights serves all micro-batches
+        with autocast(self.precision, next(model.parameters()).device):
+            return self._backward(model, head, micro)
+
+    def _backward(self, model: nn.Module, head: nn.Module, micro: Sequence[tuple[Tensor, Batch]]) -> dict[str, Tensor]:
+        skip = self.weights.skip_first
+        compared = [distill.feature_tokens(self.family, model, batch, skip) for _, batch in micro]
+        taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
+        num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
+        totals = self._totals(taught, compared)
+        zero = torch.zeros((), device=next(model.parameters()).device)
+        found = {name: zero.clone() for name in distill.TERMS if getattr(self.weights, name)}
+        for (_, batch), states, tokens in zip(micro, taught, compared, strict=True):
+            student = self._student(model, batch)
+            roots: list[Tensor] = []
+            gradients: list[Tensor | None] = []
+            if self.weights.squarehead:
+                feature = self._features(student, states, tokens, totals)
+                found["squarehead"] += feature.detach()
+                roots.append(self.weights.squarehead * feature)
+                gradients.append(None)
+            if self.weights.ce or self.weights.kd:
+                h_ND, labels_N = distill.label_tokens(self.family, student[-1], batch["labels"])
+                t_ND = distill.label_tokens(self.family, states[-1], batch["labels"])[0] if self.weights.kd else None
+                roots.append(h_ND)
+                gradients.append(self._predictions(head, h_ND, labels_N, t_ND, num_labels, found))
+            torch.autograd.backward(roots, gradients)
+        return {"loss": distill.total(self.weights, found)} | found
+
+    def _taught(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
+        """The teacher's states that the losses read: all layers, the last one, or none."""
+        return self.teacher.states(rows_B, batch) if self.teacher else []
+
+    def _student(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        if self.weights.squarehead:
+            return self.family.states(model, batch)
+        return [self.family.hidden(model, batch)]
+
+    def _totals(
+        self, taught: Sequence[Sequence[Tensor]], compared: Sequence[Sequence[Tensor | None]]
+    ) -> list[Tensor | int]:
+        """Of each layer, over the whole step: the teacher's energy, or (normalize=token) the number of tokens."""
+        if not self.weights.squarehead:
+            return []
+        layers = zip(zip(*taught, strict=True), zip(*compared, strict=True), strict=True)
+        if self.weights.normalize == "token":
+            return [sum(len(tokens_N) for tokens_N in tokens if tokens_N is not None) for _, tokens in layers]
+        return [
+            sum(
+                (
+                    distill.energy(_at(h_BTD, tokens_N))
+                    for h_BTD, tokens_N in zip(states, tokens, strict=True)
+                    if tokens_N is not None
+                ),
+                start=torch.zeros(()),
+            )
+            for states, tokens in layers
+        ]
+
+    def _features(
+        self,
+        student: Sequence[Tensor],
+        teacher: Sequence[Tensor],
+        tokens: Sequence[Tensor | None],
+        totals: Sequence[Tensor | int],
+    ) -> Tensor:
+        """The sum over layers of this micro-batch's share in SquareHead."""
+
+        def of_layer(s_BTD: Tensor, t_BTD: Tensor, tokens_N: Tensor, total: Tensor | int) -> Tensor:
+            s_ND, t_ND = _at(s_BTD, tokens_N), _at(t_BTD, tokens_N)
+            if isinstance(total, int):
+                return distill.squarehead_by_token(s_ND, t_ND, total, self.weights.eps)
+            return distill.squarehead(s_ND, t_ND, total, self.weights.eps)
+
+        # recomputed when needed, so that no layer's fp32 copies or selected tokens wait for the backward pass
+        return torch.stack(
+            [
+                checkpoint(of_layer, s_BTD, t_BTD, tokens_N, total, use_reentrant=False, preserve_rng_state=False)
+                for s_BTD, t_BTD, tokens_N, total in zip(student, teacher, tokens, totals, strict=True)
+                if tokens_N is not None
+            ]
+        ).sum()
+
+    def _predictions(
+        self, head: nn.Module, h_ND: Tensor, labels_N: Tensor, t_ND: Tensor | None, total: int, found: dict[str, Tensor]
+    ) -> Tensor:
+        """CE and KL: their gradient goes to the head's parameters, and the one of `h_ND` is returned."""
+        leaf_ND = h_ND.detach().requires_grad_()
+        for part in chunks(head, len(labels_N)):
+            terms: dict[str, Tensor] = {}
+            logits_NV = head(leaf_ND[part])
+            if self.weights.ce:
+                terms["ce"] = distill.ce(logits_NV, labels_N[part], total)
+            if t_ND is not None and self.teacher is not None:
+                with torch.no_grad():
+                    taught_NV = self.teacher.head(t_ND[part].to(h_ND.dtype))
+                terms["kd"] = distill.kd(logits_NV, taught_NV, self.weights.temperature, total)
+            torch.autograd.backward(distill.total(self.weights, terms))
+            for name, term in terms.items():
+                found[name] += term.detach()
+        return leaf_ND.grad if leaf_ND.grad is not None else torch.zeros_like(leaf_ND)
+
+
+@torch.no_grad()
+def validation_loss(
+    model: nn.Module, head: nn.Module, family: Family, rows: Rows, count: int, size: int, precision: str
+) -> float:
+    """Mean cross entropy (nats) over the label tokens of the first `count` rows, in eval mode; `size` at a time."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    loss, num_labels = torch.zeros((), dtype=torch.float64), 0
+    for _, batch in batches.micro_batches(rows, torch.arange(min(count, len(rows))), size, device):
+        with autocast(precision, device):
+            h_ND, labels_N = distill.label_tokens(family, family.hidden(model, batch), batch["labels"])
+        for part in chunks(head, len(labels_N)):
+            with autocast(precision, device):
+                logits_NV = head(h_ND[part])
+            loss += distill.ce(logits_NV, labels_N[part], 1).cpu()
+        num_labels += len(labels_N)
+    model.train(was_training)
+    return float(loss / num_labels)
+
+
+def count_labels(family: Family, batch: Batch) -> int:
+    labels_BT = batch["labels"]
+    return int((family.logits_and_labels(labels_BT[..., None], labels_BT)[1] >= 0).sum())
+
+
+def chunks(head: nn.Module, num_tokens: int) -> list[slice]:
+    """Token ranges whose logits fit `LOGITS_AT_ONCE`, of nearly equal size."""
+    vocabulary = next(p for p in head.parameters()).shape[0]
+    count = max(1, -(-num_tokens * vocabulary // LOGITS_AT_ONCE))
+    size = max(1, -(-num_tokens // count))
+    return [slice(at, at + size) for at in range(0, num_tokens, size)]
+
+
+def _at(h_BTD: Tensor, tokens_N: Tensor) -> Tensor:
+    """`h_ND` of some tokens; all of them without a copy."""
+    h_ND = h_BTD.flatten(0, 1)
+    return h_ND if len(tokens_N) == len(h_ND) else h_ND.index_select(0, tokens_N)

@@ -1,0 +1,77 @@
+"""What dense and sparse training begin with: a sound model, rows of tokens that fit it, and how both are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages import checkpoints, counts, families, masks
+from stages.contracts import Checkpoint, DataSet, Log, UserError
+from stages.families import Family
+from stages.finetune.gradual import Gradual
+from stages.finetune.spec import Distill, Training
+from stages.finetune.trainer import Plan
+from stages.masks import Masks
+
+NO_ITEMS = "the split train or validation has no items"
+
+
+def load(checkpoint: Checkpoint, device: torch.device, log: Log) -> Any:
+    """The model to train, on `device`, without layer drop. Raises UserError for a quantized one, or weights that are
+    not finite."""
+    if checkpoint.quantization:
+        raise UserError("a quantized model cannot be trained; train first, then quantize", "model.path")
+    model = checkpoints.load(checkpoint)
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"{name} holds NaN or infinite weights", "model.path")
+    if dropped := families.switch_off_layer_drop(model):
+        log.note(f"layer drop of {dropped:g} is switched off: distillation compares all layers, and so do its controls")
+        log.facts(layer_drop_switched_off=dropped)
+    return model.to(device)
+
+
+def plan(
+    model: Any,
+    family: Family,
+    checkpoint: Checkpoint,
+    data: DataSet,
+    training: Training,
+    weights: Distill,
+    option: str,
+    gradual: Gradual | None = None,
+) -> Plan:
+    """Rows of the splits `train` and `validation`. Raises UserError when a sequence exceeds the model's context."""
+    length_option = f"{option}.sequence_length"
+    checkpoints.check_length(family.context(model), training.sequence_length, length_option)
+    if weights.squarehead and weights.skip_first >= training.sequence_length:
+        raise UserError(f"skips all {training.sequence_length} tokens of a sequence", "distill.skip_first")
+    rows, validation = (
+        family.rows(model, checkpoint.path, data, split, training.sequence_length, length_option)
+        for split in ("train", "validation")
+    )
+    if not len(rows) or not len(validation):
+        raise UserError(NO_ITEMS, "data")
+    return Plan(family, training, weights, rows, validation, option, gradual)
+
+
+def check_rows(model: Checkpoint, data: DataSet, training: Training, option: str) -> None:
+    """Raises UserError where a split that training needs has no row."""
+    for split in ("train", "validation"):
+        if not counts.num_rows(model, data, split, training.sequence_length, f"{option}.sequence_length"):
+            raise UserError(NO_ITEMS, "data")
+
+
+def write(model: Any, source: Checkpoint, pruned: Masks, out: Path, log: Log) -> dict[str, float]:
+    """Saves a trained model, reads it back, checks its zeros; returns its sparsities."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    checkpoints.save(model.cpu(), source, pruned, out)
+    written = Checkpoint(out, "")
+    reloaded = masks.of(written)
+    assert masks.digest(reloaded) == masks.digest(pruned), "the masks on disk are not those of training"
+    checkpoints.load(written)  # checks that pruned weights are zero
+    log.facts(masks_digest=masks.digest(pruned))
+    zeros = sum(int((~keep_OI).sum()) for keep_OI in pruned.values())
+    return {"sparsity": masks.sparsity(pruned), "model_sparsity": zeros / total}

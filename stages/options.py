@@ -1,0 +1,61 @@
+"""What options of all stages are made of: typed, frozen, and refusing what they do not know. Torch-free."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy's generators and torch's both take."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+LossWeight = Annotated[float, Field(ge=0, le=1e6)]
+"""Beyond, gradients overflow in 32 bits whatever the learning rate."""
+
+Precision = Literal["fp32", "bf16", "auto"]
+"""auto: bf16 where this CPU has instructions for it, else fp32; resolved before anything is fingerprinted. Training
+with stochastic rounding computes in bf16 everywhere."""
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses `true` where a number is due; pydantic would take it for 1."""
+        parts = value if isinstance(value, list | tuple) else (value,)
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if any(isinstance(part, bool) for part in parts) and not _mentions(annotation, bool):
+            raise ValueError("expected no boolean")
+        return value
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    """Whether a type is `kind`, or is made of it."""
+    return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
+
+
+Family = Literal["causal_lm", "t5", "seq2seq", "whisper"]
+
+DataFormat = Literal["text", "qa", "translation", "speech"]
+
+Bos = Literal["window", "stream"]
+"""Where a tokenizer begins texts with a token of its own (BOS of Llama, Gemma): `window` puts it before each window of
+a text, as models saw texts in training and as Gemma needs it; `stream` once before the whole text, as published
+scripts do. Where the tokenizer has none, both are the same."""
+
+
+def regular_expressions(patterns: list[str]) -> list[str]:
+    """The patterns; raises ValueError for one that is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns

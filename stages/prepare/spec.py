@@ -1,0 +1,14 @@
+"""Stage `prepare`: a data set as an encoder-decoder reads it. What the rest of the house knows of it; torch-free."""
+
+from __future__ import annotations
+
+from stages.contracts import Examples
+from stages.options import Options
+from stages.stage import Stage
+
+
+class PrepareOptions(Options):
+    """Nothing to set: examples follow from the model's tokenizer and the data."""
+
+
+STAGE = Stage("prepare", "2", PrepareOptions, Examples, is_source=True)

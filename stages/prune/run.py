@@ -1,0 +1,83 @@
+"""Stage `prune`: one rung of sparsity. Dense or earlier-pruned checkpoint in, pruned checkpoint with its masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages import checkpoints, devices, families, masks
+from stages.calibrate.samples import load_samples
+from stages.contracts import Artifact, Calibration, Checkpoint, Log, UserError
+from stages.families import structure
+from stages.masks import Masks
+from stages.prune.selection import num_pruned, target
+from stages.prune.sequential import note_raised_damping, note_unreached, prune_model
+from stages.prune.spec import PruneOptions
+
+
+def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint; its masks stay pruned) and, but for magnitude, `calibration` -> Checkpoint.
+
+    Metrics by layer number: `layer_error` (relative reconstruction error) and `layer_sparsity`.
+    """
+    source, calibration = inputs["model"], inputs.get("calibration")
+    assert isinstance(source, Checkpoint)
+    assert calibration is None or isinstance(calibration, Calibration)
+    if source.quantization:
+        raise UserError("a quantized model cannot be pruned; prune first, then quantize", "prune")
+    model = checkpoints.load(source).to(devices.of(log.device))
+    family = families.of(source.path)
+    samples = load_samples(calibration) if calibration else None
+    if samples:
+        checkpoints.check_length(family.context(model), samples["use"].shape[1], "calibrate.length")
+    known = source.structure() or structure.of(model, family)
+    if line := structure.share_note(known):
+        log.note(line)
+    previous = masks.of(source)
+    pruned, reports = prune_model(model, family, samples, config.prune, config.sparsity, previous, log, log.resume)
+    names = [report.name for report in reports]
+    _check(model, pruned, names, config, previous)
+    checkpoints.save(model.cpu(), source, pruned, out)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    del model
+
+    written = Checkpoint(out, "")
+    reloaded = masks.of(written)
+    assert masks.digest(reloaded) == masks.digest(pruned)
+    _check(checkpoints.load(written), reloaded, names, config, previous)
+
+    for number, report in enumerate(reports):
+        values = {"layer_error": report.error, "layer_sparsity": report.sparsity}
+        log.metrics({key: value for key, value in values.items() if value is not None}, step=number)
+    dampings = [report.damping for report in reports if report.damping is not None]
+    note_unreached(reports, log)
+    note_raised_damping(reports, config.prune.damping, log)
+    log.facts(
+        precision=config.prune.precision if samples and config.prune.method != "magnitude" else None,
+        damping={"asked": config.prune.damping, "most_used": max(dampings)} if dampings else None,
+        masks_digest=masks.digest(pruned),
+        layers=[asdict(report) for report in reports],
+    )
+    zeros = sum(int((~keep_OI).sum()) for keep_OI in pruned.values())
+    found = {"sparsity": masks.sparsity(pruned), "model_sparsity": zeros / total}
+    found["prunable_share"] = known.prunable_share
+    errors = [report.error for report in reports if report.error is not None]
+    return found | ({"mean_layer_error": sum(errors) / len(errors)} if errors else {})
+
+
+def _check(model: Any, pruned: Masks, names: list[str], config: PruneOptions, previous: Masks) -> None:
+    """Asserts zeros where the masks say, exact counts, and that nothing pruned before is kept."""
+    masks.check(model, pruned)
+    goal = target(config.prune.pattern, config.sparsity) if config.sparsity else 0.0
+    for name in names:
+        keep_OI = pruned[name]
+        rows, columns = keep_OI.shape
+        earlier_OI = previous.get(name)
+        asked = num_pruned(rows, columns, goal, config.prune.method, config.prune.block_size, earlier_OI)
+        found = int((~keep_OI).sum())
+        assert found == asked or not config.sparsity, f"{name}: {found} weights pruned, {asked} asked for"
+        assert not torch.any(keep_OI & ~previous.get(name, keep_OI)), f"{name}: an earlier mask is not kept"

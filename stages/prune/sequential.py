@@ -1,0 +1,365 @@
+"""Prunes a model block by block: each block is calibrated on what the blocks pruned before it put out.
+
+Linears of a block that are given the very same input tensor are found while it runs; they share one Hessian and, for
+SparseGPT, one factor of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from engine.unfused import RoutedLinear
+from stages import sealed
+from stages.contracts import Bar, Log, Stopped, UserError
+from stages.families import Batch, Family
+from stages.masks import Masks
+from stages.prune import nesting, pruners, sparsegpt
+from stages.prune.selection import Target, target
+from stages.prune.spec import Prune
+from stages.prune.walk import Reached, Walk, at_rest
+from stages.skipping import skipped
+
+BLOCK_FILE = "block.safetensors"
+HESSIAN_BYTES = 4 << 30
+"""Of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What pruning did to one linear."""
+
+    name: str
+    sparsity: float
+    error: float | None
+    """`‖(W - Ŵ)X‖² / ‖WX‖²` on the calibration tokens; None where there were none."""
+    damping: float | None
+    """The relative damping that SparseGPT used."""
+    seconds: float
+    """Of pruning it, without the passes that calibrate; linears that share an input share the time."""
+    reached: bool = True
+    """False for an expert that no calibration token reached (`Group.reached`)."""
+
+
+def note_unreached(reports: Sequence[LayerReport], log: Log) -> None:
+    """Names the experts that were pruned without knowing their inputs."""
+    if unreached := [report.name for report in reports if not report.reached]:
+        log.note(
+            f"no calibration token reaches {len(unreached)} linears of experts, first {unreached[0]}; their smallest "
+            "weights were pruned, as many as in the others"
+        )
+        log.facts(unreached=unreached)
+
+
+def note_raised_damping(reports: Sequence[LayerReport], asked: float, log: Log) -> None:
+    """Tells of Hessians that needed more damping than was asked for to be positive definite."""
+    if raised := [report for report in reports if (report.damping or 0) > asked]:
+        most = max(report.damping or 0 for report in raised)
+        log.note(f"damping was raised, up to {most:g}, for {len(raised)} linears, first {raised[0].name}")
+
+
+@dataclass
+class Group:
+    """Linears of a block that see the same input."""
+
+    names: list[str]
+    H_II: Tensor
+    """Its upper triangle."""
+    seen: int = 0
+    reached: bool = True
+    """False for an expert to which no calibration token is routed: the identity stands in the place of its Hessian, so
+    that its lowest weights are pruned, in the counts of the method."""
+
+
+@dataclass
+class Collector:
+    """Gathers the Hessians of a block's linears while it runs. Padding tokens are left out."""
+
+    linears: Mapping[str, nn.Linear]
+    family: Family
+    bf16: bool
+    groups: dict[str, Group] = field(default_factory=dict)
+    """By name of the linear that comes first."""
+    batch: Batch = field(default_factory=dict)
+    """The running micro-batch."""
+    _leader: dict[str, str] = field(default_factory=dict)
+    _now: dict[str, Tensor] = field(default_factory=dict)
+    """Inputs of the running micro-batch, by leader: held, so that one's memory is not taken by the next."""
+    _called: list[str] = field(default_factory=list)
+    _order: list[str] | None = None
+
+    def enter(self, batch: Batch) -> None:
+        """A new micro-batch begins."""
+        if self._called and self._order is None:
+            self._order = self._called
+        self.batch = batch
+        self._now.clear()
+        self._called = []
+
+    def see(self, name: str, X: Tensor) -> None:
+        """A linear is given `X` (..., in)."""
+        if name in self._called:
+            raise UserError(f"{name} runs twice in one pass; a shared linear cannot be pruned", "prune.skip")
+        self._called.append(name)
+        leader = next((leader for leader, held in self._now.items() if held is X), name)
+        if self._leader.setdefault(name, leader) != leader:
+            raise UserError(f"{name} shares its input with other linears in some passes only", "prune.skip")
+        if leader == name:
+            self._now[name] = X
+            self._accumulate(name, X)
+        elif name not in self.groups[leader].names:
+            self.groups[leader].names.append(name)
+        # what follows the last linear's input is of no use to its Hessian; which experts run, nobody knows beforehand
+        if self._order and not self._routed and len(self._called) == len(self._order) == len(self.linears):
+            raise Reached
+
+    def _accumulate(self, name: str, X: Tensor) -> None:
+        X_TI = X.reshape(-1, X.shape[-1])
+        real_N = self.family.read_by(self.batch, name).flatten()
+        linear = self.linears[name]
+        if isinstance(linear, RoutedLinear):
+            assert linear.tokens_N is not None
+            real_N = real_N[linear.tokens_N]
+        if not bool(real_N.all()):
+            if len(X_TI) != len(real_N):
+                raise UserError(
+                    f"{name} sees {len(X_TI)} tokens of {len(real_N)}: cannot tell which are padding",
+                    "prune.skip",
+                )
+            X_TI = X_TI[real_N]
+        if name not in self.groups:
+            H_II = torch.zeros(X.shape[-1], X.shape[-1], device=X.device)
+            self.groups[name] = Group([name], H_II)
+        group = self.groups[name]
+        if not len(X_TI):
+            return
+        with torch.autocast(X.device.type, enabled=False):
+            # under autocast the linear itself sees its input in bf16
+            group.seen = sparsegpt.accumulate_(group.H_II, X_TI.bfloat16() if self.bf16 else X_TI, group.seen)
+
+    def collect(self, walk: Walk) -> list[Group]:
+        """Runs the walk's next block. Raises UserError for a linear that no token reaches."""
+        handles = [
+            linear.register_forward_pre_hook(lambda module, args, name=name: self.see(name, args[0]))
+            for name, linear in self.linears.items()
+        ]
+        try:
+            walk.look(self.enter)
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = list(self.groups.values())
+        reached = {name for group in found for name in group.names if group.seen}
+        for name, linear in self.linears.items():
+            if name in reached:
+                continue
+            if not isinstance(linear, RoutedLinear):
+                raise UserError(f"no calibration token reaches {name}", "prune.skip")
+            H_II = torch.eye(linear.in_features, device=linear.weight.device)
+            found = [group for group in found if name not in group.names]
+            found.append(Group([name], H_II, reached=False))
+        return found
+
+    @property
+    def _routed(self) -> bool:
+        return any(isinstance(linear, RoutedLinear) for linear in self.linears.values())
+
+
+def prune_model(
+    model: Any,
+    family: Family,
+    samples: Batch | None,
+    config: Prune,
+    sparsity: float,
+    previous: Masks,
+    log: Log,
+    resume: Path | None = None,
+) -> tuple[Masks, list[LayerReport]]:
+    """Prunes `model` in place to `sparsity`; `previous` masks stay pruned. Works on a model in training as well.
+
+    Linears that are left alone have a mask only where an earlier one prunes something. Calibration `samples` are not
+    needed by magnitude, which runs no forward pass. Finished blocks are kept in the folder `resume`, if given, and
+    taken from there. Raises UserError.
+    """
+    blocks = _by_block(model, family, config)
+    goal = target(config.pattern, sparsity) if sparsity else 0.0
+    if not sparsity:
+        ones = {name: _ones(linear) for linears in blocks for name, linear in linears.items()}
+        return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
+    nesting.check(linears_to_prune(model, family, config), previous, goal, config, sparsity, log)
+    walk = None
+    if config.method != "magnitude":
+        if samples is None:
+            raise UserError(f"{config.method} needs calibration samples", "prune.method")
+        walk = Walk(model, family, samples, config.precision, config.micro_batch_size)
+    masks = {name: keep_OI for name, keep_OI in previous.items() if not keep_OI.all()}
+    reports: list[LayerReport] = []
+    with at_rest(model), log.bar(f"prune to {sparsity:.0%}", total=len(blocks), unit="block") as bar:
+        for number, linears in enumerate(blocks):
+            saved = resume / f"block_{number:04d}" if resume else None
+            restored = _restore(saved, linears, log) if saved else None
+            kept, found = restored or _prune_block(linears, family, walk, config, goal, previous)
+            if saved and not restored:
+                _save(saved, linears, kept, found)
+            masks |= kept
+            reports += found
+            if walk and number + 1 < len(blocks):
+                walk.advance()
+            _advance(bar, found)
+            if saved and log.should_stop and number + 1 < len(blocks):
+                raise Stopped(f"stopped after block {number + 1} of {len(blocks)}; the same line goes on from there")
+    return masks, reports
+
+
+def linears_to_prune(model: Any, family: Family, config: Prune) -> dict[str, nn.Linear]:
+    """By name, in execution order."""
+    return {name: linear for linears in _by_block(model, family, config) for name, linear in linears.items()}
+
+
+def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Linear]]:
+    """The linears to prune, block by block."""
+    prunable = family.prunable(model)
+    skips = skipped(config.skip, prunable, "prune.skip", family.left_alone(model))
+    return [
+        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in skips}
+        for block, _ in family.blocks(model)
+    ]
+
+
+def _prune_block(
+    linears: Mapping[str, nn.Linear],
+    family: Family,
+    walk: Walk | None,
+    config: Prune,
+    goal: Target,
+    previous: Masks,
+) -> tuple[Masks, list[LayerReport]]:
+    masks: Masks = {}
+    reports: list[LayerReport] = []
+    if walk is None:
+        for name, linear in linears.items():
+            begin = time.perf_counter()
+            with _naming([name]):
+                W_OI = linear.weight.detach()
+                masks[name] = pruners.magnitude(W_OI, goal, _on(W_OI.device, previous.get(name))).cpu()
+            linear.weight.data.masked_fill_(~masks[name].to(linear.weight.device), 0)
+            reports.append(LayerReport(name, _sparsity(masks[name]), None, None, time.perf_counter() - begin))
+        return masks, reports
+    pruned_weights: dict[str, Tensor] = {}
+    for group in _groups(linears, family, walk, config):
+        begin = time.perf_counter()
+        weights = [linears[name].weight.detach().clone() for name in group.names]
+        kept = [_on(weight.device, previous.get(name)) for weight, name in zip(weights, group.names, strict=True)]
+        damping = None
+        with _naming(group.names):
+            if config.method == "sparsegpt":
+                shared = sparsegpt.factor(group.H_II, config.damping, config.max_damping)
+                pruned, keeps = sparsegpt.prune(weights, shared, goal, config.block_size, kept)
+                damping = shared.damping
+            else:
+                norm_I = group.H_II.diagonal().sqrt()
+                keeps = [pruners.wanda(W, norm_I, goal, keep) for W, keep in zip(weights, kept, strict=True)]
+                pruned = [W.masked_fill(~keep, 0) for W, keep in zip(weights, keeps, strict=True)]
+        seconds = (time.perf_counter() - begin) / len(group.names)
+        for name, W_OI, pruned_OI, keep_OI in zip(group.names, weights, pruned, keeps, strict=True):
+            pruned_weights[name] = pruned_OI.to(W_OI.dtype)
+            masks[name] = keep_OI.cpu()
+            error = sparsegpt.relative_error(W_OI, pruned_weights[name], group.H_II) if group.reached else None
+            reports.append(LayerReport(name, _sparsity(keep_OI), error, damping, seconds, group.reached))
+    # only now, for all Hessians are those of the block as it was
+    for name, W_OI in pruned_weights.items():
+        linears[name].weight.data.copy_(W_OI)
+    return masks, reports
+
+
+def _groups(linears: Mapping[str, nn.Linear], family: Family, walk: Walk, config: Prune) -> Iterator[Group]:
+    """Linears that see the same input, with their Hessian; only as many Hessians at a time as `HESSIAN_BYTES` hold."""
+    for part in _parts(linears):
+        yield from Collector(part, family, config.precision == "bf16").collect(walk)
+
+
+def _parts(linears: Mapping[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
+    """A larger Hessian is alone. Linears in two parts that see the same input have equal Hessians in both."""
+    parts: list[dict[str, nn.Linear]] = []
+    room = 0
+    for name, linear in linears.items():
+        size = 4 * linear.in_features**2
+        if not parts or size > room:
+            parts.append({})
+            room = HESSIAN_BYTES
+        parts[-1][name] = linear
+        room -= size
+    return parts
+
+
+@contextmanager
+def _naming(names: list[str]) -> Any:
+    """Puts the linears' names before what the pure functions complain of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{', '.join(names)}: {error.message}", error.option) from None
+
+
+def _ones(linear: nn.Linear) -> Tensor:
+    return torch.ones_like(linear.weight, dtype=torch.bool, device="cpu")
+
+
+def _on(device: torch.device, keep_OI: Tensor | None) -> Tensor | None:
+    return None if keep_OI is None else keep_OI.to(device)
+
+
+def _sparsity(keep_OI: Tensor) -> float:
+    return 1 - int(keep_OI.sum()) / keep_OI.numel()
+
+
+def _advance(bar: Bar, reports: list[LayerReport]) -> None:
+    errors = [report.error for report in reports if report.error is not None]
+    if errors:
+        bar.advance(error=sum(errors) / len(errors))
+    else:
+        bar.advance()
+
+
+def _save(place: Path, linears: Mapping[str, nn.Linear], masks: Masks, reports: list[LayerReport]) -> None:
+    tensors = {f"{name}.weight": linear.weight.detach().contiguous() for name, linear in linears.items()}
+    tensors |= {f"{name}.keep": masks[name].contiguous() for name in linears}
+    writing = sealed.begin(place.parent)
+    described = json.dumps([asdict(report) for report in reports])
+    save_file(tensors, writing / BLOCK_FILE, metadata={"reports": described})
+    sealed.finish(writing, place)
+
+
+def _restore(place: Path, linears: Mapping[str, nn.Linear], log: Log) -> tuple[Masks, list[LayerReport]] | None:
+    """The masks and reports of a block that was pruned before, its weights put in place. None where there is nothing;
+    `log` is told where it is damaged, and it is deleted."""
+    if not place.exists():
+        return None
+    trouble = sealed.damage(place)
+    if not trouble:
+        try:
+            with safe_open(place / BLOCK_FILE, framework="pt") as file:
+                reports = [LayerReport(**report) for report in json.loads(file.metadata()["reports"])]
+                weights = {name: file.get_tensor(f"{name}.weight") for name in linears}
+                masks = {name: file.get_tensor(f"{name}.keep") for name in linears}
+            if all(weights[name].shape == masks[name].shape == linear.weight.shape for name, linear in linears.items()):
+                for name, linear in linears.items():
+                    linear.weight.data.copy_(weights[name])
+                return masks, reports
+            trouble = "it is of another model"
+        except (SafetensorError, ValueError, TypeError, KeyError) as error:
+            trouble = f"it does not fit this run: {error}"
+    log.note(f"the pruned {place.name} of an earlier attempt is unusable ({trouble}); it is pruned again")
+    shutil.rmtree(place)
+    return None

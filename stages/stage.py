@@ -1,0 +1,35 @@
+"""What the rest of the house knows of a stage, without importing torch: its `spec.py` describes it with this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.contracts import Artifact
+from stages.options import Options
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage is a room `stages/<name>/`: `spec.py` holds this description as `STAGE`, and `run.py` the work,
+    `run(options, inputs, out, log) -> metrics`: `options` as typed below, `inputs` maps roles to artifacts, `out` is an
+    empty folder to fill, and the metrics returned are its summary. Where `run.py` has a `check(options, model, data)`,
+    that refuses, as soon as the model and the data are there, what `run` would refuse later."""
+
+    name: str
+    version: str
+    """Raised whenever the same options would give another result."""
+    options: type[Options]
+    """All that its fingerprint covers, besides its inputs."""
+    makes: type[Artifact]
+    irrelevant: tuple[str, ...] = ()
+    """Dotted options that cannot change the result; they stay out of the fingerprint."""
+    in_cache: bool = False
+    """Sources live in the user's cache, shared by all projects; everything else in the run's own store."""
+    is_source: bool = False
+    """Brings in the model or the data. Sources run first; with them everything else is checked before it runs
+    (`pipeline.preflight`)."""
+
+    @property
+    def module(self) -> str:
+        """Imported only when the stage runs."""
+        return f"{self.options.__module__.rpartition('.')[0]}.run"
