@@ -78,7 +78,7 @@ Plan = dict[str, Planned]
 
 
 def make_plan(config: Config, graph: Graph, stores: Stores, reasons: bool = True) -> Plan:
-    """A decision for every node of a resolved configuration's graph (`graph.resolve`, `graph.build`). Without
+    """A decision for every node of a resolved configuration's graph (`resolve`, `recipes.build`). Without
     `reasons` it does not look for what a missing result differs in from stored ones, which takes time.
 
     Raises UserError for unknown names in `until` and `force`, and for sources that cannot be identified.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from pipeline import references
 from stages.benchmark.spec import Benchmark
@@ -61,11 +61,13 @@ NORMALIZER, FULL_WINDOW = "evaluate.generation.normalizer", "evaluate.generation
 
 
 class Config(Options):
+    recipe: str = "task_pruning"
+    """What becomes of the model: a file of `pipeline/recipes/`, or one that an installed package adds."""
     model: Model
     data: Data
     dense: Dense
     calibrate: Calibrate
-    prune: Prune
+    prune: SerializeAsAny[Prune]
     schedule: Schedule
     distill: Distill
     finetune: Training

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
@@ -23,7 +31,19 @@ with stochastic rounding computes in bf16 everywhere."""
 
 
 class Options(BaseModel):
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Options that came after results were stored without them. At their default they stay out of the fingerprint, so
+    that those results are still hits."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        for name in self.added:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                found.pop(name, None)
+        return found
 
     @field_validator("*", mode="before")
     @classmethod

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipes import build
-
 from pipeline import disk
+from pipeline.recipes import build
 from pipeline.store import record
 from pipeline.store.store import Entry, Store
 from tests import chaos_places as places

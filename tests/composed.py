@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from pipeline.resolve import resolve
 
+from pipeline.resolve import resolve
 from pipeline.schema import Config, parse
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

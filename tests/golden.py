@@ -11,9 +11,8 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
-from pipeline.recipes import build
-
 from pipeline.plan import Stores, make_plan
+from pipeline.recipes import build
 from tests.composed import CONF, config
 
 FILE = Path(__file__).with_suffix("").with_name("golden_fingerprints.json")

@@ -29,9 +29,10 @@ from stages.prune import run as prune
 from stages.prune.spec import PruneOptions
 from tests import tiny, virtual_device
 from tests.recording import RecordingLog
+from tests.stage_options import pruning
 from tests.test_encoder_decoders import start
 from tests.test_generation_metrics import settings, stage_output
-from tests.test_pruning import calibrating, pruning, text_data
+from tests.test_pruning import calibrating, text_data
 from tests.test_training import ALL, TASK, training
 
 KINDS = ("llama", "t5", "whisper")

@@ -9,10 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.recipes import build
 from rich.console import Console
 
 from pipeline.plan import Stores, make_plan
+from pipeline.recipes import build
 from pipeline.run import Outcomes, run_plan
 from pipeline.tracking.tracker import NullTracker
 from tests import tiny

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline.resolve import resolve
 from torch import Tensor, nn
 
 from engine import cpu
 from pipeline.estimating.model_size import ModelSize
 from pipeline.estimating.work import Workload, memory_bytes
+from pipeline.resolve import resolve
 from stages import checkpoints, masks, precision
 from stages.contracts import Artifact, Checkpoint, UserError
 from stages.finetune import run as finetune

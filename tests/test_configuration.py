@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from pipeline.recipes import build
 
+from pipeline.recipes import build
 from pipeline.schema import parse
 from stages.benchmark.backends import BACKENDS
 from stages.contracts import UserError

@@ -19,8 +19,9 @@ from stages.prune import run as prune
 from stages.prune.spec import PruneOptions
 from tests import tiny
 from tests.recording import RecordingLog
+from tests.stage_options import pruning
 from tests.test_pruning import Killed as KilledPrune
-from tests.test_pruning import KilledLog, pruning
+from tests.test_pruning import KilledLog
 from tests.test_training import DyingLog, Killed, assert_same_weights, run, slice_, sparse, text_data, timeless
 
 Damage = Callable[[Path], object]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import gpu, graph
+from pipeline import gpu
+from pipeline.resolve import resolve
 from stages import devices
 from stages.contracts import UserError
 from tests.composed import config
@@ -37,13 +38,13 @@ def test_auto_takes_the_gpu_that_the_system_lists(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(gpu, "DRIVER", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert gpu.models() == []
-    assert graph.resolve(config()).device == "cpu"
+    assert resolve(config()).device == "cpu"
     card = tmp_path / "0000:01:00.0"
     card.mkdir()
     (card / "information").write_text("Model: \t\t NVIDIA A100-SXM4-80GB\nIRQ:   \t\t 90\n")
     assert gpu.models() == ["NVIDIA A100-SXM4-80GB"]
-    settled = graph.resolve(config())
+    settled = resolve(config())
     assert (settled.device, settled.finetune.precision) == ("cuda", "bf16")
-    assert graph.resolve(config("device=cpu")).device == "cpu"
+    assert resolve(config("device=cpu")).device == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu.models() == []

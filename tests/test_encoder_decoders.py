@@ -42,9 +42,10 @@ from tests import tiny, tiny_whisper
 from tests import tiny_encoder_decoders as tiny_models
 from tests.composed import config
 from tests.recording import RecordingLog
+from tests.stage_options import pruning
 from tests.test_distill import weights
 from tests.test_generation_metrics import LABEL, settings, stage_output
-from tests.test_pruning import calibrating, pruning
+from tests.test_pruning import calibrating
 from tests.test_quantization import config as rounding
 from tests.test_training import TASK, training
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipeline.recipes import build
 
 from engine import kernels, sources
+from pipeline.recipes import build
 from stages.benchmark import backends
 from stages.contracts import Checkpoint
 from tests.composed import config
@@ -74,7 +74,7 @@ def test_kernels_that_are_named_are_those_or_none(tmp_path: Path, monkeypatch: p
 def test_int8_is_evaluated_by_torch_where_there_are_no_kernels(
     built: Path | None, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.graph.engine_library", lambda: built)
+    monkeypatch.setattr("pipeline.resolve.engine_library", lambda: built)
     graph = build(config())
     for node in ("evaluate_q", "dense_eval_q"):
         assert graph[node].config.runtime == runtime  # type: ignore[attr-defined]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipeline.recipes import build
 from rich.console import Console
 from safetensors.numpy import save_file
 
@@ -30,6 +29,7 @@ from pipeline.estimating.model_size import ModelSize
 from pipeline.estimating.work import LIBRARIES, Workload, memory_bytes, operations
 from pipeline.graph import ancestors
 from pipeline.plan import Plan, Planned, Stores, make_plan
+from pipeline.recipes import build
 from pipeline.schema import Config
 from pipeline.table import show_plan
 from tests.composed import config_of

@@ -198,7 +198,7 @@ def test_experts_are_pruned_to_exact_counts_even_those_that_no_token_reaches(
     pruned = masks.of(Checkpoint(tmp_path / "out", ""))
     goal = 0.5 if pattern == "unstructured" else (2, 4)
     for name, keep_OI in pruned.items():
-        assert int((~keep_OI).sum()) == num_pruned(*keep_OI.shape, goal, method, asked.block_size), name
+        assert int((~keep_OI).sum()) == num_pruned(*keep_OI.shape, goal, asked), name
     unreached = log.found.get("unreached", [])
     if method == "magnitude":
         assert not unreached

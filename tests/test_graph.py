@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.recipes import build
 
 from pipeline.fingerprint import code_digest
 from pipeline.plan import Plan, Stores, make_plan
+from pipeline.recipes import build
 from stages.contracts import CURVES, UserError
 from stages.index import STAGES
 from stages.schedule import cubic, rungs

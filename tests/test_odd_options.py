@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
-from pipeline.recipes import build
-from pipeline.resolve import resolve
 
 from engine import cpu
 from pipeline.credentials import public, public_values, refuse_elsewhere, reveal, withdraw_from
 from pipeline.os_errors import explained
+from pipeline.recipes import build
+from pipeline.resolve import resolve
 from pipeline.schema import parse
 from pipeline.sweeps.start import parallel
 from stages.contracts import UserError

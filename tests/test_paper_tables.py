@@ -10,10 +10,10 @@ import pytest
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from pipeline.recipes import build
 
 from pipeline import references
 from pipeline.graph import Graph
+from pipeline.recipes import build
 from pipeline.reporting import verdicts
 from pipeline.schema import Config
 from tests.composed import CONF, composed, config_of

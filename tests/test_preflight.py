@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline.recipes import build
 
 from pipeline.plan import Stores, make_plan
 from pipeline.preflight import early_problems, shortages
+from pipeline.recipes import build
 from stages import early
 from stages.contracts import Corpus, Examples, Structure, UserError
 from stages.evaluate.spec import EvaluateOptions, Generation

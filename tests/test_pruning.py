@@ -24,21 +24,14 @@ from stages.prune import run as prune
 from stages.prune import sequential, sparsegpt
 from stages.prune.selection import num_pruned, target
 from stages.prune.sequential import prune_model
-from stages.prune.spec import Prune, PruneOptions
+from stages.prune.spec import PruneOptions
 from stages.prune.walk import Walk, at_rest
 from stages.tokens import IGNORED
 from tests import tiny
 from tests.recording import RecordingLog
+from tests.stage_options import pruning
 
 FAMILY = families.get("causal_lm")
-
-
-def pruning(**changes: Any) -> Prune:
-    given = {
-        "method": "sparsegpt", "pattern": "unstructured", "block_size": 16, "damping": 0.01, "max_damping": 1.0,
-        "precision": "fp32", "micro_batch_size": 3, "skip": [],
-    }  # fmt: skip
-    return Prune.model_validate(given | changes)
 
 
 def calibrating(**changes: Any) -> Calibrate:
@@ -361,7 +354,7 @@ def test_every_method_and_pattern_prunes_exactly(kind: str, method: str, tmp_pat
         assert set(found) == set(FAMILY.prunable(loaded))
         goal = target(pattern, sparsity)
         for keep_OI in found.values():
-            assert int((~keep_OI).sum()) == num_pruned(*keep_OI.shape, goal, method, 16)
+            assert int((~keep_OI).sum()) == num_pruned(*keep_OI.shape, goal, pruning(method=method))
             if pattern != "unstructured":
                 keep, group = map(int, pattern.split(":"))
                 assert (keep_OI.reshape(len(keep_OI), -1, group).sum(-1) == keep).all()

@@ -30,10 +30,11 @@ from stages.prune.spec import PruneOptions
 from stages.quantize import run as quantize
 from tests import tiny, tiny_seq2seq, tiny_whisper
 from tests.recording import RecordingLog
+from tests.stage_options import pruning
 from tests.test_distill import weights
 from tests.test_encoder_decoders import ran, tensors
 from tests.test_generation_metrics import settings
-from tests.test_pruning import calibrating, pruning
+from tests.test_pruning import calibrating
 from tests.test_quantization import config as rounding
 from tests.test_seq2seq_family import change
 from tests.test_training import TASK, assert_same_weights, text_data, training

@@ -18,7 +18,7 @@ from stages.contracts import UserError
 from stages.data import run as data
 from stages.data.spec import Data
 from stages.data.splits import cut, hash_position
-from stages.evaluate import tasks
+from stages.evaluate.run import tasks
 from stages.model import run as model
 from stages.model.spec import Model
 from stages.sources import packages, remembered
@@ -549,8 +549,6 @@ def test_a_gguf_in_a_package_becomes_the_same_model(index, tmp_path):
 
 FROM_HUB = """
 import json, sys
-from pathlib import Path
-from stages.contracts import UserError
 from stages.sources import data, model
 from tests.test_sources import Record, a_model, questions_of
 

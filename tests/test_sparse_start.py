@@ -29,7 +29,8 @@ from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog
 from tests.running import Place, make_sources
-from tests.test_pruning import calibrated, pruning, text_data
+from tests.stage_options import pruning
+from tests.test_pruning import calibrated, text_data
 from tests.test_training import FAMILY, TASK, prune_config, slice_
 from tests.tiny_reports import Runs
 
@@ -129,7 +130,7 @@ def test_a_sparse_model_is_taken_further_to_exactly_the_level(how: str, method: 
     earlier, found = zeros_of(checkpoint.path), zeros_of(out)
     for name, zero_OI in found.items():
         assert not (earlier[name] & ~zero_OI).any()
-        assert int(zero_OI.sum()) == num_pruned(*zero_OI.shape, 0.6, method, 16)
+        assert int(zero_OI.sum()) == num_pruned(*zero_OI.shape, 0.6, pruning(method=method))
     assert metrics["sparsity"] == pytest.approx(share(found), abs=1e-6)
     # the level it has already: nothing more is pruned
     log, _, out = pruned_to(0.5, checkpoint, tmp_path, method=method, name="again")

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stages.contracts import UserError
-from stages.prune import pruners
+from stages.prune.pruners.magnitude import magnitude
+from stages.prune.pruners.wanda import wanda
 from stages.prune.selection import lowest, num_pruned, prune_lowest, share_out, target
 from stages.prune.sparsegpt import Factor, accumulate_, factor, prune, relative_error
+from tests.stage_options import pruning
 
 DAMPING = 0.01
 
@@ -114,8 +116,8 @@ def test_error_is_never_above_magnitudes_and_mostly_below_wandas(goal: float | t
     for seed in range(60):
         W_OI, H_II = weight(seed), hessian(inputs(seed))
         ours = relative_error(W_OI, prune_one(W_OI, H_II, goal, block_size=32)[0], H_II)
-        assert ours < relative_error(W_OI, W_OI * pruners.magnitude(W_OI, goal, None), H_II), seed
-        by_norm = W_OI * pruners.wanda(W_OI, H_II.diagonal().sqrt(), goal, None)
+        assert ours < relative_error(W_OI, W_OI * magnitude(W_OI, goal, None), H_II), seed
+        by_norm = W_OI * wanda(W_OI, H_II.diagonal().sqrt(), goal, None)
         ratios.append(ours / relative_error(W_OI, by_norm, H_II))
     assert sorted(ratios)[30] < 1
 
@@ -125,8 +127,8 @@ def test_n_of_m_are_kept_in_every_group(keep: int, group: int) -> None:
     W_OI, H_II = weight(3, width=192), hessian(inputs(3, width=192))
     for keep_OI in (
         prune_one(W_OI, H_II, (keep, group), block_size=48)[1],
-        pruners.wanda(W_OI, H_II.diagonal().sqrt(), (keep, group), None),
-        pruners.magnitude(W_OI, (keep, group), None),
+        wanda(W_OI, H_II.diagonal().sqrt(), (keep, group), None),
+        magnitude(W_OI, (keep, group), None),
     ):
         assert (keep_OI.reshape(24, -1, group).sum(-1) == keep).all()
 
@@ -135,8 +137,8 @@ def test_groups_that_do_not_divide_the_inputs_are_refused() -> None:
     W_OI, H_II = weight(0), hessian(inputs(0))
     for refused in (
         lambda: prune_one(W_OI, H_II, (2, 5)),
-        lambda: pruners.magnitude(W_OI, (2, 5), None),
-        lambda: pruners.wanda(W_OI, torch.ones(32), (2, 5), None),
+        lambda: magnitude(W_OI, (2, 5), None),
+        lambda: wanda(W_OI, torch.ones(32), (2, 5), None),
     ):
         with pytest.raises(UserError, match="do not divide 32") as raised:
             refused()
@@ -155,12 +157,13 @@ def test_counts_are_exact_even_where_all_scores_tie(sparsity: float) -> None:
     _, keep_OI = prune_one(equal_OI, H_II, sparsity, block_size=16)
     for block in keep_OI.split(16, dim=1):
         assert int((~block).sum()) == round(block.numel() * sparsity)
-    assert int((~keep_OI).sum()) == num_pruned(24, 40, sparsity, "sparsegpt", 16)
-    by_size = pruners.magnitude(equal_OI, sparsity, None)
-    assert int((~by_size).sum()) == num_pruned(24, 40, sparsity, "magnitude", 16) == round(960 * sparsity)
-    by_norm = pruners.wanda(equal_OI, torch.ones(40), sparsity, None)
+    assert int((~keep_OI).sum()) == num_pruned(24, 40, sparsity, pruning(method="sparsegpt", block_size=16))
+    by_size = magnitude(equal_OI, sparsity, None)
+    many = num_pruned(24, 40, sparsity, pruning(method="magnitude", block_size=16))
+    assert int((~by_size).sum()) == many == round(960 * sparsity)
+    by_norm = wanda(equal_OI, torch.ones(40), sparsity, None)
     assert ((~by_norm).sum(1) == round(40 * sparsity)).all()
-    assert int((~by_norm).sum()) == num_pruned(24, 40, sparsity, "wanda", 16)
+    assert int((~by_norm).sum()) == num_pruned(24, 40, sparsity, pruning(method="wanda", block_size=16))
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=7, max_size=7), min_size=1, max_size=4), st.integers(0, 7))
@@ -189,13 +192,13 @@ def test_masks_nest_over_rungs_and_old_zeros_stay_zero() -> None:
     for sparsity in (0.3, 0.5, 0.7):
         W_OI, keep_OI = prune_one(W_OI, H_II, sparsity, kept=kept)
         assert torch.count_nonzero(W_OI[~keep_OI]) == 0
-        assert int((~keep_OI).sum()) == num_pruned(24, 32, sparsity, "sparsegpt", 8)
+        assert int((~keep_OI).sum()) == num_pruned(24, 32, sparsity, pruning(method="sparsegpt", block_size=8))
         assert kept is None or not (keep_OI & ~kept).any()
         # what a fine-tuning between the rungs would do
         W_OI, kept = W_OI + 0.1 * keep_OI, keep_OI
     assert kept is not None
-    assert not (pruners.wanda(W_OI, torch.ones(32), 0.9, kept) & ~kept).any()
-    assert not (pruners.magnitude(W_OI, 0.9, kept) & ~kept).any()
+    assert not (wanda(W_OI, torch.ones(32), 0.9, kept) & ~kept).any()
+    assert not (magnitude(W_OI, 0.9, kept) & ~kept).any()
 
 
 def test_an_earlier_mask_that_prunes_more_than_asked_for_stays_as_it_is() -> None:
@@ -203,8 +206,8 @@ def test_an_earlier_mask_that_prunes_more_than_asked_for_stays_as_it_is() -> Non
     _, keep_OI = prune_one(W_OI, H_II, 0.6)
     for again in (
         prune_one(W_OI, H_II, 0.5, kept=keep_OI)[1],
-        pruners.magnitude(W_OI, 0.5, keep_OI),
-        pruners.wanda(W_OI, torch.ones(32), 0.5, keep_OI),
+        magnitude(W_OI, 0.5, keep_OI),
+        wanda(W_OI, torch.ones(32), 0.5, keep_OI),
     ):
         assert torch.equal(again, keep_OI)
 
@@ -218,19 +221,19 @@ def test_a_level_is_reached_exactly_from_zeros_that_lie_unevenly(goal: float | t
     kept_OI[3], kept_OI[4] = False, True
     match method:
         case "magnitude":
-            keep_OI = pruners.magnitude(W_OI, goal, kept_OI)
+            keep_OI = magnitude(W_OI, goal, kept_OI)
         case "wanda":
-            keep_OI = pruners.wanda(W_OI, torch.ones(32), goal, kept_OI)
+            keep_OI = wanda(W_OI, torch.ones(32), goal, kept_OI)
         case _:
             pruned_OI, keep_OI = prune_one(W_OI, H_II, goal, block_size=8, kept=kept_OI)
             assert not pruned_OI[~keep_OI].any()
     assert not (keep_OI & ~kept_OI).any()
-    assert int((~keep_OI).sum()) == num_pruned(24, 32, goal, method, 8, kept_OI)
+    assert int((~keep_OI).sum()) == num_pruned(24, 32, goal, pruning(method=method, block_size=8), kept_OI)
     if isinstance(goal, tuple):
         assert (keep_OI.reshape(-1, 4).sum(-1) <= 2).all()
         assert (keep_OI.reshape(-1, 4).sum(-1) < 2).any(), "a group with 3 zeros keeps them"
     else:
-        assert int((~keep_OI).sum()) == num_pruned(24, 32, goal, method, 8)
+        assert int((~keep_OI).sum()) == num_pruned(24, 32, goal, pruning(method=method, block_size=8))
 
 
 @pytest.mark.parametrize(
@@ -259,12 +262,12 @@ def test_pruned_weights_go_first_whatever_their_score() -> None:
 
 def test_magnitude_and_wanda_by_hand() -> None:
     W_OI = torch.tensor([[1.0, -2, 3, -4], [5, 0.5, -0.25, 8]])
-    assert pruners.magnitude(W_OI, 0.5, None).tolist() == [[False, False, True, True], [True, False, False, True]]
-    assert pruners.magnitude(W_OI, (1, 2), None).tolist() == [[False, True, False, True], [True, False, False, True]]
+    assert magnitude(W_OI, 0.5, None).tolist() == [[False, False, True, True], [True, False, False, True]]
+    assert magnitude(W_OI, (1, 2), None).tolist() == [[False, True, False, True], [True, False, False, True]]
     norm_I = torch.tensor([10.0, 1, 1, 0.5])
     # scores 10 2 3 2, and 50 .5 .25 4; of the tie in the first row the first goes
-    assert pruners.wanda(W_OI, norm_I, 0.5, None).tolist() == [[True, False, True, False], [True, False, False, True]]
-    assert pruners.wanda(W_OI, norm_I, 0.25, None).tolist() == [[True, False, True, True], [True, True, False, True]]
+    assert wanda(W_OI, norm_I, 0.5, None).tolist() == [[True, False, True, False], [True, False, False, True]]
+    assert wanda(W_OI, norm_I, 0.25, None).tolist() == [[True, False, True, True], [True, True, False, True]]
 
 
 def test_the_hessian_is_the_running_mean_of_outer_products() -> None:
@@ -307,7 +310,7 @@ def test_dead_inputs_get_zero_weights_and_leave_the_others_alone() -> None:
     assert torch.isfinite(pruned_OI).all()
     assert torch.count_nonzero(pruned_OI[:, dead]) == 0
     assert not keep_OI[:, dead].any(), "what does nothing goes first"
-    assert int((~keep_OI).sum()) == num_pruned(24, 32, 0.5, "sparsegpt", 8)
+    assert int((~keep_OI).sum()) == num_pruned(24, 32, 0.5, pruning(method="sparsegpt", block_size=8))
     pruned_OI, _ = prune_one(W_OI, torch.zeros(32, 32), 0.5)
     assert torch.count_nonzero(pruned_OI) == 0
 
@@ -334,8 +337,8 @@ def test_what_is_not_finite_is_refused() -> None:
     for refused in (
         lambda: factor(spoiled_II, DAMPING, 1.0),
         lambda: prune_one(spoiled_OI, H_II, 0.5),
-        lambda: pruners.magnitude(spoiled_OI, 0.5, None),
-        lambda: pruners.wanda(W_OI, spoiled_II[3], 0.5, None),
+        lambda: magnitude(spoiled_OI, 0.5, None),
+        lambda: wanda(W_OI, spoiled_II[3], 0.5, None),
     ):
         with pytest.raises(UserError, match="not finite"):
             refused()
@@ -343,7 +346,7 @@ def test_what_is_not_finite_is_refused() -> None:
 
 def test_the_relative_error_is_that_of_the_outputs() -> None:
     X_TI, W_OI = inputs(13), weight(13)
-    pruned_OI = W_OI * pruners.magnitude(W_OI, 0.5, None)
+    pruned_OI = W_OI * magnitude(W_OI, 0.5, None)
     expected = ((X_TI @ (W_OI - pruned_OI).T).square().sum() / (X_TI @ W_OI.T).square().sum()).item()
     assert relative_error(W_OI, pruned_OI, hessian(X_TI).triu()) == pytest.approx(expected, rel=1e-4)
     assert relative_error(W_OI, W_OI, hessian(X_TI)) == 0

@@ -254,7 +254,6 @@ def test_other_packages_of_prompts_are_refused(archive: Archive, tmp_path: Path)
 
 FROM_HUB = """
 import json, sys
-from pathlib import Path
 from pipeline.schema import Data
 from stages.sources import data
 

@@ -33,6 +33,7 @@ from stages.schedule import cubic
 from stages.tokens import training_rows
 from tests import tiny
 from tests.recording import RecordingLog
+from tests.stage_options import pruning
 
 FAMILY = families.get("causal_lm")
 TASK = Distill(ce=1, kd=0, squarehead=0, temperature=1, eps=0, normalize="layer", skip_first=0)
@@ -496,10 +497,7 @@ def test_infinite_loss_stops_dense_training(tmp_path: Path, inputs: dict[str, Ar
 
 
 def prune_config(method: str) -> Prune:
-    return Prune(
-        method=method, pattern="unstructured", block_size=16, damping=0.01, max_damping=1.0, precision="fp32",
-        micro_batch_size=4, skip=[],
-    )  # fmt: skip
+    return pruning(method=method, micro_batch_size=4)
 
 
 def calibration(folder: Path) -> Calibration:

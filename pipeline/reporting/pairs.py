@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import hypot
 
 from pipeline.reporting.analysis import Level
-from pipeline.reporting.levels import Level
 from pipeline.reporting.results import Results
 from stages.contracts import Metrics, UserError
 

@@ -13,7 +13,7 @@ from stages.stage import Stage
 class Benchmark(Options):
     enabled: bool
     backends: list[str]
-    """Names of `stages.benchmark.run.backends`, at least one where the benchmark is enabled; each runs on the dense and
+    """Names of `stages.benchmark.backends`, at least one where the benchmark is enabled; each runs on the dense and
     on the sparse model."""
     prompt_tokens: int = Field(ge=1)
     """Of decoder-only models; encoder-decoders read whole examples."""

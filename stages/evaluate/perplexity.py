@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.contracts import Log
+from stages import checkpoints, tokens
+from stages.contracts import Corpus, Log, UserError
 from stages.families import Family
+from stages.options import Bos
 
 LOGITS_BYTES = 256 << 20
 """Most that the logits of one forward pass may take, above one window."""
@@ -27,6 +29,25 @@ class Estimate:
     value: float
     stderr: float | None
     """None for a single window."""
+
+
+def windows_of(
+    data: Corpus, split: str, tokenizer: Any, context: int, length: int, windows: int, option: str,
+    bos: Bos = "window", joined_by: str = "\n\n", documents: int = 0,
+) -> Tensor:  # fmt: skip
+    """`ids_NL`: the first `windows` (0: all) of a split, of `length` tokens each, cut as `tokens.stream` does.
+
+    Raises UserError, with `option` and `.length` or `.windows`, where the model's context or the split are too short.
+    """
+    checkpoints.check_length(context, length, f"{option}.length")
+    ids_NL = tokens.stream(data, split, tokenizer, length, f"{option}.length", bos, joined_by, documents)
+    if windows > len(ids_NL):
+        raise UserError(
+            f"the split {split!r} has {len(ids_NL)} windows of {length} tokens, not {windows}; use {len(ids_NL)} or "
+            "fewer, 0 takes all",
+            f"{option}.windows",
+        )
+    return ids_NL[: windows or None]
 
 
 def window_losses(model: Any, family: Family, ids_NL: Tensor, batch_size: int, log: Log) -> Tensor:

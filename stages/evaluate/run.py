@@ -21,6 +21,7 @@ from torch import Tensor
 from stages import checkpoints, counts, devices, engine_models, families, tokens
 from stages.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
 from stages.evaluate import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
+from stages.evaluate.metrics import METRICS, Judged
 from stages.evaluate.spec import EvaluateOptions, Generation, Perplexity
 from stages.families import UNLIMITED, Family, encoder_decoder
 from stages.families.encoder_decoder import EncoderDecoder
@@ -42,10 +43,14 @@ def check(config: EvaluateOptions, model: Checkpoint, data: DataSet) -> None:
         assert isinstance(family, EncoderDecoder)
         family.rows(shell, model.path, data, config.generation.split, UNLIMITED, "evaluate.generation.split")
     if isinstance(data, Corpus):
+        tokenizer = family.tokenizer(model.path)
         if config.perplexity:
-            _windows(config.perplexity, family, shell, family.tokenizer(model.path), data)
+            _windows(config.perplexity, family.context(shell), tokenizer, data)
         for task in config.tasks:
             lm_eval_tasks.load(task, data)
+        judged = Judged(shell, tokenizer, family, data, config.batch_size)
+        for asked in config.metrics:
+            METRICS.get(asked.name).check(asked, judged)
 
 
 def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -87,7 +92,7 @@ def _check_kind(config: EvaluateOptions, family: Family) -> None:
                 "evaluate.generation",
             )
         return
-    for name in ("perplexity", "tasks"):
+    for name in ("perplexity", "tasks", "metrics"):
         if getattr(config, name):
             raise UserError(
                 f"{family.name} is an encoder-decoder, which has no {name} here; set evaluate.generation",
@@ -128,28 +133,28 @@ def _language_modelling(
         measured["perplexity"] = _perplexity(asked, config.batch_size, model, family, tokenizer, data, out, log)
     for task in config.tasks:
         measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
+    judged = Judged(model, tokenizer, family, data, config.batch_size)
+    for further in config.metrics:
+        found = METRICS.get(further.name).measure(further, judged, log)
+        measured[further.name] = {
+            "value": found.value,
+            "stderr": found.stderr,
+            "protocol": found.protocol | {"higher_is_better": found.higher_is_better},
+        }
     return measured
 
 
-def _windows(config: Perplexity, family: Family, model: Any, tokenizer: Any, data: Corpus) -> Tensor:
-    """`ids_NL` to predict. Raises UserError where the model's context or the split are too short."""
-    checkpoints.check_length(family.context(model), config.length, "evaluate.perplexity.length")
-    ids_NL = tokens.stream(
-        data, config.split, tokenizer, config.length, "evaluate.perplexity.length", config.bos, config.joined_by,
-        config.documents,
+def _windows(config: Perplexity, context: int, tokenizer: Any, data: Corpus) -> Tensor:
+    return perplexity.windows_of(
+        data, config.split, tokenizer, context, config.length, config.windows, "evaluate.perplexity", config.bos,
+        config.joined_by, config.documents,
     )  # fmt: skip
-    if config.windows > len(ids_NL):
-        raise UserError(
-            f"the split {config.split!r} has {len(ids_NL)} windows of {config.length} tokens, not {config.windows}",
-            "evaluate.perplexity.windows",
-        )
-    return ids_NL[: config.windows or None]
 
 
 def _perplexity(
     config: Perplexity, batch_size: int, model: Any, family: Family, tokenizer: Any, data: Corpus, out: Path, log: Log
 ) -> dict[str, Any]:
-    ids_NL = _windows(config, family, model, tokenizer, data)
+    ids_NL = _windows(config, family.context(model), tokenizer, data)
     start = time.perf_counter()
     nll_N = perplexity.window_losses(model, family, ids_NL, batch_size, log)
     log.facts(perplexity_tokens_per_second=ids_NL.numel() / (time.perf_counter() - start))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from stages.contracts import Metrics
+from stages.evaluate.metrics import METRICS, MetricOptions
 from stages.options import Bos, Options, Seed
 from stages.stage import Stage
 
@@ -62,11 +63,30 @@ class Generation(Options):
     seed: Seed
 
 
+def _of_the_named_metrics(value: Any) -> Any:
+    """Validates the options of each further metric as that metric describes them; a name alone means its defaults."""
+    if not isinstance(value, list | tuple):
+        return value
+    given = [{"name": item} if isinstance(item, str) else item for item in value]
+    return [
+        METRICS.get(item["name"]).options.model_validate(item) if isinstance(item, dict) and "name" in item else item
+        for item in given
+    ]
+
+
+FurtherMetrics = Annotated[list[SerializeAsAny[MetricOptions]], BeforeValidator(_of_the_named_metrics)]
+
+
 class Evaluate(Options):
+    added: ClassVar[frozenset[str]] = frozenset({"metrics"})
+
     perplexity: Perplexity | None
     generation: Generation | None = None
     """Encoder-decoders only."""
     tasks: list[Task]
+    metrics: FurtherMetrics = Field([])
+    """Further metrics of causal models by name (files of `stages/evaluate/metrics/`, or what installed packages add),
+    with options of their own: `[bits_per_byte]`, `[{name: bits_per_byte, windows: 64}]`."""
     one_shot: bool
     """Also evaluate the model pruned in one step and not fine-tuned, the baseline of all recovery."""
     every_rung: bool
@@ -80,16 +100,19 @@ class Evaluate(Options):
 
     @model_validator(mode="after")
     def _tasks_by_name(self) -> Evaluate:
-        names = [task.name for task in self.tasks]
+        names = [*(task.name for task in self.tasks), *(metric.name for metric in self.metrics)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"the task {twice[0]} stands there twice, and its metrics have one name; run it alone")
+            raise ValueError(f"{twice[0]} stands there twice, and its metrics have one name; run it alone")
         return self
 
 
 class EvaluateOptions(Options):
+    added: ClassVar[frozenset[str]] = frozenset({"metrics"})
+
     perplexity: Perplexity | None
     generation: Generation | None
     tasks: list[Task]
+    metrics: FurtherMetrics = Field([])
     batch_size: int
     runtime: Literal["torch", "engine"]
 

@@ -11,7 +11,7 @@ from stages.contracts import Log
 from stages.families import Batch, Family
 from stages.finetune.spec import CubicOptions
 from stages.masks import Masks
-from stages.prune.selection import num_pruned
+from stages.prune.selection import num_pruned, targets
 from stages.prune.sequential import note_raised_damping, prune_model
 from stages.schedule import cubic
 
@@ -40,14 +40,12 @@ class Gradual:
             assert not torch.any(grown.get(name, keep_OI) & ~keep_OI), (
                 f"{name}: the update at step {step} revived weights"
             )
-        note_raised_damping(reports, config.prune.damping, log)
+        note_raised_damping(reports, config.prune, log)
         if step == config.end_step:
+            shapes = {report.name: (len(grown[report.name]), len(grown[report.name][0])) for report in reports}
+            goals = targets(config.prune, shapes, config.final)
             for report in reports:
-                rows, columns = grown[report.name].shape
-                earlier_OI = pruned.get(report.name)
-                asked = num_pruned(
-                    rows, columns, config.final, config.prune.method, config.prune.block_size, earlier_OI
-                )
+                asked = num_pruned(*shapes[report.name], goals[report.name], config.prune, pruned.get(report.name))
                 found = int((~grown[report.name]).sum())
                 assert found == asked, f"{report.name}: {found} weights pruned at the end, {asked} asked for"
         return grown

@@ -82,7 +82,7 @@ def _gradual(
     assert calibration is None or isinstance(calibration, Calibration)
     try:
         linears = linears_to_prune(model, family, config.prune)
-        nesting.check(linears, earlier, config.initial, config.prune, config.initial, log)
+        nesting.check(linears, earlier, config.prune, config.initial, log)
     except UserError as error:
         raise UserError(error.message, "schedule.initial" if error.option == "sparsity" else error.option) from None
     samples = load_samples(calibration) if calibration else None

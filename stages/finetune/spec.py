@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from stages.contracts import Checkpoint
 from stages.options import Beta, LossWeight, Options, Precision, Seed, Sparsity
@@ -69,7 +69,7 @@ class Training(Options):
 
 
 class Distill(Options):
-    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.finetune.run.distill`)."""
+    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.finetune.distill`)."""
 
     ce: LossWeight
     kd: LossWeight
@@ -91,7 +91,7 @@ class Distill(Options):
 class CubicOptions(Options):
     """A cubic schedule inside fine-tuning, and the pruner that updates the masks."""
 
-    prune: Prune
+    prune: SerializeAsAny[Prune]
     initial: Sparsity
     final: Sparsity
     begin_step: int

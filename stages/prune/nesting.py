@@ -8,25 +8,22 @@ from torch import nn
 
 from stages.contracts import Log, UserError
 from stages.masks import Masks
-from stages.prune.selection import Target, num_pruned
+from stages.prune.selection import num_pruned, shape_of, targets
 from stages.prune.spec import Prune
 
 TOLERANCE = 0.01
 """Share of the weights by which earlier zeros may go beyond a level: those of published checkpoints are not exact."""
 
 
-def check(
-    linears: Mapping[str, nn.Linear], previous: Masks, goal: Target, config: Prune, sparsity: float, log: Log
-) -> None:
+def check(linears: Mapping[str, nn.Linear], previous: Masks, config: Prune, sparsity: float, log: Log) -> None:
     """Tells `log` of linears that hold more zeros than the level asks for, and so keep theirs.
 
     Raises UserError, naming one, where the model's sparsity would come out above what was asked for.
     """
+    goals = targets(config, {name: shape_of(linear) for name, linear in linears.items()}, sparsity)
     asked, comes_to = (
         {
-            name: num_pruned(
-                linear.out_features, linear.in_features, goal, config.method, config.block_size, earlier.get(name)
-            )
+            name: num_pruned(*shape_of(linear), goals[name], config, earlier.get(name))
             for name, linear in linears.items()
         }
         for earlier in ({}, previous)

@@ -14,9 +14,10 @@ from stages.calibrate.samples import load_samples
 from stages.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from stages.families import structure
 from stages.masks import Masks
-from stages.prune.selection import num_pruned, target
+from stages.prune.pruners import PRUNERS
+from stages.prune.selection import num_pruned, targets
 from stages.prune.sequential import note_raised_damping, note_unreached, prune_model
-from stages.prune.spec import PruneOptions
+from stages.prune.spec import HessianOptions, PruneOptions
 
 
 def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -53,12 +54,13 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
     for number, report in enumerate(reports):
         values = {"layer_error": report.error, "layer_sparsity": report.sparsity}
         log.metrics({key: value for key, value in values.items() if value is not None}, step=number)
+    asked = config.prune.damping if isinstance(config.prune, HessianOptions) else None
     dampings = [report.damping for report in reports if report.damping is not None]
     note_unreached(reports, log)
-    note_raised_damping(reports, config.prune.damping, log)
+    note_raised_damping(reports, config.prune, log)
     log.facts(
-        precision=config.prune.precision if samples and config.prune.method != "magnitude" else None,
-        damping={"asked": config.prune.damping, "most_used": max(dampings)} if dampings else None,
+        precision=config.prune.precision if samples and PRUNERS.get(config.prune.method).needs != "nothing" else None,
+        damping={"asked": asked, "most_used": max(dampings)} if dampings else None,
         masks_digest=masks.digest(pruned),
         layers=[asdict(report) for report in reports],
     )
@@ -72,12 +74,12 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
 def _check(model: Any, pruned: Masks, names: list[str], config: PruneOptions, previous: Masks) -> None:
     """Asserts zeros where the masks say, exact counts, and that nothing pruned before is kept."""
     masks.check(model, pruned)
-    goal = target(config.prune.pattern, config.sparsity) if config.sparsity else 0.0
+    goals = targets(config.prune, {name: (len(pruned[name]), len(pruned[name][0])) for name in names}, config.sparsity)
     for name in names:
         keep_OI = pruned[name]
         rows, columns = keep_OI.shape
         earlier_OI = previous.get(name)
-        asked = num_pruned(rows, columns, goal, config.prune.method, config.prune.block_size, earlier_OI)
+        asked = num_pruned(rows, columns, goals[name], config.prune, earlier_OI)
         found = int((~keep_OI).sum())
         assert found == asked or not config.sparsity, f"{name}: {found} weights pruned, {asked} asked for"
         assert not torch.any(keep_OI & ~previous.get(name, keep_OI)), f"{name}: an earlier mask is not kept"

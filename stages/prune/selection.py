@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.contracts import UserError
-from stages.prune.spec import parse_pattern
+from stages.prune.allocations import ALLOCATIONS
+from stages.prune.pruners import PRUNERS
+from stages.prune.spec import Prune, parse_pattern
 
 Target = float | tuple[int, int]
 """A sparsity in [0, 1), or (N, M): keep N of each M weights along the input."""
+
+
+def shape_of(linear: nn.Linear) -> tuple[int, int]:
+    """(out, in)"""
+    return linear.out_features, linear.in_features
+
+
+def targets(config: Prune, shapes: Mapping[str, tuple[int, int]], sparsity: float) -> dict[str, Target]:
+    """The target of each linear, of shapes (out, in), so that together they reach `sparsity`. Raises UserError."""
+    if config.pattern != "unstructured" or not sparsity:
+        return dict.fromkeys(shapes, target(config.pattern, sparsity) if sparsity else 0.0)
+    return dict(ALLOCATIONS.get(config.allocation)(shapes, sparsity))
 
 
 def target(pattern: str, sparsity: float) -> Target:
@@ -96,13 +111,30 @@ def block_counts(keep_OI: Tensor, sparsity: float, block_size: int) -> list[int]
     return [int(count) for count in share_out(base_U, already_U)]
 
 
-def num_pruned(
-    rows: int, columns: int, goal: Target, method: str, block_size: int, kept_OI: Tensor | None = None
-) -> int:
-    """How many weights of a (rows x columns) linear a method prunes: its promise, asserted by the stage.
+def without_lowest(scores_OI: Tensor, goal: Target, kept_OI: Tensor | None, per_row: bool) -> Tensor:
+    """`keep_OI` without the lowest scores: of each row, of the whole linear, or (N:M) of each M along the input.
 
-    SparseGPT rounds in each block of columns, Wanda in each row, magnitude once. Where `kept_OI` already prunes more,
-    of the linear or (N:M) of a group, that stays.
+    What `kept_OI` prunes stays pruned and counts. Raises UserError for scores that are not finite.
+    """
+    if not torch.isfinite(scores_OI).all():
+        raise UserError("its weights or inputs are not finite (NaN or infinity)", "model.path")
+    kept_OI = torch.ones_like(scores_OI, dtype=torch.bool) if kept_OI is None else kept_OI
+    if isinstance(goal, tuple):
+        keep, width = goal
+        check_divides(scores_OI.shape[1], width)
+        count: int | Tensor = width - keep
+    else:
+        width = scores_OI.shape[1] if per_row else scores_OI.numel()
+        base = round(width * goal)
+        already_R = (~kept_OI).reshape(-1, width).sum(-1)
+        count = share_out(torch.full_like(already_R, base), already_R)
+    return prune_lowest(scores_OI.reshape(-1, width), kept_OI.reshape(-1, width), count).reshape(scores_OI.shape)
+
+
+def num_pruned(rows: int, columns: int, goal: Target, config: Prune, kept_OI: Tensor | None = None) -> int:
+    """How many weights of a (rows x columns) linear a pruner prunes: its promise, asserted by the stage.
+
+    Where `kept_OI` already prunes more, of the linear or (N:M) of a group, that stays.
     """
     if isinstance(goal, tuple):
         keep, group = goal
@@ -110,10 +142,5 @@ def num_pruned(
             return rows * columns // group * (group - keep)
         check_divides(columns, group)
         return int((~kept_OI).reshape(-1, group).sum(-1).clamp_min(group - keep).sum())
-    if method == "wanda":
-        asked = rows * round(columns * goal)
-    elif method == "magnitude":
-        asked = round(rows * columns * goal)
-    else:
-        asked = sum(round(rows * min(block_size, columns - at) * goal) for at in range(0, columns, block_size))
+    asked = PRUNERS.get(config.method).count(rows, columns, goal, config)
     return asked if kept_OI is None else max(asked, int((~kept_OI).sum()))

@@ -25,9 +25,10 @@ from stages import sealed
 from stages.contracts import Bar, Log, Stopped, UserError
 from stages.families import Batch, Family
 from stages.masks import Masks
-from stages.prune import nesting, pruners, sparsegpt
-from stages.prune.selection import Target, target
-from stages.prune.spec import Prune
+from stages.prune import nesting, sparsegpt
+from stages.prune.pruners import PRUNERS, Linears
+from stages.prune.selection import Target, shape_of, targets
+from stages.prune.spec import HessianOptions, Prune
 from stages.prune.walk import Reached, Walk, at_rest
 from stages.skipping import skipped
 
@@ -62,9 +63,11 @@ def note_unreached(reports: Sequence[LayerReport], log: Log) -> None:
         log.facts(unreached=unreached)
 
 
-def note_raised_damping(reports: Sequence[LayerReport], asked: float, log: Log) -> None:
+def note_raised_damping(reports: Sequence[LayerReport], config: Prune, log: Log) -> None:
     """Tells of Hessians that needed more damping than was asked for to be positive definite."""
-    if raised := [report for report in reports if (report.damping or 0) > asked]:
+    if not isinstance(config, HessianOptions):
+        return
+    if raised := [report for report in reports if (report.damping or 0) > config.damping]:
         most = max(report.damping or 0 for report in raised)
         log.note(f"damping was raised, up to {most:g}, for {len(raised)} linears, first {raised[0].name}")
 
@@ -74,8 +77,8 @@ class Group:
     """Linears of a block that see the same input."""
 
     names: list[str]
-    H_II: Tensor
-    """Its upper triangle."""
+    H_II: Tensor | None
+    """Its upper triangle; None where the pruner needs nothing of the inputs."""
     seen: int = 0
     reached: bool = True
     """False for an expert to which no calibration token is routed: the identity stands in the place of its Hessian, so
@@ -146,6 +149,7 @@ class Collector:
             return
         with torch.autocast(X.device.type, enabled=False):
             # under autocast the linear itself sees its input in bf16
+            assert group.H_II is not None
             group.seen = sparsegpt.accumulate_(group.H_II, X_TI.bfloat16() if self.bf16 else X_TI, group.seen)
 
     def collect(self, walk: Walk) -> list[Group]:
@@ -188,18 +192,19 @@ def prune_model(
 ) -> tuple[Masks, list[LayerReport]]:
     """Prunes `model` in place to `sparsity`; `previous` masks stay pruned. Works on a model in training as well.
 
-    Linears that are left alone have a mask only where an earlier one prunes something. Calibration `samples` are not
-    needed by magnitude, which runs no forward pass. Finished blocks are kept in the folder `resume`, if given, and
-    taken from there. Raises UserError.
+    Linears that are left alone have a mask only where an earlier one prunes something. Calibration `samples` are read
+    by pruners that need something of the inputs; others run no forward pass. Finished blocks are kept in the folder
+    `resume`, if given, and taken from there. Raises UserError.
     """
     blocks = _by_block(model, family, config)
-    goal = target(config.pattern, sparsity) if sparsity else 0.0
     if not sparsity:
         ones = {name: _ones(linear) for linears in blocks for name, linear in linears.items()}
         return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
-    nesting.check(linears_to_prune(model, family, config), previous, goal, config, sparsity, log)
+    everything = {name: linear for linears in blocks for name, linear in linears.items()}
+    goals = targets(config, {name: shape_of(linear) for name, linear in everything.items()}, sparsity)
+    nesting.check(everything, previous, config, sparsity, log)
     walk = None
-    if config.method != "magnitude":
+    if PRUNERS.get(config.method).needs != "nothing":
         if samples is None:
             raise UserError(f"{config.method} needs calibration samples", "prune.method")
         walk = Walk(model, family, samples, config.precision, config.micro_batch_size)
@@ -209,7 +214,7 @@ def prune_model(
         for number, linears in enumerate(blocks):
             saved = resume / f"block_{number:04d}" if resume else None
             restored = _restore(saved, linears, log) if saved else None
-            kept, found = restored or _prune_block(linears, family, walk, config, goal, previous)
+            kept, found = restored or _prune_block(linears, family, walk, config, goals, previous)
             if saved and not restored:
                 _save(saved, linears, kept, found)
             masks |= kept
@@ -242,49 +247,42 @@ def _prune_block(
     family: Family,
     walk: Walk | None,
     config: Prune,
-    goal: Target,
+    goals: Mapping[str, Target],
     previous: Masks,
 ) -> tuple[Masks, list[LayerReport]]:
     masks: Masks = {}
     reports: list[LayerReport] = []
-    if walk is None:
-        for name, linear in linears.items():
-            begin = time.perf_counter()
-            with _naming([name]):
-                W_OI = linear.weight.detach()
-                masks[name] = pruners.magnitude(W_OI, goal, _on(W_OI.device, previous.get(name))).cpu()
-            linear.weight.data.masked_fill_(~masks[name].to(linear.weight.device), 0)
-            reports.append(LayerReport(name, _sparsity(masks[name]), None, None, time.perf_counter() - begin))
-        return masks, reports
-    pruned_weights: dict[str, Tensor] = {}
+    pruner = PRUNERS.get(config.method)
+    pruned: dict[str, Tensor] = {}
     for group in _groups(linears, family, walk, config):
         begin = time.perf_counter()
         weights = [linears[name].weight.detach().clone() for name in group.names]
         kept = [_on(weight.device, previous.get(name)) for weight, name in zip(weights, group.names, strict=True)]
-        damping = None
         with _naming(group.names):
-            if config.method == "sparsegpt":
-                shared = sparsegpt.factor(group.H_II, config.damping, config.max_damping)
-                pruned, keeps = sparsegpt.prune(weights, shared, goal, config.block_size, kept)
-                damping = shared.damping
-            else:
-                norm_I = group.H_II.diagonal().sqrt()
-                keeps = [pruners.wanda(W, norm_I, goal, keep) for W, keep in zip(weights, kept, strict=True)]
-                pruned = [W.masked_fill(~keep, 0) for W, keep in zip(weights, keeps, strict=True)]
+            found = pruner.prune(
+                Linears(group.names, weights, kept, [goals[name] for name in group.names], group.H_II), config
+            )
         seconds = (time.perf_counter() - begin) / len(group.names)
-        for name, W_OI, pruned_OI, keep_OI in zip(group.names, weights, pruned, keeps, strict=True):
-            pruned_weights[name] = pruned_OI.to(W_OI.dtype)
+        for name, W_OI, keep_OI in zip(group.names, found.weights, found.keeps, strict=True):
+            before_OI = linears[name].weight.detach()
+            pruned[name] = W_OI.to(before_OI.dtype)
             masks[name] = keep_OI.cpu()
-            error = sparsegpt.relative_error(W_OI, pruned_weights[name], group.H_II) if group.reached else None
-            reports.append(LayerReport(name, _sparsity(keep_OI), error, damping, seconds, group.reached))
+            error = None
+            if group.H_II is not None and group.reached:
+                error = sparsegpt.relative_error(before_OI, pruned[name], group.H_II)
+            reports.append(LayerReport(name, _sparsity(keep_OI), error, found.damping, seconds, group.reached))
     # only now, for all Hessians are those of the block as it was
-    for name, W_OI in pruned_weights.items():
+    for name, W_OI in pruned.items():
         linears[name].weight.data.copy_(W_OI)
     return masks, reports
 
 
-def _groups(linears: Mapping[str, nn.Linear], family: Family, walk: Walk, config: Prune) -> Iterator[Group]:
-    """Linears that see the same input, with their Hessian; only as many Hessians at a time as `HESSIAN_BYTES` hold."""
+def _groups(linears: Mapping[str, nn.Linear], family: Family, walk: Walk | None, config: Prune) -> Iterator[Group]:
+    """Linears that see the same input, with their Hessian; only as many Hessians at a time as `HESSIAN_BYTES` hold.
+    Without a walk, each linear by itself."""
+    if walk is None:
+        yield from (Group([name], None) for name in linears)
+        return
     for part in _parts(linears):
         yield from Collector(part, family, config.precision == "bf16").collect(walk)
 

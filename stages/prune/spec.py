@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, field_validator, model_validator
 
 from stages.contracts import Checkpoint
 from stages.options import Options, Precision, Sparsity, regular_expressions
+from stages.prune.allocations import ALLOCATIONS
+from stages.prune.pruners import PRUNERS
 from stages.stage import Stage
 
 
 class Prune(Options):
-    method: Literal["magnitude", "wanda", "sparsegpt"]
+    """What every pruner is told. Validated, it is of the class that the chosen pruner names as its `options`."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"allocation"})
+
+    method: str
+    """A file of `stages/prune/pruners/`, or one that an installed package adds."""
     pattern: str
     """`unstructured`, or `N:M`: N weights KEPT of each M along the input (2:4, 4:8, 16:32, 16:64, ...)."""
-    block_size: int = Field(ge=1)
-    """Columns that SparseGPT prunes together, and over which unstructured sparsity is uniform."""
-    damping: float = Field(gt=0)
-    """Of the Hessian's diagonal, relative to its mean."""
-    max_damping: float = Field(gt=0)
-    """A Hessian that is not positive definite gets 10 times the damping, noted in the record, up to this; then stop."""
+    allocation: str = "uniform"
+    """How sparse each linear becomes (`stages/prune/allocations/`): uniform, or er, which leaves small and narrow ones
+    denser. unstructured only."""
     precision: Precision
     """Of the calibration forward passes. Hessians and weights are fp32 always."""
     micro_batch_size: int = Field(ge=1)
@@ -28,23 +32,55 @@ class Prune(Options):
     skip: list[str]
     """Regular expressions of linears to leave dense (full match on the dotted name)."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_chosen_pruner(cls, value: Any, handler: ModelWrapValidatorHandler[Prune]) -> Prune:
+        if cls is Prune and isinstance(value, dict) and isinstance(value.get("method"), str):
+            options = PRUNERS.get(value["method"]).options
+            if options is not Prune:
+                return options.model_validate(value)
+        return handler(value)
+
     @field_validator("skip")
     @classmethod
     def _readable(cls, value: list[str]) -> list[str]:
         return regular_expressions(value)
 
+    @field_validator("allocation")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        ALLOCATIONS.get(value)
+        return value
+
     @field_validator("pattern")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _keeps_some(cls, value: str) -> str:
         if value != "unstructured":
             keep, group = parse_pattern(value)
             if not 0 < keep < group:
                 raise ValueError("expected N:M with 0 < N < M, which keeps N of each M weights")
         return value
 
+    @model_validator(mode="after")
+    def _allocates_unstructured(self) -> Prune:
+        if self.allocation != "uniform" and self.pattern != "unstructured":
+            raise ValueError(f"N:M is the same in all linears, got allocation={self.allocation}")
+        return self
+
+
+class HessianOptions(Prune):
+    """Of SparseGPT. Magnitude and Wanda take the same and read none of it, which keeps results stored with it hits."""
+
+    block_size: int = Field(ge=1)
+    """Columns that SparseGPT prunes together, and over which unstructured sparsity is uniform."""
+    damping: float = Field(gt=0)
+    """Of the Hessian's diagonal, relative to its mean."""
+    max_damping: float = Field(gt=0)
+    """A Hessian that is not positive definite gets 10 times the damping, noted in the record, up to this; then stop."""
+
 
 class PruneOptions(Options):
-    prune: Prune
+    prune: SerializeAsAny[Prune]
     sparsity: Sparsity
 
 

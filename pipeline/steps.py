@@ -1,0 +1,171 @@
+"""Parts that recipes are made of: each adds nodes to a graph and returns the name of what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pipeline.graph import BASELINE, Graph, add
+from pipeline.schema import Config
+from stages.benchmark.names import BACKENDS
+from stages.benchmark.spec import BenchmarkOptions
+from stages.contracts import UserError
+from stages.dense.spec import DenseOptions
+from stages.evaluate.spec import EvaluateOptions
+from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Training
+from stages.model.spec import ModelOptions
+from stages.options import Options
+from stages.prepare.spec import PrepareOptions
+from stages.prune.pruners import PRUNERS
+from stages.prune.spec import Prune, PruneOptions, parse_pattern
+from stages.scratch.spec import ScratchOptions
+
+T = TypeVar("T", bound=Options)
+TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
+PREPARED = ("translation", "speech")
+"""Data formats that models do not read as they are."""
+
+
+def sources(graph: Graph, config: Config) -> str:
+    """`model` and `data`; a model from scratch has its tokenizer, and so its node, from the data. Returns the node of
+    the data as the model reads them."""
+    if config.model.scratch:
+        add(graph, "data", "data", config.data)
+        add(graph, "model", "scratch", _part(ScratchOptions, config.model), data="data")
+    else:
+        add(graph, "model", "model", _part(ModelOptions, config.model))
+        add(graph, "data", "data", config.data)
+    if config.data.format in PREPARED:
+        return add(graph, "prepare", "prepare", PrepareOptions(), model="model", data="data")
+    return "data"
+
+
+def dense(graph: Graph, config: Config, data: str) -> str:
+    """The teacher, the start and the baseline: the model fine-tuned dense, or as it came; and its evaluation."""
+    model = "model"
+    if not config.dense.skip:
+        options = DenseOptions(training=config.dense.training, distill=TASK_LOSS)
+        model = add(graph, "dense", "dense", options, model="model", data=data)
+    add(graph, BASELINE, "evaluate", judge(config), model=model, data=data)
+    return model
+
+
+def judge(config: Config, runtime: str = "") -> EvaluateOptions:
+    """How models are evaluated; by another runtime than that of models in floating point, if given."""
+    options = _part(EvaluateOptions, config.evaluate)
+    return options.model_copy(update={"runtime": runtime}) if runtime else options
+
+
+def evaluate(graph: Graph, config: Config, name: str, model: str, data: str, runtime: str = "") -> None:
+    """An evaluation, compared with the dense model's."""
+    add(graph, name, "evaluate", judge(config, runtime), model=model, data=data, baseline=BASELINE)
+
+
+def calibrate(graph: Graph, config: Config, data: str) -> str | None:
+    """None where neither the pruner nor the quantizer looks at activations."""
+    prunes = config.sparsity > 0 and reads_inputs(config)
+    quantizes = config.quantize.scheme != "none" and bool(config.quantize.smooth or config.quantize.skip_sensitive)
+    if not prunes and not quantizes:
+        return None
+    return add(graph, "calibrate", "calibrate", config.calibrate, model="model", data=data)
+
+
+def prune(graph: Graph, config: Config, name: str, model: str, sparsity: float, calibration: str | None) -> str:
+    options = PruneOptions(prune=pattern_at(config, sparsity), sparsity=sparsity)
+    return add(graph, name, "prune", options, model=model, calibration=calibration if reads_inputs(config) else None)
+
+
+def finetune(
+    graph: Graph, config: Config, level: str, rung: int, model: str, data: str, teacher: str,
+    cubic: CubicOptions | None = None, calibration: str | None = None,
+) -> str:  # fmt: skip
+    """Sparse fine-tuning after the `rung`-th pruning, or with a cubic schedule inside. Returns `model` where nothing is
+    to be trained."""
+    if not _trains(config.finetune):
+        return model
+    # another order of the data than the dense model and the rungs below saw
+    training = config.finetune.model_copy(update={"seed": config.finetune.seed + rung})
+    options = FinetuneOptions(training=training, distill=config.distill, cubic=cubic)
+    return add(
+        graph, f"finetune_{level}", "finetune", options, model=model, data=data,
+        teacher=teacher if config.distill.kd or config.distill.squarehead else None,
+        calibration=calibration if cubic and reads_inputs(config) else None,
+    )  # fmt: skip
+
+
+def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, calibration: str | None) -> None:
+    """Quantizes the sparse model, and the dense one where asked for or where they are the same; evaluates them; and
+    benchmarks all."""
+    quantized = quantized_dense = None
+    if config.quantize.scheme != "none":
+        runtime = config.evaluate.int8_runtime
+        scales_from = calibration if config.quantize.smooth or config.quantize.skip_sensitive else None
+        if config.quantize.dense or sparse == dense:
+            quantized_dense = add(
+                graph, "quantize_dense", "quantize", config.quantize, model=dense, calibration=scales_from
+            )
+            evaluate(graph, config, "dense_eval_q", quantized_dense, data, runtime)
+        quantized = add(graph, "quantize", "quantize", config.quantize, model=sparse, calibration=scales_from)
+        evaluate(graph, config, "evaluate_q", quantized, data, runtime)
+    if config.benchmark.enabled:
+        _check_backends(config.benchmark.backends)
+        add(
+            graph, "benchmark", "benchmark", _part(BenchmarkOptions, config.benchmark), data=data, dense=dense,
+            sparse=sparse if sparse != dense else None, quantized=quantized, quantized_dense=quantized_dense,
+        )  # fmt: skip
+
+
+def _part(kind: type[T], section: Options) -> T:
+    """What a stage is given of a section of the configuration."""
+    return kind(**{name: getattr(section, name) for name in kind.model_fields})
+
+
+def _check_backends(backends: Sequence[str]) -> None:
+    if unknown := [name for name in backends if name not in BACKENDS]:
+        raise UserError(f"no backend {unknown[0]!r}; there are: {', '.join(BACKENDS)}", "benchmark.backends")
+
+
+def reads_inputs(config: Config) -> bool:
+    """Whether the pruner has to know something of the linears' inputs."""
+    return PRUNERS.get(config.prune.method).needs != "nothing"
+
+
+def _trains(training: Training) -> bool:
+    return training.steps > 0 or training.epochs > 0
+
+
+def level_name(config: Config, sparsity: float) -> str:
+    """How a rung is called: `50`, `62.5`, or `2of4`."""
+    if config.prune.pattern == "unstructured":
+        return f"{100 * sparsity:g}"
+    _, group = parse_pattern(config.prune.pattern)
+    return f"{group - round(sparsity * group)}of{group}"
+
+
+def pattern_at(config: Config, sparsity: float) -> Prune:
+    """The pruning rules of a rung: an N:M ladder keeps its M and lowers its N."""
+    if config.prune.pattern == "unstructured":
+        return config.prune
+    return config.prune.model_copy(update={"pattern": level_name(config, sparsity).replace("of", ":")})
+
+
+def cubic(config: Config) -> CubicOptions:
+    schedule, training = config.schedule, config.finetune
+    if training.epochs:
+        raise UserError("a cubic schedule counts steps; give finetune.steps and set epochs to 0", "finetune.epochs")
+    end = schedule.end_step or round(0.8 * training.steps)
+    if not schedule.begin_step < end <= training.steps:
+        raise UserError(
+            f"the schedule ends at step {end}; expected between begin_step={schedule.begin_step} and "
+            f"finetune.steps={training.steps}", "schedule.end_step",
+        )  # fmt: skip
+    if schedule.initial >= config.sparsity:
+        raise UserError(f"starts at {schedule.initial:g}, not below sparsity={config.sparsity:g}", "schedule.initial")
+    return CubicOptions(
+        prune=config.prune,
+        initial=schedule.initial,
+        final=config.sparsity,
+        begin_step=schedule.begin_step,
+        end_step=end,
+        update_every=schedule.update_every,
+    )

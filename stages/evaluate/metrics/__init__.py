@@ -1,0 +1,58 @@
+"""Further metrics of causal models, chosen by name in `evaluate.metrics`. A file each.
+
+A member defines `METRIC`. Its file is read when a run is planned, which must not import torch: it does so where it
+computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stages.contracts import Corpus, Log
+from stages.kinds import Kinds
+from stages.options import Options
+
+if TYPE_CHECKING:
+    from stages.families import Family
+
+
+class MetricOptions(Options):
+    """What an item of `evaluate.metrics` holds; members add their own, each with a default."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model to measure, in evaluation mode, and what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    family: Family
+    data: Corpus
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    value: float
+    stderr: float | None
+    """None where it is not known."""
+    higher_is_better: bool
+    protocol: dict[str, Any]
+    """JSON: all that two measurements must have in common to be compared."""
+
+
+class Metric(Protocol):
+    options: type[MetricOptions]
+
+    def check(self, options: Any, judged: Judged) -> None:
+        """Raises UserError for what `measure` would refuse. `judged.model` has no weights yet: it is on the meta
+        device."""
+
+    def measure(self, options: Any, judged: Judged, log: Log) -> Measurement:
+        """Raises UserError."""
+
+
+METRICS: Kinds[Metric] = Kinds("metric", __name__, "METRIC", "evaluate.metrics")
