@@ -35,7 +35,8 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
 @pytest.mark.parametrize(
     ("group", "choices"),
     [
-        ("prune", ["magnitude", "sparsegpt", "wanda"]),
+        ("prune", ["magnitude", "random", "sparsegpt", "wanda"]),
+        ("recipe", ["dense", "one_shot", "task_pruning"]),
         ("schedule", ["cubic", "ladder", "one_shot"]),
         ("distill", ["ce", "kd", "squarehead", "squarehead_whisper"]),
         ("quantize", ["none", "w8a8"]),
