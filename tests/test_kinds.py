@@ -204,9 +204,10 @@ def test_an_installed_package_adds_a_pruner_and_a_metric(plugin: Path, tmp_path:
     )
     done = pipeline(
         plugin, tmp_path, f"hydra.searchpath=[file://{tmp_path}/conf]", "prune=largest", "recipe=one_shot",
-        f"model.path={model}", f"data.path={data}", "data.columns={text: text, id: id}",
-        "dense.skip=true", "quantize=none", "benchmark=none", "tracking.enabled=false", "evaluate.metrics=[zeros]", "evaluate.perplexity.length=32",
-        "evaluate.perplexity.windows=2", "calibrate.samples=4", "calibrate.length=32", "sparsity=0.25",
+        f"model.path={model}", f"data.path={data}", "data.columns={text: text, id: id}", "dense.skip=true",
+        "quantize=none", "benchmark=none", "tracking.enabled=false", "evaluate.metrics=[zeros]",
+        "evaluate.perplexity.length=32", "evaluate.perplexity.windows=2", "calibrate.samples=4",
+        "calibrate.length=32", "sparsity=0.25",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = (tmp_path / "runs" / "store" / "evaluate").glob("*/metrics.json")
