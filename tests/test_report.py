@@ -356,6 +356,15 @@ def test_failed_unfinished_and_missing_jobs_are_told_and_the_rest_is_reported(
     assert "out of luck" in (runs.place / "report.html").read_text()
 
 
+def test_a_failed_job_that_was_done_again_is_no_problem(runs: Runs) -> None:
+    runs.job(0.5, "ce", 11.0, failed="finetune_50")
+    runs.job(0.5, "ce", 11.0)
+    runs.job(0.6, "ce", 12.0)
+    found = collected(runs)
+    assert found.states[0] == f"superseded by {runs.sweep}/1: failed: finetune_50: out of luck"
+    assert found.problems == []
+
+
 def test_a_job_whose_results_are_all_there_is_done_though_it_was_killed_before_it_said_so(runs: Runs) -> None:
     runs.job(0.5, "ce", 11.0, summary=False)
     assert collected(runs).problems == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,6 @@ from markupsafe import Markup
 
 from pipeline.reporting import choices, dag, findings, quality_figures, speed_figures, tables, training_figures
 from pipeline.reporting.cells import EMPTY, name_of
-from pipeline.reporting.problems import state
 from pipeline.reporting.study import Study
 
 SHORT = 8
@@ -23,7 +23,6 @@ def html(study: Study) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     told = {table.name: table for table in tables.everything(study)}
-    states = [state(job, study.results) for job in study.jobs]
     return environment.get_template("page.html.j2").render(
         study=study,
         tables=told,
@@ -31,7 +30,7 @@ def html(study: Study) -> str:
         findings=findings.findings(study),
         common=choices.common(study.jobs),
         settings=choices.common_settings(study.jobs),
-        states=_counted(states),
+        states=Counter(told.partition(":")[0].partition(" by ")[0] for told in study.states),
         metric=name_of(study.metric) if study.metric else "",
         empty=EMPTY,
         short=lambda prints: ", ".join(fingerprint[:SHORT] for fingerprint in prints),
@@ -53,12 +52,3 @@ def _plots(study: Study) -> Mapping[str, Any]:
     }
     return {name: [Markup(svg) for svg in found] if isinstance(found, list) else Markup(found) if found else None
             for name, found in drawn.items()}  # fmt: skip
-
-
-def _counted(states: list[str]) -> dict[str, int]:
-    """By the first word: done 11, failed 1."""
-    counted: dict[str, int] = {}
-    for told in states:
-        word = told.partition(":")[0]
-        counted[word] = counted.get(word, 0) + 1
-    return counted

@@ -17,6 +17,7 @@ from pipeline.tracking.values import cut
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+DONE, SUPERSEDED = "done", "superseded"
 LABEL = 100
 """Characters of what tells a job in a line."""
 MAX_LOST = 10
@@ -45,11 +46,27 @@ def state(job: JobRecord, results: Results) -> str:
     return f"running: {where}" if alive else f"stopped: {job.told or where}"
 
 
+def states(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
+    """Of each job. A failed one that another with the same options did again says which."""
+    told = [state(job, results) for job in jobs]
+    done = {tuple(options.items()): job for job, options, it in zip(jobs, settings, told, strict=True) if it == DONE}
+    return [
+        f"{SUPERSEDED} by {folder_of(again)}: {it}"
+        if it.startswith("failed") and (again := done.get(tuple(options.items())))
+        else it
+        for options, it in zip(settings, told, strict=True)
+    ]
+
+
+def folder_of(job: JobRecord) -> str:
+    return f"{job.folder.parent.name}/{job.folder.name}"
+
+
 def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
     return [
         f"job {label(job, differing)}: {told}"
-        for job, differing in zip(jobs, settings, strict=True)
-        if (told := state(job, results)) != "done"
+        for job, differing, told in zip(jobs, settings, states(jobs, settings, results), strict=True)
+        if told != DONE and not told.startswith(SUPERSEDED)
     ]
 
 

@@ -75,6 +75,11 @@ class Study:
         return list(dict.fromkeys(key for found in self.settings for key in found))
 
     @cached_property
+    def states(self) -> list[str]:
+        """How far each job came."""
+        return report_problems.states(self.jobs, self.settings, self.results)
+
+    @cached_property
     def model_columns(self) -> list[str]:
         """Without those by which no two models differ alone: sections that do not make a model."""
         return analysis.needed(self.columns, self.models)

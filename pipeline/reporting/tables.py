@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pipeline.reporting import quality_tables, speed_tables
 from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
-from pipeline.reporting.problems import state
 from pipeline.reporting.study import Study
 
 
@@ -49,8 +48,8 @@ def sharing(study: Study) -> Table:
 
 def jobs(study: Study) -> Table:
     rows = []
-    for job, settings in zip(study.jobs, study.settings, strict=True):
-        own = {"job": Cell(job.folder.name), "state": Cell(state(job, study.results)), "command": Cell(job.command)}
+    for job, settings, state in zip(study.jobs, study.settings, study.states, strict=True):
+        own = {"job": Cell(job.folder.name), "state": Cell(state), "command": Cell(job.command)}
         rows.append(options(settings) | own)
     columns = [
         Column("job", "job", number=False),

@@ -100,7 +100,8 @@ def training(study: Study) -> str | None:
             place.set_title(panel if panel == "dense" else f"{panel} sparse" if "%" in panel else panel)
         for place in axes[len(panels) :]:
             place.remove()
-        figure.supxlabel("step", fontsize=9)
+        for place in axes[max(0, len(panels) - columns) : len(panels)]:
+            place.set_xlabel("step")
         figure.supylabel("cross-entropy", fontsize=9)
         handles = _handles(named)
         legend(figure, handles, [handle.get_label() for handle in handles])

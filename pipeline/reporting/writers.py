@@ -13,7 +13,6 @@ from pipeline.reporting import choices, tables
 from pipeline.reporting.analysis import Row
 from pipeline.reporting.cells import EMPTY, Table, fitting
 from pipeline.reporting.folders import Node
-from pipeline.reporting.problems import state
 from pipeline.reporting.speed_verdicts import merged
 from pipeline.reporting.speeds import SpeedRow
 from pipeline.reporting.study import Environment, Study
@@ -196,7 +195,7 @@ def _record(study: Study) -> dict[str, Any]:
             {
                 "name": job.name,
                 "folder": f"{job.folder.parent.name}/{job.folder.name}",
-                "state": state(job, study.results),
+                "state": state,
                 "options": settings,
                 "command": job.command,
                 "reference": job.config.get("reference", ""),
@@ -205,7 +204,7 @@ def _record(study: Study) -> dict[str, Any]:
                     for name, node in job.nodes.items()
                 },
             }
-            for job, settings in zip(study.jobs, study.settings, strict=True)
+            for job, settings, state in zip(study.jobs, study.settings, study.states, strict=True)
         ],
         "models": [_model(study, row) for row in study.models],
         "seeds": [_swept(asdict(row)) for row in study.seeds],
