@@ -28,7 +28,6 @@ from pipeline.headline import headline, main_metric
 from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.recipes import build
-from pipeline.record.outcome import read_outcomes
 from pipeline.reporting import plots
 from pipeline.resolve import resolve
 from pipeline.run import Outcomes, run_plan
@@ -179,7 +178,7 @@ def _run(
 
 def _plot(outcomes: Outcomes, stores: Stores, folder: Path, console: Console) -> Path | None:
     try:
-        return plots.quality_speed(read_outcomes(folder / SUMMARY), stores.runs, folder)
+        return plots.quality_speed(folder, stores.runs.root.parent)
     except Exception as error:  # a picture that fails must not cost the record of what was measured
         warn(f"no plot of quality and speed: {type(error).__name__}: {error}", console)
         return None

@@ -44,7 +44,8 @@ def plot(found: Study) -> list[Path]:
     """Draws `plots.NAME` into the folder of each job that has what it takes. Raises UserError if none has."""
     drawn = []
     for job in found.jobs:
-        paths = (plots.quality_speed(job.nodes, store, job.folder) for store in found.results.stores)
+        runs = (store.root.parent for store in found.results.stores)
+        paths = (plots.quality_speed(job.folder, at) for at in runs)
         drawn += [path for path in [next(filter(None, paths), None)] if path]
     if not drawn:
         raise UserError("no job here has a benchmark and an evaluation of its dense model in the store", "--plot")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
+from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,16 @@ def svg(figure: Figure, label: str) -> str:
     head = re.sub(r' (?:width|height)="[\d.]+pt"', "", head)
     name = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return f'{head} role="img" aria-label="{name}" style="width: 100%; max-width: {width * ENLARGED:.0f}px">{rest}'
+
+
+def standalone(drawn: str) -> str:
+    """A figure for the page as a file of its own, in the page's light colours."""
+    light = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8").partition("}")[0]
+    for name, color in re.findall(r"--([\w-]+): (#\w+)", light):
+        drawn = drawn.replace(f"var(--{name})", color)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + drawn.replace(
+        'style="', 'style="background: white; font-family: sans-serif; ', 1
+    )
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:

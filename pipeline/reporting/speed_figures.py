@@ -35,35 +35,46 @@ class Executable:
     """Quality of its job's dense model."""
 
 
-def pareto(study: Study) -> str | None:
-    """SVG, or None where no job has both a benchmark and an evaluation of its dense model."""
-    found = list(_executables(study))
+def pareto(study: Study, all_named: bool = False) -> str | None:
+    """SVG, or None where no job has both a benchmark and an evaluation of its dense model. Named are the points that no
+    other beats in both, or all."""
+    drawn = pareto_figure(study, all_named)
+    if drawn is None:
+        return None
+    with styled():
+        return svg(drawn, "Quality over decoding speed of every backend and job")
+
+
+def pareto_figure(study: Study, all_named: bool) -> Figure | None:
+    found = sorted(executables(study), key=lambda it: it.point.speedup)
     if not found:
         return None
     higher = study.higher_is_better(study.metric)
-    points = [executable.point for executable in found]
+    points = [it.point for it in found]
     ahead = front(points, higher)
+    named = found if all_named else [it for it in found if it.point in ahead]
     with styled():
         figure, (axes,) = canvas(WIDTH, 5.6)
         colored = colors(study) | {DENSE: INK}
         backends = list(dict.fromkeys(point.backend for point in points))
         shapes = {name: MARKERS[at % len(MARKERS)] for at, name in enumerate(backends)}
         for it in found:
-            _mark(axes, it.point, shapes[it.point.backend], colored.get(it.series, SOFT), it.point in ahead)
-        ordered = sorted((it for it in found if it.point in ahead), key=lambda it: it.point.speedup)
-        stairs = [(it.point.speedup, it.point.quality) for it in ordered]
+            _mark(axes, it.point, shapes[it.point.backend], colored.get(it.series, SOFT), it in named)
+        stairs = [(it.point.speedup, it.point.quality) for it in found if it.point in ahead]
         axes.step(*zip(*stairs, strict=True), where="pre", color=SOFT, linewidth=0.9)
         speed_axes.scale(axes, points)
         scale_quality(axes, study.metric, [point.quality for point in points])
         axes.axvline(1, color=SOFT, linewidth=0.8)
         axes.set_ylabel(f"{name_of(study.metric)} ± standard error")
-        axes.set_title(f"Quality and speed ({'up' if higher else 'down'} and to the right is better)")
+        where = [f": batch 1, {at.threads} thread{'s' * (at.threads > 1)} of {at.cpu}" for at in study.machines]
+        better = f"({'up' if higher else 'down'} and to the right is better)"
+        axes.set_title(f"Quality and speed{where[0] if len(where) == 1 else ''} {better}")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
         handles = _legend(used, {name.replace("_", " "): shape for name, shape in shapes.items()})
         legend(figure, handles, [handle.get_label() for handle in handles])
-        names = [f"{it.point.backend.replace('_', ' ')} {it.level}" for it in ordered]
-        _write(figure, axes, [it.point for it in ordered], names, [used[it.series] for it in ordered], points)
-        return svg(figure, "Quality over decoding speed of every backend and job")
+        names = [f"{it.point.backend.replace('_', ' ')} {it.level}" for it in named]
+        _write(figure, axes, [it.point for it in named], names, [used[it.series] for it in named], points)
+    return figure
 
 
 def beside_published(study: Study) -> str | None:
@@ -77,7 +88,7 @@ def beside_published(study: Study) -> str | None:
     if not published:
         return None
     higher = study.higher_is_better(study.metric)
-    engine = (it for it in _executables(study, ENGINE["fp32"]) if it.point.backend in ENGINE.values())
+    engine = (it for it in executables(study, ENGINE["fp32"]) if it.point.backend in ENGINE.values())
     found = [replace(it, point=_recovery(it, study.metric, higher)) for it in engine]
     if not found:
         return None
@@ -120,7 +131,7 @@ def beside_published(study: Study) -> str | None:
         return svg(figure, "Recovery over decoding speed, ours and published, each over dense fp32 in its own runtime")
 
 
-def _executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
+def executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
     """Every backend of every benchmark that ran a model whose quality is known, its speed over that of the dense model
     in the backend `base`; those of the dense model once."""
     quality = {row["checkpoint"]: row for row in study.rows(study.metric) if row["kind"] != "rung"}
