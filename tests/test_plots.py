@@ -87,7 +87,7 @@ def test_axes_and_legend_say_what_is_drawn(runs: Runs, tmp_path: Path) -> None:
     assert "down and to the right is better" in title
     assert axes.get_xscale() == "log"
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert {"dense", "squarehead", "torch bf16"} <= legend
+    assert {"dense", "squarehead", "torch bf16", speed_figures.HOLLOW} <= legend
     assert any("50 %" in text.get_text() for text in axes.texts)
     near = {row: rate for row, rate in RATES.items() if rate < 15}
     slow = Runs(tmp_path / "slow", "bleu", True, dense=16.0, rates=near)

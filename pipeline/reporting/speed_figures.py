@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FRONT_SIZE, OTHER_SIZE = 7.0, 3.5
 DENSE = "dense"
+HOLLOW = "hollow: quality not measured separately"
 SHAPES = {"fp32": "o", "int8": "s"}
 
 
@@ -71,6 +72,8 @@ def pareto_figure(study: Study, all_named: bool) -> Figure | None:
         axes.set_title(f"Quality and speed{where[0] if len(where) == 1 else ''} {better}")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
         handles = _legend(used, {name.replace("_", " "): shape for name, shape in shapes.items()})
+        if not all(point.measured for point in points):
+            handles += _legend({}, {HOLLOW: "o"}, face=PAPER)
         legend(figure, handles, [handle.get_label() for handle in handles])
         names = [f"{it.point.backend.replace('_', ' ')} {it.level}" for it in named]
         _write(figure, axes, [it.point for it in named], names, [used[it.series] for it in named], points)
@@ -211,10 +214,11 @@ def _hollow(lines: Iterable[tuple[str, str]]) -> list[Any]:
     ]
 
 
-def _legend(series: dict[str, str], shapes: dict[str, str]) -> list[Any]:
+def _legend(series: dict[str, str], shapes: dict[str, str], face: str = SOFT) -> list[Any]:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], linestyle="", marker="o", color=color, label=name) for name, color in series.items()]
     return lines + [
-        Line2D([], [], linestyle="", marker=shape, color=SOFT, label=name) for name, shape in shapes.items()
+        Line2D([], [], linestyle="", marker=shape, color=SOFT, markerfacecolor=face, label=name)
+        for name, shape in shapes.items()
     ]
