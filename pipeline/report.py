@@ -62,7 +62,8 @@ def main() -> None:
     otherwise = Path(os.environ.get("SQUAREHEAD_RUNS", "runs"))
     try:
         runs = asked.runs or otherwise
-        paths = [folders.named(folder, runs) for folder in asked.folders] or [folders.newest(runs)]
+        others = [] if asked.folders else folders.newest(runs)
+        paths = [folders.named(folder, runs) for folder in asked.folders] or others[:1]
         found = study.collect(paths, asked.runs, otherwise)
     except UserError as error:
         print(f"squarehead: {error}", file=sys.stderr)
@@ -86,6 +87,12 @@ def main() -> None:
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
     for line in [] if unwritten else dict.fromkeys(logged.log(found, written, asked.runs or otherwise)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for other in others[1:]:
+        console.print(
+            f"reported   {paths[0].name}, the newest; another: python -m pipeline.report {other}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if found.problems or undrawn or unwritten:
         sys.exit(INCOMPLETE)
 

@@ -465,6 +465,16 @@ def test_the_newest_sweep_is_reported_and_the_store_left_as_it_is(sweep: Runs, m
     assert (sweep.place / "report.json").exists(), "a sweep may go by its id"
 
 
+def test_of_the_newest_run_and_the_newest_sweep_the_other_is_named(
+    sweep: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = sweep.folder / "jobs" / "20260303-120000-000001"
+    shutil.copytree(sweep.place / "0", single)
+    assert run(monkeypatch, "--runs", sweep.folder) == 0
+    assert (single / "report.json").exists()
+    assert f"another: python -m pipeline.report {sweep.place}" in capsys.readouterr().out
+
+
 def test_passwords_in_uris_are_not_published(sweep: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     for record in sweep.place.rglob("job.json"):
         record.write_text(record.read_text().replace('"uri": ""', '"uri": "https://me:secret@host/mlflow"'))

@@ -91,13 +91,15 @@ def named(asked: Path, runs: Path) -> Path:
     return next((at for at in (asked, runs / "jobs" / asked, runs / "sweeps" / asked) if at.is_dir()), asked)
 
 
-def newest(runs: Path) -> Path:
-    """The newest folder of a run or sweep that has come to something. Raises UserError if there is none."""
-    folders = [*runs.glob("jobs/*"), *runs.glob("sweeps/*")]
-    told = [folder for folder in folders if any(any(folder.rglob(name)) for name in (SUMMARY, SWEEP))]
-    if not told:
+def newest(runs: Path) -> list[Path]:
+    """The newest folder of a run or sweep that has come to something, then the newest of the other kind, if there is
+    one. Raises UserError if there is none."""
+    kinds = [[*runs.glob("jobs/*")], [*runs.glob("sweeps/*")]]
+    told = [[at for at in kind if any(any(at.rglob(name)) for name in (SUMMARY, SWEEP))] for kind in kinds]
+    if not any(told):
         raise UserError(f"no run has finished under {runs.resolve()}; `make run` makes one", "runs")
-    return max(told, key=lambda folder: folder.name)
+    found = [max(kind, key=lambda folder: folder.name) for kind in told if kind]
+    return sorted(found, key=lambda folder: folder.name, reverse=True)
 
 
 def read(path: Path) -> Folder:
