@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,22 @@ def in_the_card(folder: Path) -> None:
     )
 
 
+def a_folder_in_the_card(folder: Path) -> None:
+    for name in ("mine", "other"):
+        (folder / name).mkdir()
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").rename(folder / "mine" / f"{split}.jsonl")
+    (folder / "other" / "train.jsonl").write_text('{"text": "of another subset", "id": "x"}\n')
+    (folder / "README.md").write_text("---\nconfigs:\n- {config_name: default, data_dir: mine}\n---\n")
+
+
+def a_default_in_the_card(folder: Path) -> None:
+    a_folder_in_the_card(folder)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: b, data_dir: other}\n- {config_name: a, data_dir: mine, default: true}\n---\n"
+    )
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "as on a hub": as_on_a_hub,
     "sharded": sharded,
@@ -92,6 +109,8 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "bzip2": packed(bz2.compress, ".bz2"),
     "xz": packed(lzma.compress, ".xz"),
     "card": in_the_card,
+    "card with a folder": a_folder_in_the_card,
+    "card with a default": a_default_in_the_card,
 }
 
 
@@ -119,6 +138,68 @@ def test_files_whose_names_say_no_split_are_named_and_can_be_chosen(tmp_path: Pa
     found, log = made(other, splits={"train": "train", "validation": "heldout", "test": "test"})
     assert found == {"train": 60, "validation": 20, "test": 20}
     assert not log.notes
+
+
+@pytest.mark.parametrize("parent", ["texts", "my_train_sets"])
+def test_files_are_train_by_their_own_names_alone(parent: str, tmp_path: Path) -> None:
+    folder = tmp_path / parent / "texts"
+    folder.mkdir(parents=True)
+    for name in ("traindata", "devdata"):
+        (folder / f"{name}.jsonl").write_text(tiny_rows(name, 20))
+    error = refused(folder)
+    assert error.option == "data.splits"
+    assert "devdata, traindata" in str(error)
+
+
+def tiny_rows(name: str, count: int) -> str:
+    return "".join(json.dumps({"id": f"{name}{i}", "text": f"{name} {i}"}) + "\n" for i in range(count))
+
+
+def test_eval_is_test_as_in_datasets_unless_it_is_named(tmp_path: Path) -> None:
+    folder = tiny.save_texts(tmp_path / "a")
+    (folder / "validation.jsonl").rename(folder / "eval.jsonl")
+    found, log = made(folder)
+    assert found["test"] == 40
+    assert "eval is read as test" in log.notes[0]
+    found, log = made(tiny_copy(folder, tmp_path / "b"), splits={"train": "train", "validation": "eval"})
+    assert found["validation"] == 20
+    assert not [note for note in log.notes if "is read as" in note]
+
+
+def tiny_copy(folder: Path, parent: Path) -> Path:
+    return shutil.copytree(folder, parent / "texts")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "txt", "csv", "tsv"])
+def test_a_byte_order_mark_is_no_part_of_the_text(ending: str, tmp_path: Path) -> None:
+    texts = [f"line {i}" for i in range(200)]
+    rows = {
+        "jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts),
+        "json": json.dumps([{"text": text} for text in texts]),
+    }
+    lines_only = "\n".join(texts)
+    (tmp_path / f"a.{ending}").write_text(
+        rows.get(ending, lines_only if ending == "txt" else f"text\n{lines_only}"), encoding="utf-8-sig"
+    )
+    assert sum(made(tmp_path / f"a.{ending}")[0].values()) == 200
+    stored = {json.loads(line)["text"] for file in (tmp_path / "out").iterdir() for line in lines(file)}
+    assert stored == set(texts)
+
+
+@pytest.mark.parametrize("missing", ["null", "NaN"])
+def test_a_row_without_text_is_left_out_or_refused_and_never_the_name_of_nothing(missing: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(tiny_rows("a", 200) + f'{{"id": "x", "text": {missing}}}\n')
+    found, log = made(file)
+    assert sum(found.values()) == 200
+    assert "left out 1 rows" in log.notes[0]
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(UserError, match=r"data\.verbatim"):
+        made(file, verbatim=True)
+
+
+def test_the_id_is_the_text_s_own_column_unless_it_is_named() -> None:
+    assert config_of("data=text", "data.path=x", "data.columns.text=content").data.columns["id"] == "content"
 
 
 def test_lines_of_plain_text_are_rows(tmp_path: Path) -> None:
@@ -157,7 +238,28 @@ def two_kinds(folder: Path) -> None:
     (folder / "train.csv").write_text("id,text\n1,a\n")
 
 
-@pytest.mark.parametrize("damage", [deep, pipe, device, dangling, loop, cut_off, two_kinds], ids=lambda it: it.__name__)
+def lost_shard(folder: Path) -> None:
+    sharded(folder)
+    (folder / "train-00001-of-00003.jsonl").unlink()
+
+
+def saved_to_disk(folder: Path) -> None:
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").unlink()
+    (folder / "train").mkdir()
+    (folder / "train" / "data-00000-of-00001.arrow").write_bytes(b"")
+    (folder / "train" / "state.json").write_text("{}")
+
+
+def packed_by_zstandard(folder: Path) -> None:
+    """Without the package that reads it."""
+    (folder / "train.jsonl").rename(folder / "train.jsonl.zst")
+
+
+DAMAGES = [deep, pipe, device, dangling, loop, cut_off, two_kinds, lost_shard, saved_to_disk, packed_by_zstandard]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda it: it.__name__)
 def test_what_cannot_be_read_is_one_line_that_names_the_option(damage: Callable[[Path], None], tmp_path: Path) -> None:
     folder = tiny.save_texts(tmp_path / "texts")
     damage(folder)

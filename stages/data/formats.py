@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from stages.contracts import UserError
@@ -16,7 +17,14 @@ def formatted(row: Row, config: Data) -> dict[str, str] | None:
     columns = {ours: theirs for ours, theirs in config.columns.items() if ours != "audio"}
     fields = {ours: _text(row, ours, theirs) for ours, theirs in columns.items()}
     if config.verbatim:
-        return {"text": str(value(row, "text", columns["text"])), "id": fields["id"]}
+        text = value(row, "text", columns["text"])
+        if _is_missing(text):
+            raise UserError(
+                f"{row.where}: nothing stands in column {columns['text']!r}, and verbatim rows are not left out; "
+                "expected text",
+                "data.verbatim",
+            )
+        return {"text": str(text), "id": fields["id"]}
     if not all(fields.values()):
         return None
     if config.format in ("text", "speech"):
@@ -47,9 +55,14 @@ def value(row: Row, ours: str, theirs: str) -> Any:
     return found
 
 
+def _is_missing(found: Any) -> bool:
+    """Tables of pandas mark what is missing by a number that is not one (NaN)."""
+    return found is None or (isinstance(found, float) and math.isnan(found))
+
+
 def _text(row: Row, ours: str, theirs: str) -> str:
     found = value(row, ours, theirs)
-    if found is None:
+    if _is_missing(found):
         return ""
     if isinstance(found, bool) or not isinstance(found, str | int | float):
         kind = type(found).__name__

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +41,18 @@ def read(path: Path, subset: str = "") -> Raw:
             raise UserError(f"{path.name}: expected a file ending in {', '.join(_ENDINGS)}", OPTION)
         return Raw({"train": Rows([path], None)}, cards.UNKNOWN)
     files = [file for file in sorted(path.rglob("*")) if _ending(file) and not _is_hidden(file, path)]
+    if arrow := sorted(path.rglob("*.arrow")):
+        raise UserError(
+            f"{path.name} was written by save_to_disk of `datasets` ({arrow[0].name}), which is not read; export its "
+            "splits as Parquet (to_parquet)",
+            OPTION,
+        )
     if not files:
         raise UserError(f"{path.name} holds no {', '.join(_ENDINGS)} files", OPTION)
-    by_split = _splits(path, files, subset)
+    stated = _of_readme(path, subset)
+    by_split = _splits(path, files, stated)
     for split, members in by_split.items():
+        _check_shards(split, members)
         if len(endings := {_ending(file) for file in members}) > 1:
             raise UserError(
                 f"{path.name} holds files {', '.join(sorted(endings))} for the split {split!r}; keep one", OPTION
@@ -51,19 +61,22 @@ def read(path: Path, subset: str = "") -> Raw:
     for file in files:
         by_name.setdefault(_stem(file), []).append(file)
     used = {file for members in by_split.values() for file in members}
-    left = tuple(name for name, members in by_name.items() if not used.issuperset(members))
+    # what a README leaves out belongs to its other subsets
+    left = tuple(name for name, members in by_name.items() if not stated and not used.issuperset(members))
     splits = {name: Rows(members, path) for name, members in (by_name | by_split).items()}
-    return Raw(splits, cards.license_in(path / "README.md"), left)
+    return Raw(splits, cards.license_in(path / "README.md"), left, _note(by_split, path))
 
 
-def _splits(folder: Path, files: Sequence[Path], subset: str) -> dict[str, list[Path]]:
-    """Split -> its files, in order. Files whose names say no split are all `train` if there is but one of them."""
+def _splits(folder: Path, files: Sequence[Path], stated: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """Split -> its files, in order, by what the README has stated or else by their names. Files whose names say no
+    split are all `train` if there is but one of them."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
+    base = folder / str(stated.get("data_dir") or "")
+    patterns = stated.get("data_files")
     try:
-        patterns = _of_readme(folder, subset)
         found = DataFilesDict.from_patterns(
-            sanitize_patterns(patterns) if patterns else get_data_patterns(str(folder)), base_path=str(folder)
+            sanitize_patterns(patterns) if patterns else get_data_patterns(str(base)), base_path=str(base)
         )
     except EmptyDatasetError:
         found = {}
@@ -72,24 +85,60 @@ def _splits(folder: Path, files: Sequence[Path], subset: str) -> dict[str, list[
     known = set(files)
     chosen = {str(split): [file for name in names if (file := Path(name)) in known] for split, names in found.items()}
     chosen = {split: members for split, members in chosen.items() if members}
-    if not patterns and list(chosen) == ["train"] and not any("train" in file.as_posix() for file in chosen["train"]):
+    if not stated and list(chosen) == ["train"] and not all(_names_train(file, folder) for file in chosen["train"]):
         # names that say nothing: several files may be anything
         return chosen if len(files) == 1 else {}
     return chosen
 
 
-def _of_readme(folder: Path, subset: str) -> Any:
-    """`data_files` of the README's `configs`, or None."""
+def _words(file: Path, folder: Path) -> set[str]:
+    """Of a file's name, as `datasets` looks for splits in it."""
+    return set(re.split(r"[-._ 0-9/]+", file.relative_to(folder).as_posix()))
+
+
+def _names_train(file: Path, folder: Path) -> bool:
+    """Whether a file is train by a word of its name, and not because `datasets` takes all it finds for train."""
+    return not {"train", "training"}.isdisjoint(_words(file, folder))
+
+
+def _note(by_split: Mapping[str, Sequence[Path]], folder: Path) -> str:
+    """`eval` may be meant for validation as well."""
+    evals = [file for file in by_split.get("test", ()) if {"eval", "evaluation"} & _words(file, folder)]
+    if not evals:
+        return ""
+    name = _stem(evals[0])
+    return f"{name} is read as test, as `datasets` does (data.splits.validation={name} would make it validation)"
+
+
+def _check_shards(split: str, files: Sequence[Path]) -> None:
+    """Raises UserError where one of the files `NAME-00000-of-00003` of a split is not there."""
+    have: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        if numbered := re.search(r"(.*)-(\d{5})-of-(\d{5})$", _stem(file)):
+            name, number, total = numbered.groups()
+            have.setdefault((file.parent, name, int(total)), set()).add(int(number))
+    for (_, name, total), numbers in have.items():
+        if missing := sorted(set(range(total)) - numbers):
+            raise UserError(
+                f"the split {split!r} lacks {len(missing)} of its {total} files, first "
+                f"{name}-{missing[0]:05}-of-{total:05}",
+                OPTION,
+            )
+
+
+def _of_readme(folder: Path, subset: str) -> dict[str, Any]:
+    """What the README's `configs` say of a subset, or of the default one: `data_files`, `data_dir`; empty without."""
     configs = cards.configs_in(folder / "README.md")
     if not configs:
         if subset:
             raise UserError(f"got {subset!r}, but this folder's README names no configs; leave it empty", "data.subset")
-        return None
-    names = [str(config.get("config_name", "default")) for config in configs]
-    wanted = subset or ("default" if "default" in names else names[0] if len(names) == 1 else "")
-    if wanted not in names:
-        raise UserError(f"this folder has the subsets {', '.join(names)}; got {subset!r}", "data.subset")
-    return configs[names.index(wanted)].get("data_files")
+        return {}
+    by_name = {str(config.get("config_name", "default")): config for config in configs}
+    defaults = [name for name, config in by_name.items() if name == "default" or config.get("default")]
+    wanted = subset or (defaults[0] if defaults else next(iter(by_name)) if len(by_name) == 1 else "")
+    if wanted not in by_name:
+        raise UserError(f"this folder has the subsets {', '.join(by_name)}; got {subset!r}", "data.subset")
+    return by_name[wanted]
 
 
 def _ending(file: Path) -> str:
@@ -142,7 +191,10 @@ def _items(file: Path) -> Iterator[tuple[str, object]]:
 def _open(file: Path) -> Iterator[IO[bytes]]:
     """Decompressed by the file's ending."""
     import fsspec
+    from fsspec.utils import infer_compression
 
+    if file.suffix in _COMPRESSIONS and infer_compression(file.name) is None:
+        raise UserError(f"{file.name}: reading {file.suffix} needs the package zstandard, or unpack the file", OPTION)
     try:
         with fsspec.open(str(file), "rb", compression="infer") as content:
             yield content
@@ -152,7 +204,7 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
 
 def _starts_with(file: Path, mark: bytes) -> bool:
     with _open(file) as content:
-        return next((line.lstrip()[:1] for line in content if line.strip()), b"") == mark
+        return next((start for line in content if (start := line.removeprefix(BOM_UTF8).strip())), b"")[:1] == mark
 
 
 def _parse(text: bytes, where: str) -> object:
@@ -183,6 +235,8 @@ def _lines(file: Path) -> Iterator[tuple[str, object]]:
     with _open(file) as content:
         for number, line in enumerate(content, start=1):
             where = f"{file.name}:{number}"
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
             try:
                 yield where, {"text": line.decode().removesuffix("\n").removesuffix("\r")}
             except UnicodeDecodeError as error:

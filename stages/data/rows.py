@@ -28,3 +28,5 @@ class Raw:
     license: str
     unnamed: tuple[str, ...] = ()
     """Of `splits`: files whose names say no split, read only if `data.splits` names them."""
+    note: str = ""
+    """What a reader should know of the splits' names; empty where nothing is to be said."""

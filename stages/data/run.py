@@ -39,6 +39,8 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
     num_rows, num_skipped = _write(config, raw, out, clips)
     if left := [name for name in raw.unnamed if name not in config.splits.values()]:
         log.note(f"left aside: {', '.join(left)}; their names say no split (data.splits would name one)")
+    if raw.note and not config.splits:
+        log.note(raw.note)
     if num_skipped:
         log.note(f"left out {num_skipped} rows without text")
     facts: dict[str, Any] = {}

@@ -20,10 +20,10 @@ def _header(readme: Path) -> dict[str, Any]:
 
 
 def configs_in(readme: Path) -> list[dict[str, Any]]:
-    """The `configs` of a data set's card that name data files; empty where it names none."""
+    """The `configs` of a data set's card that say where its files lie; empty where none does."""
     found = _header(readme).get("configs")
     entries = found if isinstance(found, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and entry.get("data_files")]
+    return [entry for entry in entries if isinstance(entry, dict) and ("data_files" in entry or "data_dir" in entry)]
 
 
 def license_in(readme: Path) -> str:
