@@ -110,12 +110,25 @@ def test_a_dense_model_has_no_masks(tmp_path: Path) -> None:
 def test_linears_that_were_never_trained_are_not_taken_for_sparse() -> None:
     linears = {"trained": nn.Linear(8, 8), "at zero": nn.Linear(8, 8)}
     nn.init.zeros_(linears["at zero"].weight)
-    assert not zeros.find(linears, "auto").pruned
+    found = zeros.find(linears, "auto")
+    assert not found.pruned
+    assert "1 linears are all zeros, first at zero: training fills them" in found.note
     with pytest.raises(UserError, match="none of the prunable weights is zero") as caught:
         zeros.find({"trained": linears["trained"]}, "from_zeros")
     assert caught.value.option == "model.masks"
     with pytest.raises(UserError, match="a model from scratch has no zeros"):
         config_of("model=t5_from_scratch", "data=translation", "data.path=x", "evaluate=bleu", "model.masks=none")
+
+
+def test_linears_that_were_pruned_whole_stay_so_beside_sparse_ones() -> None:
+    linears = {name: nn.Linear(8, 8) for name in ("dense", "half", "whole")}
+    nn.init.zeros_(linears["whole"].weight)
+    linears["half"].weight.data[:4] = 0
+    found = zeros.find(linears, "auto")
+    assert {name: masks.sparsity({name: keep}) for name, keep in found.pruned.items()} == {
+        "dense": 0, "half": 0.5, "whole": 1,
+    }  # fmt: skip
+    assert "2 of 3 linears are sparse" in found.note
 
 
 # ---- pruning from there ----
@@ -192,6 +205,14 @@ def test_skipped_linears_keep_their_zeros_and_dense_ones_get_no_mask(tmp_path: P
     up = {name: keep for name, keep in pruned.items() if "up_proj" in name}
     assert masks.sparsity(up) == pytest.approx(0.5, abs=0.05)
     assert metrics["sparsity"] == masks.sparsity(pruned)
+
+
+def test_a_level_that_uneven_zeros_leave_no_room_for_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    place = Place(make_sources(tmp_path / "sources"), tmp_path)
+    folder = save_sparse(tmp_path / "uneven", 0.9, "mlp only")
+    outcomes = place.run(f"model.path={folder}", "sparsity=0.7", "quantize=none", "benchmark=none")
+    assert outcomes["prune_70"].error.startswith("sparsity: 6 of 14 linears hold more zeros than 0.7")
+    assert {name for name, outcome in outcomes.items() if outcome.status == "done"} == {"model", "data"}
 
 
 def test_a_cubic_schedule_begins_at_the_zeros_that_are_there(tmp_path: Path) -> None:

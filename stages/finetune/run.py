@@ -18,6 +18,7 @@ from stages.finetune.teacher import CachedTeacher, Teacher
 from stages.finetune.trainer import Plan, train
 from stages.masks import Masks
 from stages.prune import nesting
+from stages.prune.selection import shape_of
 from stages.prune.sequential import linears_to_prune
 
 OPTION = "finetune"
@@ -82,7 +83,9 @@ def _gradual(
     assert calibration is None or isinstance(calibration, Calibration)
     try:
         linears = linears_to_prune(model, family, config.prune)
-        nesting.check(linears, earlier, config.prune, config.initial, log)
+        shapes = {name: shape_of(linear) for name, linear in linears.items()}
+        if line := nesting.check(shapes, earlier, config.prune, config.initial):
+            log.note(line)
     except UserError as error:
         raise UserError(error.message, "schedule.initial" if error.option == "sparsity" else error.option) from None
     samples = load_samples(calibration) if calibration else None

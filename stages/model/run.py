@@ -32,6 +32,9 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja",
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 """Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
+_INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "token_type_ids")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+"""Of safetensors. Narrower ones (F8_E4M3) stand for weights by a scale, as integers do."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
@@ -139,6 +142,7 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype) -
 
     config = _check(folder, label, family)
     tokenizer = _load(label, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_LOCAL))
+    _check_tokens(label, tokenizer, _vocabulary(config))
     features = _feature_extractor(folder, label, config["model_type"])
     model, loading = _load(
         label,
@@ -178,6 +182,31 @@ def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
     if model_type not in FEATURE_EXTRACTOR_MAPPING_NAMES:
         return None
     return _load(label, "feature extractor", lambda: AutoFeatureExtractor.from_pretrained(folder, **_LOCAL))
+
+
+def _vocabulary(config: Mapping[str, Any]) -> int | None:
+    """Rows of the embedding, where config.json says how many."""
+    inside = config.get("text_config")
+    stated = config.get("vocab_size") or (inside.get("vocab_size") if isinstance(inside, dict) else None)
+    return stated if isinstance(stated, int) else None
+
+
+def _check_tokens(label: str, tokenizer: Any, vocabulary: int | None) -> None:
+    """Raises UserError for tokens that the model has no embedding for. Those added beside the vocabulary may have none,
+    as long as no text begins, ends or is padded with them."""
+    if vocabulary is None:
+        return
+    added = set(tokenizer.get_added_vocab()) - {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    beyond = {
+        token: number for token, number in tokenizer.get_vocab().items() if number >= vocabulary and token not in added
+    }
+    if beyond:
+        token = min(beyond, key=lambda token: beyond[token])
+        raise UserError(
+            f"{label}: the model has embeddings for {vocabulary} tokens, its tokenizer has {token!r} as number "
+            f"{beyond[token]}; expected a tokenizer that belongs to the model, and a padding token that it has",
+            OPTION,
+        )
 
 
 def _check_shapes(label: str, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
@@ -240,8 +269,12 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
             f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",
             "model.family",
         )
-    for name, kind in _integer_weights(folder):
-        raise UserError(f"{label}: {name} is stored as {kind}, without floating point; expected float weights", OPTION)
+    for name, kind in _other_weights(folder):
+        raise UserError(
+            f"{label}: {name} is stored as {kind}, a quantized number without its scale; expected weights of 16 to 64 "
+            "bits in floating point",
+            OPTION,
+        )
     return config
 
 
@@ -266,14 +299,14 @@ def _suggestion(config: Mapping[str, Any]) -> str:
     return f"; set model.family={name}" if model_type in families.get(name).model_types else ""
 
 
-def _integer_weights(folder: Path) -> Iterator[tuple[str, str]]:
-    """Weights that are no floating-point numbers, by the headers of the files."""
+def _other_weights(folder: Path) -> Iterator[tuple[str, str]]:
+    """Matrices and other weights that are no floating-point numbers of 16 bits or more, by the headers of the files."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no mapping)
                     kind = tensors.get_slice(name).get_dtype()
-                    if name.endswith("weight") and not kind.startswith(("F", "BF")):
+                    if kind not in _FLOATS and not name.endswith((*_BUFFERS, *_INTEGER_BUFFERS)):
                         yield name, kind
         except (SafetensorError, OSError):
             return  # loading says what is wrong

@@ -15,7 +15,7 @@ from stages.masks import Masks
 OPTION = "model.masks"
 SPARSE_SHARE = 0.05
 """auto: a linear with a larger share of zeros was pruned. Trained weights are practically never 0 (SmolLM2 out of 4-bit
-weights: 0.07 % at most); one that is all zeros was not trained at all."""
+weights: 0.07 % at most). One that is all zeros was pruned whole where others are sparse, else it was never trained."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ def find(linears: Mapping[str, nn.Linear], choice: str) -> Zeros:
     """Masks by the option `model.masks` (`auto`, `from_zeros`, `none`). Raises UserError for from_zeros without any."""
     found = {name: linear.weight != 0 for name, linear in linears.items()}
     share = masks.sparsity(found)
-    is_sparse = {name: SPARSE_SHARE < masks.sparsity({name: keep}) < 1 for name, keep in found.items()}
+    shares = {name: masks.sparsity({name: keep}) for name, keep in found.items()}
+    empty = [name for name, zeros in shares.items() if zeros == 1]
+    is_sparse = {name: zeros > SPARSE_SHARE for name, zeros in shares.items()}
     told = f"{share:.1%} of the prunable weights are zero"
     if choice == "from_zeros":
         if not share:
             raise UserError("none of the prunable weights is zero; expected auto or none", OPTION)
         return Zeros(share, found, f"{told}: {_KEPT}")
-    if not any(is_sparse.values()):
-        return Zeros(share, {}, "")
+    if sum(is_sparse.values()) == len(empty):
+        untrained = f"{len(empty)} linears are all zeros, first {empty[0]}: training fills them" if empty else ""
+        return Zeros(share, {}, f"{untrained} (model.masks=from_zeros does not)" if untrained else "")
     if choice == "none":
         return Zeros(share, {}, f"{told}: training will revive them (model.masks=none)")
     assert choice == "auto", choice

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
-
-from stages.contracts import Log, UserError
+from stages.contracts import UserError
 from stages.masks import Masks
-from stages.prune.selection import num_pruned, shape_of, targets
+from stages.prune.selection import num_pruned, targets
 from stages.prune.spec import Prune
 
 TOLERANCE = 0.01
 """Share of the weights by which earlier zeros may go beyond a level: those of published checkpoints are not exact."""
 
 
-def check(linears: Mapping[str, nn.Linear], previous: Masks, config: Prune, sparsity: float, log: Log) -> None:
-    """Tells `log` of linears that hold more zeros than the level asks for, and so keep theirs.
+def check(shapes: Mapping[str, tuple[int, int]], previous: Masks, config: Prune, sparsity: float) -> str:
+    """A word on linears that hold more zeros than the level asks for, and so keep theirs; empty where none does.
 
-    Raises UserError, naming one, where the model's sparsity would come out above what was asked for.
+    `shapes`: (out, in) of the linears to prune. Raises UserError, naming one, where the model's sparsity would come out
+    above what was asked for.
     """
-    goals = targets(config, {name: shape_of(linear) for name, linear in linears.items()}, sparsity)
+    goals = targets(config, shapes, sparsity)
     asked, comes_to = (
         {
-            name: num_pruned(*shape_of(linear), goals[name], config, earlier.get(name))
-            for name, linear in linears.items()
+            name: num_pruned(rows, columns, goals[name], config, earlier.get(name))
+            for name, (rows, columns) in shapes.items()
         }
         for earlier in ({}, previous)
     )
-    over = {name: comes_to[name] - asked[name] for name in linears if comes_to[name] > asked[name]}
+    over = {name: comes_to[name] - asked[name] for name in shapes if comes_to[name] > asked[name]}
     if not over:
-        return
-    weights = sum(linear.weight.numel() for linear in linears.values())
-    worst = max(over, key=lambda name: over[name] / linears[name].weight.numel())
+        return ""
+    weights = sum(rows * columns for rows, columns in shapes.values())
+    worst = max(over, key=lambda name: over[name] / previous[name].numel())
     found = int((~previous[worst]).sum())
     what = (
-        f"{len(over)} of {len(linears)} linears hold more zeros than {sparsity:g} leaves room for: {worst} has "
+        f"{len(over)} of {len(shapes)} linears hold more zeros than {sparsity:g} leaves room for: {worst} has "
         f"{found} of {previous[worst].numel()}, {asked[worst]} are asked for"
     )
     if sum(over.values()) > TOLERANCE * weights:
@@ -45,4 +44,4 @@ def check(linears: Mapping[str, nn.Linear], previous: Masks, config: Prune, spar
             "that the zeros have, or start from a model without them (model.masks=none)",
             "sparsity",
         )
-    log.note(f"{what}; they keep theirs")
+    return f"{what}; they keep theirs"

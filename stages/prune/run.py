@@ -11,13 +11,25 @@ import torch
 
 from stages import checkpoints, devices, families, masks
 from stages.calibrate.samples import load_samples
-from stages.contracts import Artifact, Calibration, Checkpoint, Log, UserError
+from stages.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, UserError
 from stages.families import structure
 from stages.masks import Masks
+from stages.prune import nesting
 from stages.prune.pruners import PRUNERS
 from stages.prune.selection import num_pruned, targets
 from stages.prune.sequential import note_raised_damping, note_unreached, prune_model
 from stages.prune.spec import HessianOptions, PruneOptions
+from stages.skipping import skipped
+
+
+def check(config: PruneOptions, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError for a level or pattern that the zeros with which the model came leave no room for."""
+    earlier, known = masks.of(model), model.structure()
+    if not (config.sparsity and earlier and known):
+        return
+    skips = skipped(config.prune.skip, known.linears, "prune.skip", known.left_alone)
+    shapes = {name: shape for name, shape in known.linears.items() if name not in skips}
+    nesting.check(shapes, earlier, config.prune, config.sparsity)
 
 
 def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:

@@ -200,9 +200,10 @@ def prune_model(
     if not sparsity:
         ones = {name: _ones(linear) for linears in blocks for name, linear in linears.items()}
         return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
-    everything = {name: linear for linears in blocks for name, linear in linears.items()}
-    goals = targets(config, {name: shape_of(linear) for name, linear in everything.items()}, sparsity)
-    nesting.check(everything, previous, config, sparsity, log)
+    shapes = {name: shape_of(linear) for linears in blocks for name, linear in linears.items()}
+    goals = targets(config, shapes, sparsity)
+    if line := nesting.check(shapes, previous, config, sparsity):
+        log.note(line)
     walk = None
     if PRUNERS.get(config.method).needs != "nothing":
         if samples is None:
