@@ -213,6 +213,7 @@ WORDS_WITH_MARKS = {
     "vowelled Arabic": ("كِتَاب جَدِيد", "كُتُب جَدِيد"),
     "Bengali": ("আমার বাড়ি", "আমার বাড়া"),
     "Hebrew with points": ("שָׁלוֹם עוֹלָם", "שָׁלֹם עוֹלָם"),
+    "Turkish, whose small İ has a sign": ("i̇stanbul güzel", "i̇zmir güzel"),
 }
 
 
@@ -230,10 +231,22 @@ def test_words_with_vowel_signs_are_whole_for_the_unicode_normaliser_and_refused
 
 
 @pytest.mark.parametrize(
+    ("text", "spaces"), [("今天天气很好", False), ("วันนี้อากาศดี", False), ("오늘은 날씨가 좋습니다", True)]
+)
+def test_a_word_error_rate_of_a_script_without_spaces_has_a_word_beside_it(
+    text: str, spaces: bool, tmp_path: Path
+) -> None:
+    log = RecordingLog(tmp_path)
+    scoring.transcripts([Item("a", text, text, 2, False)], Generation(**settings(normalizer="unicode")), log)
+    assert any("read cer" in note for note in log.notes) != spaces
+
+
+@pytest.mark.parametrize(
     ("reference", "hypothesis", "tokenizer"),
     [
         ("我们今天去北京看长城。", "我们今天去上海看长城。", "zh"),
         ("今日は北京へ行きます。", "今日は上海へ行きます。", "char"),
+        ("今日はｶﾀｶﾅを書きます。", "今日はｶﾅを書きます。", "char"),
         ("วันนี้เราไปกรุงเทพฯ", "วันนี้เราไปเชียงใหม่", "char"),
         ("Heute fahren wir nach Peking.", "Heute fahren wir nach Berlin.", "13a"),
         ("Сегодня мы едем в Пекин.", "Сегодня мы едем в Москву.", "13a"),

