@@ -27,16 +27,29 @@ _USER_INFO = re.compile(
 )
 """In a URI, also as Hydra and LaTeX write it, with backslashes."""
 _TOKEN = re.compile(
-    r"""([?&;](?:[\w\\-]*(?:token|passw|pwd|secret|api[-_]?key|signature|credential)[\w\\-]*|sig|key)\\*=)[^&;\s'"<>]+""",
-    re.IGNORECASE,
+    r"""((?:[?&;\#]|%3B)
+        (?:[\w\\-]*(?:token|passw|pwd|secret|api[-_]?key|signature|credential)[\w\\-]*
+          |sig|key|pass|auth|authorization|bearer|jwt)
+        \\*(?:=|%3D))
+        (?:(?!%3B)[^&;\s'"<>])+""",
+    re.IGNORECASE | re.VERBOSE,
 )
-"""In the query of a URI."""
+"""In the query of a URI, and in the settings of ODBC that one may hold."""
+_BACKSLASH = "\\"
 _OPTION = re.compile(r"(\+{0,2}tracking\.uri=)(.*)", re.DOTALL)
 
 
 def public(text: str) -> str:
     """Without the names, passwords and tokens that URIs in it may carry."""
+    if known := os.environ.get(VARIABLE):
+        text = text.replace(known, public_address(known))
     return _TOKEN.sub(r"\1***", _USER_INFO.sub(r"\1", text)) if "//" in text else text
+
+
+def public_address(uri: str) -> str:
+    """The same of a text that is one URI: no quote or space ends it, each is written `_`."""
+    word = _one_word(uri)
+    return _TOKEN.sub(r"\1***", _USER_INFO.sub(r"\1", word)) if "//" in word else word
 
 
 def public_values(value: Any) -> Any:
@@ -52,15 +65,24 @@ def public_values(value: Any) -> Any:
 
 def withdraw(uri: str) -> str:
     """The address without its credentials, which `reveal` gives back in this process and its children."""
-    if public(uri) != uri:
-        os.environ[VARIABLE] = uri
-    return public(uri)
+    if not _holds_credentials(uri):
+        return uri
+    os.environ[VARIABLE] = uri
+    return public_address(uri)
+
+
+def _holds_credentials(uri: str) -> bool:
+    return public_address(uri) != _one_word(uri)
+
+
+def _one_word(uri: str) -> str:
+    return re.sub(r"""['"<>\s]""", "_", uri)
 
 
 def reveal(uri: str) -> str:
     """The address with the credentials that belong to it, if any are known."""
     known = os.environ.get(VARIABLE, "")
-    return known if known and public(known) == uri else uri
+    return known if known and public_address(known) == uri else uri
 
 
 def withdraw_from(arguments: Sequence[str]) -> list[str]:
@@ -69,9 +91,9 @@ def withdraw_from(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if option := _OPTION.fullmatch(argument):
             typed = option[2].strip("'\"")
-            if public(typed) != typed:
-                withdraw(typed.replace("\\", ""))
-                argument = option[1] + public(option[2])
+            if _holds_credentials(typed):
+                quote = option[2].partition(typed)[0]
+                argument = f"{option[1]}{quote}{withdraw(typed.replace(_BACKSLASH, ''))}{quote}"
         found.append(argument)
     return found
 
@@ -80,8 +102,7 @@ def refuse_elsewhere(arguments: Sequence[str]) -> None:
     """Raises UserError for credentials in other options than `tracking.uri`, which would be recorded by Hydra."""
     for argument in arguments:
         option, _, value = argument.lstrip("+~").partition("=")
-        bare = re.sub(r"""['"<>]""", "_", value)  # a password may have quotes
-        if public(bare) != bare:
+        if _holds_credentials(value):
             raise UserError("a name, password or token in this address would be recorded; leave it out", option)
 
 

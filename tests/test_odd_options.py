@@ -79,6 +79,8 @@ def test_a_launcher_has_a_sensible_number_of_jobs(jobs: int) -> None:
         f"postgresql://u:{SECRET}/with/slash@h/db", f"postgresql://u:{SECRET}@more@h/db",
         f"http\\://admin\\:{SECRET}@host\\:5000", f"https://host/x?y=1&access_token={SECRET}",
         f"https://host/?sig={SECRET}", f"[http://one,http://a:{SECRET}@two]",
+        f"https://host/#access_token={SECRET}", f"https://host/x?authorization=Bearer%20{SECRET}",
+        f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BUID%3Du%3BPWD%3D{SECRET}%3B",
         f"http\\textbackslash{{}}://a\\textbackslash{{}}:{SECRET}@host",
     ],
 )  # fmt: skip
@@ -90,18 +92,25 @@ def test_credentials_are_hidden_in_texts_and_found_in_options(address: str) -> N
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", [f"http://admin:{SECRET}@host", f"https://host/?access_token={SECRET}"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"http://admin:{SECRET}@host", f"https://host/?access_token={SECRET}", f"postgresql://u:\"{SECRET}@h/db",
+        f"postgresql://u:<{SECRET}>@h/db", f"http://u:two {SECRET}@h",
+    ],
+)  # fmt: skip
 def test_the_address_of_the_server_is_used_and_not_shown(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQUAREHEAD_TRACKING_URI", "")
     (left,) = withdraw_from([f"tracking.uri='{address}'"])
     assert SECRET not in left
     assert reveal(left.partition("=")[2].strip("'")) == address
+    assert SECRET not in public(f"cannot connect to {address}: refused")
 
 
 @pytest.mark.parametrize(
     "address",
     ["http://host:5000/a@b", "sqlite:////x/mlflow.db?timeout=60", "pypi:name==1#sha256=ab", "see http://x and me@y",
-     "${oc.env:MLFLOW_TRACKING_URI}", "s3://bucket/key"],
+     "${oc.env:MLFLOW_TRACKING_URI}", "s3://bucket/key", "a folder of 'mine'", "file:///a folder/of 'mine'"],
 )  # fmt: skip
 def test_what_holds_no_credentials_is_left_alone(address: str) -> None:
     assert public(address) == address

@@ -20,6 +20,7 @@ REFUSED = [
     *("distill.kd=1e300", "distill.temperature=1e300", "distill.eps=1e300", "finetune.clip_norm=-1"),
     *("seed=-1", "finetune.seed=-1", "dense.training.seed=1180591620717411303424", "calibrate.seed=-3", "data.seed=-1"),
     *("threads=true", "finetune.steps=true", "finetune.lr=true", "sparsity=false", "finetune.betas=[true,0.9]"),
+    *("model.path=''", "data.path=''", "evaluate.tasks=[{name: ''}]", "prune.pattern='²:4'", "prune.pattern='２:４'"),
     *("benchmark.threads=true", "schedule.levels=[true]", "prune.micro_batch_size=true"),
 ]
 

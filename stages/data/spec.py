@@ -54,7 +54,7 @@ class Languages(Options):
 class Data(Options):
     """A data set, brought into JSON Lines: one file for each of train, validation, test."""
 
-    path: str
+    path: str = Field(min_length=1)
     """A hub id, a local file or folder of JSON Lines, or an embedded package."""
     revision: str
     subset: str

@@ -27,7 +27,7 @@ class Perplexity(Options):
 class Task(Options):
     """An lm-eval task: a stock one by name, or a local YAML."""
 
-    name: str
+    name: str = Field(min_length=1)
     include: str = ""
     """Folder of the task's YAML; empty: a stock task. `packaged` names the tasks that come with squarehead."""
     shots: int | None = Field(None, ge=0)

