@@ -18,7 +18,7 @@ from stages.contracts import UserError
 from stages.data import run as data
 from stages.data.spec import Data
 from stages.data.splits import cut, hash_position
-from stages.evaluate.run import tasks
+from stages.evaluate import tasks
 from stages.model import run as model
 from stages.model.spec import Model
 from stages.sources import packages, remembered

@@ -130,7 +130,7 @@ class TorchCsr:
 
 
 class SquareheadW8A8:
-    """`stages.quantize.run.run.run.run.quantized.Int8Linear` in the blocks, fp32 elsewhere."""
+    """`stages.quantize.quantized.Int8Linear` in the blocks, fp32 elsewhere."""
 
     name = "squarehead_w8a8"
     quantized = True
