@@ -1,6 +1,6 @@
 """Published figures that reports put beside ours: conf/references.yaml, read and checked.
 
-A job says with the option `reference` which table is its own.
+The option `reference` of a job names its table.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Reference:
     """Of the prunable weights; 0: dense."""
     higher_is_better: bool = True
     method: str | None = None
-    """What made the zeros; None: dense, or not told."""
+    """What made the zeros; None: dense, or unknown."""
     loss: str | None = None
-    """What it was fine-tuned with after pruning (`conf/distill`); None: it was not, or not told."""
+    """What it was fine-tuned with after pruning (`conf/distill`); None: it was not, or that is unknown."""
     pattern: str = "unstructured"
     int8: bool = False
     dense: float | None = None
@@ -103,7 +103,7 @@ def of_table(table: str) -> list[Reference]:
 
 
 def of_speed(table: str) -> list[Reference]:
-    """The figures of one table that tell a speed-up; where it names another for them, of that."""
+    """The figures with a speed-up of one table, or of the table that it names for them."""
     named = next((reference.speed_table for reference in of_table(table) if reference.speed_table), table)
     return [reference for reference in of_table(named) if reference.speedup]
 

@@ -1,8 +1,8 @@
-"""`python -m pipeline.report [FOLDER...]`: what runs and sweeps found, read from their folders and the store.
+"""`python -m pipeline.report [FOLDER...]`: a report of runs and sweeps, from their folders and the store.
 
 A sweep of `--runs` may go by its id. Without a folder: the newest. Prints the table of models, and writes report.html,
 .md, .csv, .tex and .json into the (first) folder; they are logged to the sweep's run in MLflow too. Exit code: 0 if all
-is there, 1 if something failed, is missing or still running (it is said what, and the rest is reported), 2 if there is
+is there, 1 if something failed, is missing or still running (it says what, and reports the rest), 2 if there is
 nothing to report.
 """
 
@@ -41,7 +41,7 @@ def write(found: Study, folder: Path) -> list[Path]:
 
 
 def plot(found: Study) -> list[Path]:
-    """Draws `plots.NAME` into the folder of each job that has what it takes. Raises UserError if none has."""
+    """Draws `plots.NAME` into the folder of each job that was benchmarked and evaluated. UserError if none was."""
     drawn = []
     for job in found.jobs:
         runs = (store.root.parent for store in found.results.stores)
@@ -54,17 +54,17 @@ def plot(found: Study) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__)
-    told = "folders of runs or sweeps, or their ids; default: the newest"
-    parser.add_argument("folders", nargs="*", type=Path, help=told)
+    what = "folders of runs or sweeps, or their ids; default: the newest"
+    parser.add_argument("folders", nargs="*", type=Path, help=what)
     parser.add_argument("--runs", type=Path, help="folder with the store; default: the one above the folders, or runs")
     parser.add_argument("--plot", action="store_true", help=f"draw {plots.NAME} into each job's folder, from the store")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     otherwise = Path(os.environ.get("SQUAREHEAD_RUNS", "runs"))
     try:
-        runs = asked.runs or otherwise
-        others = [] if asked.folders else folders.newest(runs)
-        paths = [folders.named(folder, runs) for folder in asked.folders] or others[:1]
-        found = study.collect(paths, asked.runs, otherwise)
+        runs = arguments.runs or otherwise
+        others = [] if arguments.folders else folders.newest(runs)
+        paths = [folders.named(folder, runs) for folder in arguments.folders] or others[:1]
+        found = study.collect(paths, arguments.runs, otherwise)
     except UserError as error:
         print(f"squarehead: {error}", file=sys.stderr)
         sys.exit(NOTHING)
@@ -77,7 +77,7 @@ def main() -> None:
     except UserError as error:
         unwritten = str(error)
         print(f"squarehead: {unwritten}", file=sys.stderr)
-    if asked.plot:
+    if arguments.plot:
         try:
             written += plot(found)
         except UserError as error:
@@ -85,7 +85,7 @@ def main() -> None:
             print(f"squarehead: {undrawn}", file=sys.stderr)
     for path in written:
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
-    for line in [] if unwritten else dict.fromkeys(logged.log(found, written, asked.runs or otherwise)):
+    for line in [] if unwritten else dict.fromkeys(logged.log(found, written, arguments.runs or otherwise)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for other in others[1:]:
         console.print(

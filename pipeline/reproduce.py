@@ -1,8 +1,8 @@
 """`python -m pipeline.reproduce [TABLE [key=value ...]]`: a table of the paper, or the like at the scale of two cores.
 
-Runs the sweep of conf/experiment/TABLE.yaml, then reports it, with the published figures beside ours. The same line
-goes on where a killed one stopped. Without TABLE: lists the tables, what they need and how long they take. Options
-after the table are those of the pipeline; with dry_run=true it only says what would run, and how long.
+Runs the sweep of conf/experiment/TABLE.yaml, then reports it, with the published figures beside ours. The same command
+resumes an interrupted one. Without TABLE: lists the tables, what they need and how long they take. Options after the
+table are those of the pipeline; dry_run=true only prints what would run, and how long that takes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def tables() -> list[PaperTable]:
 
 
 def _read(path: Path) -> PaperTable:
-    """By the comment that the file begins with: what it is, `Needs: ... Takes: ...`."""
+    """Parses the comment that begins the file: what it is, `Needs: ... Takes: ...`."""
     text = path.read_text(encoding="utf-8")
     lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()[1:])
     what, _, rest = " ".join(line.lstrip("# ") for line in lines).partition(NEEDS)
@@ -64,12 +64,12 @@ def show(found: Sequence[PaperTable], console: Console) -> None:
         needs = "" if one.needs == "nothing" else f" [dim]Needs {one.needs}.[/]"
         table.add_row(one.name, str(one.jobs), one.takes, one.what + needs)
     console.print(table)
-    console.print("ARGS=dry_run=true says what would run on this machine, and how long that takes.", highlight=False)
+    console.print("ARGS=dry_run=true prints what would run on this machine, and how long that takes.", highlight=False)
 
 
 def reproduce(name: str, options: Sequence[str]) -> int:
-    """Runs a table's sweep, in a folder of its own, and reports it, whatever became of its jobs. The exit code: that of
-    the sweep, or of the report where all went well. Raises UserError for a table that there is not."""
+    """Runs a table's sweep in a folder of its own, and reports it even if jobs failed. Returns the exit code of the
+    sweep, or of the report where the sweep went well. Raises UserError for a table that there is not."""
     if name not in (have := [table.name for table in tables()]):
         raise UserError(f"there is no table {name!r}; there are: {', '.join(have)}", "TABLE")
     given = dict(option.partition("=")[::2] for option in options)
@@ -81,8 +81,8 @@ def reproduce(name: str, options: Sequence[str]) -> int:
     made = subprocess.call([*sweep, f"hydra.sweep.dir={_quoted(folder)}"])
     if not folder.exists():  # it stopped before its first job, and has said why
         return made
-    told = subprocess.call([sys.executable, "-m", "pipeline.report", str(folder)])
-    return made or told
+    reported = subprocess.call([sys.executable, "-m", "pipeline.report", str(folder)])
+    return made or reported
 
 
 def _quoted(path: Path) -> str:
@@ -92,19 +92,19 @@ def _quoted(path: Path) -> str:
 
 
 def main() -> None:
-    asked = sys.argv[1:]
-    if asked and asked[0] in ("-h", "--help"):
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help"):
         print(__doc__)
         return
-    if not asked:
+    if not arguments:
         show(tables(), table_console())
         return
     try:
-        sys.exit(reproduce(asked[0], asked[1:]))
+        sys.exit(reproduce(arguments[0], arguments[1:]))
     except UserError as error:
         sys.exit(f"squarehead: {error}")
     except KeyboardInterrupt:
-        sys.exit("squarehead: interrupted; finished stages are stored, the same line continues")
+        sys.exit("squarehead: interrupted; finished stages are stored, the same command continues")
 
 
 if __name__ == "__main__":

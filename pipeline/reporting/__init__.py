@@ -1,5 +1,5 @@
-"""What a sweep found, as one page: read from job folders and the store, told in tables, plots and files.
+"""Reports of runs and sweeps, from their folders and the store.
 
-folders, results (what is on disk) -> choices, models, speeds, seeds, sharing, verdicts (what it says)
--> study (all of it) -> tables, figures -> writers, page, terminal, logged.
+folders, results (what is on disk) -> table (a row for each model, metric and result) -> analysis, pairs, findings,
+verdicts, speeds, sharing (pure functions of it) -> study (all of it) -> tables, figures -> writers, page, terminal.
 """

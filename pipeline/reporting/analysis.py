@@ -1,4 +1,4 @@
-"""What the tidy table says of models that belong together: series, levels, means over seeds, recovery."""
+"""Functions of the tidy table: series of models, levels, means over seeds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Row = Mapping[str, Any]
 SELF_EXPLAINING = ("distill", "experiment")
 """Options whose values say what they are without the name."""
 BESIDE = ("experiment", "benchmark", "quantize", "evaluate")
-"""Sections of options that do not make a fine-tuned model: they name it only where nothing else tells models apart."""
+"""Sections of options that do not change a fine-tuned model: they name it only where nothing else distinguishes it."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How models that differ in sparsity and seeds alone are called, and what quality is drawn over."""
+    """Names series of models, which differ in sparsity and seeds alone, and the axis that quality is drawn over."""
 
     axis: str
     """`sparsity`, or where that is the same everywhere, the first option of numbers."""
     options: tuple[str, ...]
-    """Those that tell fine-tuned models apart, but for seeds and the axis."""
+    """Those that distinguish fine-tuned models, except seeds and the axis."""
     pattern_by_sparsity: bool
     """Whether no two N:M patterns have the same sparsity: then 16:32 and 16:64 are places on one line."""
 
@@ -75,9 +75,9 @@ def naming(table: DataFrame) -> Naming:
 
 
 def needed(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """Without the options beside a model by which no two of the rows differ alone."""
+    """The options without those of `BESIDE` that no two of the rows need to be distinguished."""
 
-    def told(chosen: Sequence[str]) -> int:
+    def distinct(chosen: Sequence[str]) -> int:
         own = [{key: value for key, value in row["options"].items() if _counts(key, chosen)} for row in rows]
         return len({(row["kind"], row["sparsity"], *sorted(it.items())) for row, it in zip(rows, own, strict=True)})
 
@@ -87,7 +87,7 @@ def needed(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
     kept = list(keys)
     for key in [key for key in keys if key.partition(".")[0] in BESIDE]:
         without = [other for other in kept if other != key]
-        if told(without) == told(kept):
+        if distinct(without) == distinct(kept):
             kept = without
     return kept
 
@@ -101,7 +101,7 @@ def _is_number(value: str) -> bool:
 
 
 def main_metric(table: DataFrame, published: Sequence[str]) -> str:
-    """By which models are compared first: the metric of a published table, or else exact answers, or the first."""
+    """Models are compared by it first: the metric of a published table, or else exact answers, or the first."""
     names = metrics(table)
     exact = [name for name in names if "exact_match" in name]
     return next((name for name in (*published, *exact) if name in names), next(iter(names), ""))

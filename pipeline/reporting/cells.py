@@ -1,4 +1,4 @@
-"""What tables are made of: cells with their text, their figure, and the results that it is from."""
+"""Tables of cells: each has a text, the figure behind it, and the fingerprints of the results that it comes from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 PERCENT = ("exact_match", "acc", "accuracy")
-"""Parts of names of metrics that are fractions, told in percent."""
+"""Parts of names of metrics that are fractions, shown in percent."""
 NAMES = {
     "wer": "WER",
     "cer": "CER",
@@ -49,16 +49,16 @@ EMPTY = Cell("")
 GAP = 1
 """Characters between two columns, on either side."""
 OPTION = "option."
-"""Begins the keys of columns of options, which know a sparsity and a model too."""
+"""Prefix of the keys of option columns: options named sparsity and model exist too."""
 
 
 def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str, Cell]], *notes: str) -> Table:
-    """With those of the columns that hold something, and of options those that tell rows apart."""
-    told: dict[str, set[str]] = {}
+    """Leaves out empty columns, and columns of options that are the same in all rows."""
+    texts: dict[str, set[str]] = {}
     for row in rows:
         for key, cell in row.items():
-            told.setdefault(key, set()).add(cell.text)
-    shown = [column for column in columns if len(told.get(column.key, set()) - {""}) > column.key.startswith(OPTION)]
+            texts.setdefault(key, set()).add(cell.text)
+    shown = [column for column in columns if len(texts.get(column.key, set()) - {""}) > column.key.startswith(OPTION)]
     return Table(name, title, shown, rows, list(notes))
 
 
@@ -78,7 +78,7 @@ def name_of(metric: str) -> str:
     return f"{name}, %" if any(part in metric for part in PERCENT) else name
 
 
-def told(metric: str, value: float, error: float | None) -> str:
+def named_value(metric: str, value: float, error: float | None) -> str:
     """WER 12.3 ± 0.4; accuracy 30.5 ± 1.2 %."""
     name = name_of(metric)
     figures = f"{name.removesuffix(', %')} {with_error(metric, value, error)}"
@@ -86,7 +86,7 @@ def told(metric: str, value: float, error: float | None) -> str:
 
 
 def plain(metric: str, value: float) -> float:
-    """In the unit it is told in: fractions in percent."""
+    """In the unit in which it is shown: fractions in percent."""
     return 100 * value if any(part in metric for part in PERCENT) else value
 
 

@@ -1,4 +1,4 @@
-"""What differs between the jobs of a report, and what they have in common."""
+"""Swept parameters: the options in which the jobs of a report differ, and those that they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUARDS = ("divergence",)
 
 
 def is_mechanics(key: str) -> bool:
-    """Whether an option says how a job runs, not what it finds out. A guard stops a job and changes no result."""
+    """Whether an option changes how a job runs, but no result; a guard only stops it."""
     return key.startswith(MECHANICS) or key.rpartition(".")[2] in GUARDS
 
 
@@ -27,30 +27,30 @@ def is_seed(key: str) -> bool:
 def settings(jobs: Sequence[JobRecord]) -> list[dict[str, str]]:
     """For each job {option: value}, of the options in which jobs differ.
 
-    A group that is no section of the configuration, but sets others (`row`), is told by what it sets.
+    A group that is no section of the configuration, but sets others (`row`), is represented by what it sets.
     """
     given = [_given(job) for job in jobs]
     leaves = [{key: value for key, value in flatten(job.config).items() if not is_mechanics(key)} for job in jobs]
     known = {key for job in jobs for key in job.config} | {"experiment"}
     typed = dict.fromkeys(key for options in given for key in options)
-    asked = sorted((key for key in typed if len(known) == 1 or _section(key) in known), key=_place)
+    chosen = sorted((key for key in typed if len(known) == 1 or _section(key) in known), key=_place)
     columns: dict[str, list[str]] = {}
-    for key in asked:
+    for key in chosen:
         values = [_value(key, job, options, found) for job, options, found in zip(jobs, given, leaves, strict=True)]
         if len(set(values)) > 1:
             columns[key] = values
     for key in sorted(dict.fromkeys(key for found in leaves for key in found), key=_place):
         values = [text(found[key]) if key in found else NONE for found in leaves]
-        if not is_mechanics(key) and not _is_told(values, columns, leaves):
+        if not is_mechanics(key) and not _is_implied(values, columns, leaves):
             columns[key] = values
     return [{key: columns[key][at] for key in sorted(columns, key=_place)} for at in range(len(jobs))]
 
 
-def _is_told(values: list[str], columns: Mapping[str, list[str]], leaves: list[dict[str, Any]]) -> bool:
-    """Whether the columns tell apart all jobs (with a configuration) whose values differ."""
+def _is_implied(values: list[str], columns: Mapping[str, list[str]], leaves: list[dict[str, Any]]) -> bool:
+    """Whether the columns already distinguish all jobs (with a configuration) whose values differ."""
     there = [at for at, found in enumerate(leaves) if found]
-    told = {tuple(column[at] for column in columns.values()) for at in there}
-    return len({(values[at], *(column[at] for column in columns.values())) for at in there}) == len(told)
+    described = {tuple(column[at] for column in columns.values()) for at in there}
+    return len({(values[at], *(column[at] for column in columns.values())) for at in there}) == len(described)
 
 
 def _given(job: JobRecord) -> dict[str, str]:
@@ -89,7 +89,7 @@ def text(value: Any) -> str:
 
 
 def loss(config: Mapping[str, Any]) -> str:
-    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both; empty where nothing tells, and where the
+    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both; empty where that is unknown, and where the
     sparse model was not fine-tuned."""
     finetune = config.get("finetune", {})
     if finetune.get("steps") == 0 and not finetune.get("epochs"):
@@ -105,19 +105,23 @@ def common_options(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def common(jobs: Sequence[JobRecord]) -> dict[str, str]:
-    """What all jobs share, in a few words each; what differs is left out."""
-    told = [_described(job) for job in jobs if job.config]
-    if not told:
+    """The settings that all jobs share, in a few words each."""
+    described = [_described(job) for job in jobs if job.config]
+    if not described:
         return {}
-    return {key: value for key, value in told[0].items() if value and all(other.get(key) == value for other in told)}
+    return {
+        key: value
+        for key, value in described[0].items()
+        if value and all(other.get(key) == value for other in described)
+    }
 
 
 def common_settings(jobs: Sequence[JobRecord]) -> dict[str, str]:
-    """Every option that all jobs have alike, dotted."""
-    told = [{key: text(value) for key, value in flatten(job.config).items()} for job in jobs if job.config]
-    if not told:
+    """Every option that is the same in all jobs, dotted."""
+    described = [{key: text(value) for key, value in flatten(job.config).items()} for job in jobs if job.config]
+    if not described:
         return {}
-    return {key: value for key, value in told[0].items() if all(other.get(key) == value for other in told)}
+    return {key: value for key, value in described[0].items() if all(other.get(key) == value for other in described)}
 
 
 def _described(job: JobRecord) -> dict[str, str]:

@@ -13,7 +13,7 @@ MARGIN = 4
 
 
 def draw(groups: Sequence[Group], jobs: int) -> str:
-    """Layers from left to right; what several jobs shared is filled."""
+    """Layers from left to right; groups that several jobs shared are filled."""
     layers: dict[int, list[Group]] = {}
     for group in groups:
         layers.setdefault(group.layer, []).append(group)
@@ -27,9 +27,9 @@ def draw(groups: Sequence[Group], jobs: int) -> str:
     height = 2 * MARGIN + tall * (BOX_HEIGHT + GAP_Y) - GAP_Y
     lines = [_arrow(places[source], places[group.name]) for group in groups for source in group.inputs]
     boxes = [_box(group, *places[group.name]) for group in groups]
-    told = f"The DAG of {jobs} jobs: " + ", ".join(f"{group.name} {group.results}" for group in groups)
+    summary = f"The DAG of {jobs} jobs: " + ", ".join(f"{group.name} {group.results}" for group in groups)
     return (
-        f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(told, quote=True)}" '
+        f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(summary, quote=True)}" '
         f'style="width: 100%; max-width: {width}px" class="dag">' + "".join(lines + boxes) + "</svg>"
     )
 

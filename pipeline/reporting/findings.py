@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.reporting.analysis import Level, levels
-from pipeline.reporting.cells import number, told, with_error
+from pipeline.reporting.cells import named_value, number, with_error
 from pipeline.reporting.pairs import interval
 from pipeline.reporting.study import Study
 from pipeline.reporting.verdicts import SAME
@@ -50,7 +50,7 @@ def _finding(study: Study, rivals: Sequence[Level]) -> Finding:
     return Finding(
         level=f"{100 * best.sparsity:.3g} %",
         best=_called(study, best),
-        value=told(study.metric, best.value, best.error),
+        value=named_value(study.metric, best.value, best.error),
         recovery=f"{best.recovery:.1f} % of dense{seeds}" if best.recovery is not None else seeds.lstrip(", "),
         margin=_margin(study, best, ranked[1:]),
         speed=", ".join(f"{speed.ratio:.1f}× ({speed.backend})" for speed in fastest if speed),

@@ -1,4 +1,4 @@
-"""The jobs of a run or sweep as they lie on disk: what was asked of each, what was planned, how far it came.
+"""The jobs of a run or sweep on disk: their options, their plans, and how far they came.
 
 A folder of a job, from its beginning to its end, holds: `.hydra/` (its command), job.json and plan.json, summary.json.
 A sweep's folder holds one for each job; `sweep.json`, which lists them before the first begins; and `shared.json`, what
@@ -34,10 +34,10 @@ PROGRAM = "python -m pipeline"
 
 @dataclass
 class Node(Outcome):
-    """One node of a job: what was planned, and what became of it; TO_RUN where no summary tells (yet)."""
+    """One node of a job: what was planned, and how it ended; TO_RUN where there is no summary (yet)."""
 
     inputs: dict[str, str] | None = None
-    """Role -> fingerprint; None where no plan tells."""
+    """Role -> fingerprint; None where there is no plan."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class JobRecord:
     name: str
     sweep: str
     state: State
-    told: str
+    reason: str
     """Why it is not done, in one line."""
     dials: dict[str, str]
     config: dict[str, Any]
@@ -58,12 +58,12 @@ class JobRecord:
     """Group -> option, as composed."""
     environment: dict[str, Any]
     process: str
-    """Which ran it (`pipeline.process`); empty where nothing tells."""
+    """Which ran it (`pipeline.process`); empty where that is unknown."""
     nodes: dict[str, Node]
 
     @property
     def command(self) -> str:
-        """The line that runs this job alone."""
+        """The command that runs this job alone."""
         return shlex.join([*PROGRAM.split(), *self.overrides])
 
     @property
@@ -79,11 +79,11 @@ class Folder:
     path: Path
     jobs: list[JobRecord]
     command: str
-    """The line that made it, and makes it again."""
+    """The command that made it, and makes it again."""
     started: str
-    """ISO 8601; empty where nothing tells."""
+    """ISO 8601; empty where that is unknown."""
     shared: dict[str, dict[str, Any]]
-    """By fingerprint, what ran for several jobs before they began, as in a summary."""
+    """By fingerprint, the nodes that ran for several jobs before these began, as in a summary."""
 
 
 def named(asked: Path, runs: Path) -> Path:
@@ -95,10 +95,10 @@ def newest(runs: Path) -> list[Path]:
     """The newest folder of a run or sweep that has come to something, then the newest of the other kind, if there is
     one. Raises UserError if there is none."""
     kinds = [[*runs.glob("jobs/*")], [*runs.glob("sweeps/*")]]
-    told = [[at for at in kind if any(any(at.rglob(name)) for name in (SUMMARY, SWEEP))] for kind in kinds]
-    if not any(told):
+    ended = [[at for at in kind if any(any(at.rglob(name)) for name in (SUMMARY, SWEEP))] for kind in kinds]
+    if not any(ended):
         raise UserError(f"no run has finished under {runs.resolve()}; `make run` makes one", "runs")
-    found = [max(kind, key=lambda folder: folder.name) for kind in told if kind]
+    found = [max(kind, key=lambda folder: folder.name) for kind in ended if kind]
     return sorted(found, key=lambda folder: folder.name, reverse=True)
 
 
@@ -140,13 +140,13 @@ def _job(folder: Path, asked: Mapping[str, Any]) -> JobRecord:
     dials = record.get("dials") or dict(line.partition("=")[::2] for line in overrides)
     nodes = _nodes(_json(folder / PLAN).get("nodes", asked.get("nodes", {})), read_outcomes(folder / SUMMARY))
     dry = "it was a dry run" if "dry_run=true" in overrides else ""
-    state, told = _state(folder, nodes, asked.get("error", "") or dry)
+    state, reason = _state(folder, nodes, asked.get("error", "") or dry)
     return JobRecord(
         folder=folder,
         name=record.get("name") or asked.get("name") or " ".join(overrides) or "defaults",
         sweep=record.get("sweep", ""),
         state=state,
-        told=told,
+        reason=reason,
         dials=dials,
         config=record.get("config", {}),
         overrides=overrides,
@@ -163,13 +163,13 @@ def _not_begun(sweep: Path, asked: Mapping[str, Any], alive: bool) -> JobRecord:
     nodes = _nodes(asked.get("nodes", {}), {})
     folder = sweep / str(asked["num"])
     state: State = "not planned" if asked.get("error") else "waiting" if alive else "missing"
-    told = asked.get("error") or ("its turn has not come" if alive else "never began")
+    reason = asked.get("error") or ("its turn has not come" if alive else "never began")
     name = asked.get("name", "")
-    return JobRecord(folder, name, sweep.name, state, told, dials, {}, overrides, {}, {}, "", nodes)
+    return JobRecord(folder, name, sweep.name, state, reason, dials, {}, overrides, {}, {}, "", nodes)
 
 
 def _nodes(planned: Mapping[str, Mapping[str, Any]], outcomes: Outcomes) -> dict[str, Node]:
-    """Those of the plan, in its order, with what became of them."""
+    """Those of the plan, in its order, with their outcomes."""
     found = {}
     for name in [*planned, *(name for name in outcomes if name not in planned)]:
         plan, became = planned.get(name, {}), outcomes.get(name)
@@ -192,8 +192,8 @@ def _state(folder: Path, nodes: Mapping[str, Node], refused: str) -> tuple[State
         return "not planned", refused or "its configuration was refused, or it was interrupted at once"
     if not (folder / SUMMARY).exists():
         return "unfinished", ""
-    state, told = status_of(dict(nodes))
-    return STATES[state], told
+    status, reason = status_of(dict(nodes))
+    return STATES[status], reason
 
 
 def _choices(folder: Path) -> dict[str, str]:

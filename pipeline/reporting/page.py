@@ -22,15 +22,15 @@ def html(study: Study) -> str:
         loader=PackageLoader("pipeline.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    told = {table.name: table for table in tables.everything(study)}
+    found = {table.name: table for table in tables.everything(study)}
     return environment.get_template("page.html.j2").render(
         study=study,
-        tables=told,
+        tables=found,
         plots=_plots(study),
         findings=findings.findings(study),
         common=study.common,
         settings=choices.common_settings(study.jobs),
-        states=Counter(told.partition(":")[0].partition(" by ")[0] for told in study.states),
+        states=Counter(state.partition(":")[0].partition(" by ")[0] for state in study.states),
         metric=name_of(study.metric) if study.metric else "",
         empty=EMPTY,
         short=lambda prints: ", ".join(fingerprint[:SHORT] for fingerprint in prints),

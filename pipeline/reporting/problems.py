@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 DONE, SUPERSEDED = "done", "superseded"
 LABEL = 100
-"""Characters of what tells a job in a line."""
+"""Characters of a job in a line."""
 MAX_LOST = 10
-"""Lost results that are told one by one."""
+"""Lost results with a line of their own."""
 
 
 def problems(
@@ -35,7 +35,7 @@ def state(job: JobRecord, results: Results) -> str:
     if job.state == "done":
         return "done"
     if job.state != "unfinished":
-        return f"{job.state}: {job.told}"
+        return f"{job.state}: {job.reason}"
     todo = [node for node in job.nodes.values() if node.status != Status.UNNEEDED and results.of(node) is None]
     working = [node for node in todo if results.is_working(node)]
     alive = bool(working) or (is_here(job.process) and not is_dead(job.process))
@@ -43,18 +43,18 @@ def state(job: JobRecord, results: Results) -> str:
         return "done"  # it did not live to say so
     at = working or todo
     where = f"at {at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
-    return f"running: {where}" if alive else f"stopped: {job.told or where}"
+    return f"running: {where}" if alive else f"stopped: {job.reason or where}"
 
 
 def states(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
-    """Of each job. A failed one that another with the same options did again says which."""
-    told = [state(job, results) for job in jobs]
-    done = {tuple(options.items()): job for job, options, it in zip(jobs, settings, told, strict=True) if it == DONE}
+    """Of each job. A failed one names the job with the same options that was done after it."""
+    own = [state(job, results) for job in jobs]
+    done = {tuple(options.items()): job for job, options, it in zip(jobs, settings, own, strict=True) if it == DONE}
     return [
         f"{SUPERSEDED} by {folder_of(again)}: {it}"
         if it.startswith("failed") and (again := done.get(tuple(options.items())))
         else it
-        for options, it in zip(settings, told, strict=True)
+        for options, it in zip(settings, own, strict=True)
     ]
 
 
@@ -64,17 +64,17 @@ def folder_of(job: JobRecord) -> str:
 
 def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
     return [
-        f"job {label(job, differing)}: {told}"
-        for job, differing, told in zip(jobs, settings, states(jobs, settings, results), strict=True)
-        if told != DONE and not told.startswith(SUPERSEDED)
+        f"job {label(job, differing)}: {state}"
+        for job, differing, state in zip(jobs, settings, states(jobs, settings, results), strict=True)
+        if state != DONE and not state.startswith(SUPERSEDED)
     ]
 
 
 def label(job: JobRecord, differing: Mapping[str, str]) -> str:
-    """How a job is called in lines: its folder, and what differs."""
-    told = " ".join(f"{key}={value}" for key, value in differing.items() if value != NONE) or job.name
-    told = cut(told, LABEL)
-    return f"{job.folder.name} ({told})" if told else job.folder.name
+    """The name of a job in lines: its folder, and the options in which it differs."""
+    text = " ".join(f"{key}={value}" for key, value in differing.items() if value != NONE) or job.name
+    text = cut(text, LABEL)
+    return f"{job.folder.name} ({text})" if text else job.folder.name
 
 
 def _lost(jobs: Sequence[JobRecord], results: Results) -> list[str]:
@@ -87,7 +87,7 @@ def _lost(jobs: Sequence[JobRecord], results: Results) -> list[str]:
     for (stage, fingerprint), needed in users.items():
         whose = f"{needed[0][1].name} of job {', '.join(jobs[at].folder.name for at, _ in needed)}"
         trouble = results.lost[stage, fingerprint]
-        lines.append(f"{stage}/{fingerprint[:SHORT]} ({whose}): {trouble}; what is told of it is from the summary")
+        lines.append(f"{stage}/{fingerprint[:SHORT]} ({whose}): {trouble}; its figures are from the summary")
     if len(lines) > MAX_LOST:
         lines = [*lines[:MAX_LOST], f"and {len(lines) - MAX_LOST} more results are not in the store any more"]
     return lines

@@ -1,4 +1,4 @@
-"""Figures of what the zeros cost: quality over sparsity (or another option), and recovery beside published ones."""
+"""Figures of the quality that the zeros cost: over sparsity (or another option), and recovery beside published ones."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, c
 
 
 def _gains(study: Study, metric: str, lines: dict[str, list[Level]]) -> tuple[str, Gains]:
-    """(a series, and of each other what it is over that one, with its 95 % interval, place by place)"""
+    """(the series that others are compared with, and their differences to it by series)"""
     tuned = {name: line for name, line in lines.items() if not line[0].one_shot}
     base = BASELINE if BASELINE in tuned else next(iter(tuned), "")
     gains: Gains = {}
@@ -140,24 +140,24 @@ def _draw_gains(
 
 def _published_values(axes: Axes, study: Study, metric: str, colored: dict[str, str]) -> None:
     """Of our model on our data, in floating point; in the colour of the series that has the loss for its name."""
-    told = {
+    published = {
         (at.reference.loss or "one-shot", at.reference.sparsity, at.reference.value)
         for at in study.comparisons
         if at.reference.metric == metric and at.same_model and at.same_data
         if at.reference.sparsity and not at.reference.int8
     }
-    for loss in sorted({loss for loss, _, _ in told}):
-        places = [(100 * sparsity, plain(metric, value)) for name, sparsity, value in told if name == loss]
+    for loss in sorted({loss for loss, _, _ in published}):
+        places = [(100 * sparsity, plain(metric, value)) for name, sparsity, value in published if name == loss]
         axes.plot(*zip(*places, strict=True), linestyle="", marker="*", color=colored.get(loss, SOFT),
                   markerfacecolor=PAPER, markersize=10, label=f"published, {loss}")  # fmt: skip
 
 
 def recovery_over_sparsity(study: Study) -> str | None:
-    """Ours and the published ones, of whatever model; None where no job names a table that tells recoveries."""
+    """Ours and the published ones, of whatever model; None where no job names a table with recoveries."""
     metric = study.metric
-    told = [at for at in study.references if at.metric == metric and at.sparsity and at.loss and at.recovery]
+    published = [at for at in study.references if at.metric == metric and at.sparsity and at.loss and at.recovery]
     ours = [level for level in study.levels(metric) if not level.one_shot and level.recovery is not None]
-    if not told or not ours or study.naming.axis != "sparsity":
+    if not published or not ours or study.naming.axis != "sparsity":
         return None
     with styled():
         figure, (axes,) = canvas(WIDTH, 3.6)
@@ -166,7 +166,7 @@ def recovery_over_sparsity(study: Study) -> str | None:
             places = [(level.place, level.recovery or 0) for level in line]
             axes.plot(*zip(*places, strict=True), "-o", color=colored[name], markersize=5, label=f"ours, {name}")
         lines: dict[str, list[tuple[float, float]]] = {}
-        for at in told:
+        for at in published:
             pattern = "" if at.pattern == "unstructured" else at.pattern
             name = ", ".join(filter(None, [at.model, at.loss, pattern, "int8" * at.int8]))
             lines.setdefault(name, []).append((100 * at.sparsity, at.recovery or 0))
@@ -175,7 +175,7 @@ def recovery_over_sparsity(study: Study) -> str | None:
                       markerfacecolor=PAPER, markersize=9 if number % 4 == 0 else 6, linewidth=0.9,
                       label=f"published: {name}")  # fmt: skip
         axes.axhline(100, color=SOFT, linewidth=0.9)
-        zeros = [level.sparsity for level in ours] + [at.sparsity for at in told]
+        zeros = [level.sparsity for level in ours] + [at.sparsity for at in published]
         _place_axis(axes, sorted({round(100 * fraction, 1) for fraction in zeros}), ZEROS)
         axes.set_ylabel(f"recovery of dense {name_of(metric).removesuffix(', %')}, %")
         axes.set_title("Recovery beside published figures")

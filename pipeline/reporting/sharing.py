@@ -20,15 +20,15 @@ class Group:
     layer: int
     """Its place from the sources on, 0 first."""
     inputs: tuple[str, ...]
-    """Names of groups; without those that another input has come by already."""
+    """Names of groups, without those that another input implies."""
     results: int
-    """Distinct ones that were asked for."""
+    """Distinct ones that jobs requested."""
     there: int
     """Of those, how many are stored (or were, when a job ended)."""
     jobs: int
-    """That asked for one."""
+    """That requested one."""
     uses: int
-    """How often they did: a ladder asks for one at each rung."""
+    """How often they did: a ladder requests one at each rung."""
     made: int
     """How many were made by these jobs; the others were there from earlier."""
     seconds: float
@@ -64,7 +64,7 @@ def _takes_turns(job: JobRecord, results: Results) -> bool:
 
 
 def _sources(node: Node, results: Results) -> Collection[str]:
-    """Fingerprints of what it was, or would be, made from; none where nothing tells."""
+    """Fingerprints of its inputs; none where they are unknown."""
     found = results.of(node)
     return (node.inputs if node.inputs is not None else found.inputs if found else {}).values()
 

@@ -1,5 +1,4 @@
-"""Plots of quality and speed: every executable of every job; and ours beside published ones, where both axes are the
-same. What no other of ours beats has a name."""
+"""Figures of quality over speed: every executable of every job, and ours beside published ones."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ FIGURES = {
     "real_time_factor": "real-time factor",
     "beam_tokens_per_second": "beam tokens/s",
 }
-"""Of a benchmark's row, beside its decoding -> what they are called."""
+"""Figures of a benchmark's row, beside its decoding -> their labels."""
 
 
 def shares(study: Study) -> Table:
@@ -110,7 +110,7 @@ def _about(references: list[Reference]) -> Iterator[str]:
 def backends(study: Study) -> Table:
     rows = []
     for row in study.speeds:
-        cells = options(row.options) | {"backend": Cell(row.backend), "told": Cell(row.told)}
+        cells = options(row.options) | {"backend": Cell(row.backend), "note": Cell(row.note)}
         for side, found in (("dense", row.dense), ("sparse", row.sparse)):
             cells |= dict(_measured(side, found, row.benchmark)) if found else {f"{side}_rate": Cell("n/a")}
         rows.append(cells)
@@ -125,7 +125,7 @@ def backends(study: Study) -> Table:
     ]
     for key, text in FIGURES.items():
         columns += [Column(f"dense_{key}", f"{text}, dense"), Column(f"sparse_{key}", f"{text}, sparse")]
-    columns.append(Column("told", "note", number=False))
+    columns.append(Column("note", "note", number=False))
     notes = [
         "×: over torch fp32 of the dense model in the same rounds. sparse / dense: the same backend, zeros alone. In "
         "brackets the slowest and the fastest round. MB a token: weights read for each decoded token."
@@ -148,5 +148,5 @@ def _measured(side: str, found: Mapping[str, Any], benchmark: str) -> Iterator[t
             yield f"{side}_{name}", Cell(f"{ratio:.2f}", ratio, None, at)
     for key in FIGURES:
         if found.get(key) is not None:
-            told = found[key] / 1e6 if key == "weight_bytes" else found[key]
-            yield f"{side}_{key}", Cell(f"{told:.3g}", found[key], None, at)
+            shown = found[key] / 1e6 if key == "weight_bytes" else found[key]
+            yield f"{side}_{key}", Cell(f"{shown:.3g}", found[key], None, at)

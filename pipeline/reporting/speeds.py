@@ -45,7 +45,7 @@ class SpeedRow:
     dense: Mapping[str, Any] | None
     sparse: Mapping[str, Any] | None
     """Rows of benchmark.json; None where it was not run."""
-    told: str
+    note: str
     """Why it was not run, or its note."""
     sparsity: float | None
     """Of the sparse model's prunable weights, as achieved."""
@@ -123,8 +123,8 @@ def collect(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], resul
 
 def machines(results: Results) -> list[Machine]:
     found: dict[tuple[str, int, str, int], list[str]] = {}
-    for result, told in benchmarks(results):
-        machine, protocol = told["machine"], told["protocol"]
+    for result, measured in benchmarks(results):
+        machine, protocol = measured["machine"], measured["protocol"]
         key = machine["cpu"], machine["threads"], protocol.get("workload", ""), protocol.get("rounds", 0)
         found.setdefault(key, []).append(result.fingerprint)
     return [Machine(*key, tuple(fingerprints)) for key, fingerprints in found.items()]

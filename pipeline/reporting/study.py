@@ -1,4 +1,4 @@
-"""Everything a report tells, collected from job folders and stores."""
+"""Everything in a report, collected from job folders and stores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Environment:
-    """What some results were made in."""
+    """In which some results were made."""
 
     cpu: str
     cores: int

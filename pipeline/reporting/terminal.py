@@ -1,4 +1,4 @@
-"""The report at the terminal: the models, narrowed to its width, and what is wrong."""
+"""The report at the terminal: tables narrowed to its width, and problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots of how the models came about: training curves, layers as they were pruned, and where the time went."""
+"""Figures of training curves, of layers as they were pruned, and of the time that stages took."""
 
 from __future__ import annotations
 
@@ -142,25 +142,25 @@ def _handles(series: dict[str, str]) -> list[Any]:
 
 
 def layers(study: Study) -> str | None:
-    """Error and sparsity of each linear, in the order of pruning, a line for each pruning. None where none told."""
+    """Error and sparsity of each linear, in the order of pruning, a line for each pruning. None where none linears."""
     found: dict[str, tuple[str, list[dict[str, float | str | None]]]] = {}
     for job in study.jobs:
         for node in job.nodes.values():
             result = study.results.of(node) if node.stage == "prune" else None
-            told = result.meta.get("facts", {}).get("layers") if result else None
-            if result and told:
+            linears = result.meta.get("facts", {}).get("layers") if result else None
+            if result and linears:
                 rules = result.meta["config"]
                 pattern = rules["prune"]["pattern"]
                 level = pattern if pattern != "unstructured" else f"{100 * rules['sparsity']:g} %"
                 start = ", one-shot" if node.name == "one_shot" else ""
-                found.setdefault(result.fingerprint, (f"{level}{start}", told))
+                found.setdefault(result.fingerprint, (f"{level}{start}", linears))
     lines = sorted(found.values(), key=lambda it: float(it[1][0]["sparsity"] or 0))
     if not lines:
         return None
     panels = {}
-    if any(layer["error"] for _, told in lines for layer in told):  # magnitude pruning does not look at outputs
+    if any(layer["error"] for _, linears in lines for layer in linears):  # magnitude pruning does not look at outputs
         panels["error"] = "relative error of outputs"
-    if any(len({layer["sparsity"] for layer in told}) > 1 for _, told in lines):
+    if any(len({layer["sparsity"] for layer in linears}) > 1 for _, linears in lines):
         panels["sparsity"] = "sparsity"
     if not panels:
         return None
@@ -168,8 +168,8 @@ def layers(study: Study) -> str | None:
         figure, axes = canvas(WIDTH, 0.6 + 2.4 * len(panels), len(panels), 1, sharex=True)
         shades = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(name for name, _ in lines))}
         for place, (key, label) in zip(axes, panels.items(), strict=True):
-            for name, told in lines:
-                drawn = [(at, layer[key]) for at, layer in enumerate(told) if layer[key]]
+            for name, linears in lines:
+                drawn = [(at, layer[key]) for at, layer in enumerate(linears) if layer[key]]
                 style = "--" if "one-shot" in name else "-"
                 place.plot(*zip(*drawn, strict=True), color=shades[name], linewidth=1.1, linestyle=style, label=name)
             place.set_ylabel(label)
@@ -202,7 +202,7 @@ def _block(name: str) -> str:
 
 
 def times(study: Study) -> str | None:
-    """Seconds of each part of the DAG, and what sharing saved."""
+    """Seconds of each group of the DAG, and those that sharing saved."""
     groups = [group for group in study.groups if group.seconds]
     if not groups:
         return None

@@ -1,4 +1,4 @@
-"""Published figures beside ours, and what may be said of the two."""
+"""Published figures beside ours, with verdicts."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def _stands_beside(row: Row, job: JobRecord, reference: Reference) -> bool:
         return False
     if row["kind"] in BASELINES:
         return not row["sparsity"] and reference.sparsity == 0
-    asked = job.config.get("prune", {})
+    prune = job.config.get("prune", {})
     return (
         row["sparsity"] is not None
         and abs(row["sparsity"] - reference.sparsity) < SAME
-        and reference.pattern == asked.get("pattern", "unstructured")
-        and reference.method in (None, asked.get("method"))
+        and reference.pattern == prune.get("pattern", "unstructured")
+        and reference.method in (None, prune.get("method"))
         and (reference.loss or "") == (loss(job.config) if row["kind"] != "one_shot_eval" else "")
     )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FORMAT = 1
+OLD_NAMES = {"options": "dials", "note": "told"}
 """Of report.json."""
 PAPER = ("pivot", "models", "seeds", "published", "shares", "published_speeds")
 """Tables that are short enough for one."""
@@ -207,9 +208,9 @@ def _record(study: Study) -> dict[str, Any]:
             for job, settings, state in zip(study.jobs, study.settings, study.states, strict=True)
         ],
         "models": [_model(study, row) for row in study.models],
-        "seeds": [_swept(asdict(row)) for row in study.seeds],
-        "speeds": [_swept(asdict(row)) for row in study.speeds],
-        "shares": [_swept(asdict(share)) for share in study.shares],
+        "seeds": [_as_written(asdict(row)) for row in study.seeds],
+        "speeds": [_as_written(asdict(row)) for row in study.speeds],
+        "shares": [_as_written(asdict(share)) for share in study.shares],
         "machines": [asdict(machine) for machine in study.machines],
         "published": [
             {
@@ -223,7 +224,8 @@ def _record(study: Study) -> dict[str, Any]:
             for at in study.comparisons
         ],
         "published_speeds": [
-            _swept(asdict(at)) | {"options": at.options, "reference": asdict(at.reference) | {"ran": at.reference.ran}}
+            _as_written(asdict(at))
+            | {"options": at.options, "reference": asdict(at.reference) | {"ran": at.reference.ran}}
             for at in study.speed_comparisons
         ],
         "references": [asdict(reference) | {"recovery": reference.recovery} for reference in study.references],
@@ -243,10 +245,10 @@ def _model(study: Study, model: Row) -> dict[str, Any]:
     speed = study.speed(model)
     quality = ("value", "stderr", "recovery", "higher_is_better", "protocol")
     qualities = {name: {key: row[key] for key in quality} for name, row in study.qualities[model["evaluation"]].items()}
-    own = _swept({key: model[key] for key in MODEL})
+    own = _as_written({key: model[key] for key in MODEL})
     return own | {"qualities": qualities, "speed": asdict(speed) if speed else None}
 
 
-def _swept(row: dict[str, Any]) -> dict[str, Any]:
-    """With the swept parameters under the name that report.json has for them."""
-    return {"dials" if key == "options" else key: value for key, value in row.items()}
+def _as_written(row: dict[str, Any]) -> dict[str, Any]:
+    """With the names that report.json has for swept parameters and notes."""
+    return {OLD_NAMES.get(key, key): value for key, value in row.items()}
