@@ -127,6 +127,11 @@ class EncoderDecoder(_Sequence):
         return y_SO.view(len(y_SO), self._heads, -1).transpose(0, 1)
 
 
+def of(model: Any, context: int) -> Decoder | EncoderDecoder:
+    """Raises EngineError where `unsupported` has a reason."""
+    return EncoderDecoder(model, context) if model.config.is_encoder_decoder else Decoder(model, context)
+
+
 def _layout(model: Any) -> Layout:
     if reason := unsupported(model):
         raise EngineError(f"this model cannot be decoded by the engine: {reason}")

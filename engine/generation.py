@@ -17,10 +17,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast, Seq2SeqLMOutput
 
 from engine import decoder, layouts
+from engine.architectures import context
 from engine.step import MAX_CONTEXT, Step
-
-LIMITS = ("max_position_embeddings", "max_target_positions")
-"""Settings that tell how many positions a decoder has."""
 
 
 def attach(model: Any) -> Any:
@@ -38,8 +36,7 @@ class Forward:
         self.__signature__ = inspect.signature(type(model).forward.__get__(model))
         layout = layouts.of(model)
         self._vocabulary, self._hides_padding = len(layout.embedding), layout.hides_padding
-        limits = [getattr(model.config, name, None) for name in LIMITS]
-        self._context = min([MAX_CONTEXT, *[limit for limit in limits if limit]])
+        self._context = min(MAX_CONTEXT, context(model.config) or MAX_CONTEXT)
         self._encoded = bool(model.config.is_encoder_decoder)
         prefix = "decoder_" if self._encoded else ""
         self._ids, self._mask, self._positions = (

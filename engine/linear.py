@@ -9,20 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine import kernels
+from engine.architectures import shared_inputs
 from engine.errors import EngineError
 from engine.kernels import Matrix
 from engine.weights import PackedWeight
-
-SHARING: tuple[tuple[str, ...], ...] = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("q", "k", "v"),
-    ("wi_0", "wi_1"),
-)
-"""Names of siblings that read the same input."""
-CROSS_ATTENTION = ("encoder_attn", "EncDecAttention")
-"""Modules whose keys and values read the encoder's states, and whose queries do not."""
-KEYS_AND_VALUES = ("k_proj", "v_proj", "k", "v")
 
 
 class EngineLinear(nn.Module):
@@ -119,9 +109,7 @@ def fuse(model: nn.Module) -> None:
             parent, _, own = name.rpartition(".")
             siblings[parent][own] = module
     for parent, linears in siblings.items():
-        crossing = parent.rpartition(".")[2] in CROSS_ATTENTION
-        for sharing in SHARING:
-            names = sharing[1:] if crossing else sharing
+        for names in shared_inputs(parent):
             members = [linears[name] for name in names if name in linears]
             if len(members) == len(names) > 1 and _alike(members):
                 shared = SharedInput(members)

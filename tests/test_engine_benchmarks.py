@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from engine.__main__ import main
-from engine.benchmarks import layers, machine, roofline, stack
-from engine.benchmarks.bandwidth import ReadBandwidth
-from engine.benchmarks.layers import Case, Contender
+from engine.bench import layers, machine, roofline, stack
+from engine.bench.bandwidth import ReadBandwidth
+from engine.bench.decoding import greedy
+from engine.bench.layers import Case, LayerContender
+from engine.bench.rounds import Contender, Spread, interleave
 from engine.conversion import convert
 from engine.errors import EngineError
 from engine.peers import layers as peer_layers
@@ -65,9 +67,9 @@ def test_the_last_level_cache_is_the_one_of_the_highest_level(tmp_path: Path) ->
     assert machine.last_level_cache_bytes(tmp_path / "nowhere") is None
 
 
-def contender(name: str, dense: bool, microseconds: list[int], stored_bytes: int | None = None) -> Contender:
+def contender(name: str, dense: bool, microseconds: list[int], stored_bytes: int | None = None) -> LayerContender:
     seconds = [1e-6 * each for each in microseconds]
-    return Contender(name, name.split("_")[1], dense, None, stored_bytes, None, seconds)
+    return LayerContender(name=name, dtype=name.split("_")[1], dense=dense, weight_bytes=stored_bytes, rounds=seconds)
 
 
 def test_ratios_are_over_torch_the_same_dtype_and_the_fastest_dense() -> None:
@@ -156,21 +158,29 @@ def test_a_peer_that_is_not_there_is_a_row_with_the_reason(
     assert "n/a (no deepsparse): deepsparse_int8 at 0 0.5" in capsys.readouterr().out
 
 
+def test_contenders_take_turns_and_the_warm_up_is_not_kept() -> None:
+    clock = iter(range(100))
+    contenders = [Contender(name=name, measure=lambda: next(clock)) for name in "ABC"]
+    turns = [(number, contender.name) for number, contender in interleave(contenders, 1, 2)]
+    assert turns == [(number, name) for number in (-1, 0, 1) for name in "ABC"]
+    assert [contender.rounds for contender in contenders] == [[3, 6], [4, 7], [5, 8]]
+    assert str(Spread([3.0, 6.0, 30.0])) == "6 (3–30)"
+
+
 def test_a_runtime_that_dies_is_out_and_the_others_go_on() -> None:
-    class Dying:
-        closed = False
+    ended, answers = [], iter([1.0, 2.0])
 
-        def seconds(self, flush_bytes: int) -> float:
-            raise EngineError("its process ended")
+    def dying() -> float:
+        for answer in answers:
+            return answer
+        raise EngineError("its process ended")
 
-        def close(self) -> None:
-            self.closed = True
-
-    dying = Dying()
-    lost = Contender("deepsparse_int8", "int8", False, dying, seconds=[1.0])
-    lost.run(0)
-    lost.run(0)
-    assert (lost.reason, lost.seconds, dying.closed) == ("its process ended", [], True)
+    lost = Contender(name="deepsparse_int8", measure=dying, end=lambda: ended.append("once"))
+    other = Contender(name="torch_fp32", measure=lambda: 3.0)
+    for _ in interleave([lost, other], 0, 4):
+        pass
+    assert (lost.reason, lost.rounds, ended) == ("its process ended", [], ["once"])
+    assert other.rounds == [3.0] * 4
 
 
 def test_ctrl_c_shows_and_keeps_the_cases_that_are_done(
@@ -198,13 +208,10 @@ def test_the_engine_decodes_the_stack_as_torch_does(name: str) -> None:
     model.lm_head.weight *= 50  # clear winners
     tokens = []
     for contender in ("torch_fp32", name):
-        prepared = stack.prepare(contender, model, 3, 16, 1)
-        assert prepared.runner is not None
+        runner = stack.runner_of(contender, model, 3, 16, 1)
+        assert not isinstance(runner, Unavailable)
         for _ in range(2):  # the second sequence starts from an empty cache
-            chosen = [prepared.runner.start(stack.FIRST)]
-            for _ in range(8):
-                chosen.append(prepared.runner.step(chosen[-1]))
-            tokens.append(chosen)
+            tokens.append(greedy(runner, stack.FIRST, 8)[1])
     assert tokens.count(tokens[0]) == 4
     assert len(set(tokens[0])) > 1
     assert len(model.model.layers) == 1, "the model is left as it is"

@@ -9,10 +9,10 @@ import pytest
 
 import engine
 from engine.__main__ import main
-from engine.benchmarks.bandwidth import ReadBandwidth
-from engine.breakdown import OUTSIDE, breakdown
+from engine.bench.bandwidth import ReadBandwidth
+from engine.bench.breakdown import OUTSIDE, breakdown
+from engine.bench.weight_bytes import bytes_per_token
 from engine.decoder import Decoder
-from engine.measure import bytes_per_token
 from engine.step import Profile
 from tests import tiny
 from tests.test_engine_kernels import pytestmark  # noqa: F401

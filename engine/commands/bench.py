@@ -18,8 +18,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from engine.breakdown import Breakdown
-    from engine.measure import Spread
+    from engine.bench.breakdown import Breakdown
+    from engine.bench.decoding import Prompt, Runner
+    from engine.bench.rounds import Contender, Spread
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,16 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from engine import kernels, measure
-    from engine.benchmarks import machine, options, output
+    from engine import kernels
+    from engine.bench import machine, options, output
+    from engine.bench.weight_bytes import bytes_per_token
     from engine.files import load
 
     options.check_least(args, 1, "prompt_tokens", "new_tokens", "rounds", "threads")
+    options.check_least(args, 0, "warmup")
     options.check_out(args.json)
     with Console(stderr=True).status(f"loading {args.folder}"):
         model = load(args.folder, threads=args.threads, compiled_steps=False)
     measured = _measure(model, args)
-    read = measure.bytes_per_token(model)
+    read = bytes_per_token(model)
     isa = kernels.available_isas()[-1]
     console = Console(highlight=False)
     threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
@@ -77,12 +80,12 @@ class Measured:
 
 
 def _measure(model: Any, args: argparse.Namespace) -> Measured:
-    import torch
-
-    from engine import decoder, measure
-    from engine.architectures import reads_speech
-    from engine.benchmarks import bandwidth, machine
-    from engine.breakdown import breakdown
+    from engine import decoder
+    from engine.architectures import check_length, reads_speech
+    from engine.bench import bandwidth, machine
+    from engine.bench.breakdown import breakdown
+    from engine.bench.decoding import EngineRunner, TransformersRunner
+    from engine.bench.rounds import Spread, interleave
     from engine.errors import EngineError
 
     if reads_speech(model.config):
@@ -90,45 +93,57 @@ def _measure(model: Any, args: argparse.Namespace) -> Measured:
             f"{args.folder} holds a speech model, which reads audio and no prompt of tokens; measure it with the "
             "benchmark of the pipeline"
         )
-    length = args.prompt_tokens + args.new_tokens
-    measure.check_length(model, length)
-    ids_1T = measure.random_prompt(model, args.prompt_tokens)
-    steppers: dict[str, measure.Stepper] = {}
-    native: decoder.Decoder | decoder.EncoderDecoder | None = None
-    reason = decoder.unsupported(model)
-    if model.config.is_encoder_decoder:
-        source = measure.text(ids_1T)
-        steppers["transformers"] = measure.EncoderDecoderStepper(model, source)
-        if not reason:
-            steppers["engine"] = native = decoder.EncoderDecoder(model, length)
-            native.read(source)
-        ids_1T = torch.tensor([[model.generation_config.decoder_start_token_id]])
-    else:
-        steppers["transformers"] = measure.TransformersStepper(model)
-        if not reason:
-            steppers["engine"] = native = decoder.Decoder(model, length)
-    prefill_ms = {name: measure.Spread() for name in steppers}
-    step_us = {name: measure.Spread() for name in steppers}
+    context = args.prompt_tokens + args.new_tokens
+    check_length(model.config, context)
+    prompt = _random_prompt(model, args.prompt_tokens)
+    contenders = [_contender("transformers", TransformersRunner(model), prompt, args.new_tokens)]
+    native = None
+    if not (reason := decoder.unsupported(model)):
+        native = decoder.of(model, context)
+        contenders.append(_contender("engine", EngineRunner(native), prompt, args.new_tokens))
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for number in progress.track(range(args.warmup + args.rounds), description="bench"):
-            if native and number == args.warmup:
+        task = progress.add_task("bench", total=(args.warmup + args.rounds) * len(contenders))
+        for number, contender in interleave(contenders, args.warmup, args.rounds):
+            progress.advance(task)
+            if native and number == -1 and contender.name == "engine":
                 native.profile()  # forgets the warm-up
-            for name, stepper in steppers.items():
-                prefill_s, decode_s = measure.one_round(stepper, ids_1T, args.new_tokens)
-                if number >= args.warmup:
-                    prefill_ms[name].add(1e3 * prefill_s)
-                    step_us[name].add(1e6 * decode_s / args.new_tokens)
+    prefill_ms = {c.name: Spread([1e3 * prefill_s for prefill_s, _ in c.rounds]) for c in contenders}
+    step_us = {c.name: Spread([1e6 * step_s for _, step_s in c.rounds]) for c in contenders}
     step = None
     if native:
-        mean_s = {name: 1e-6 * spread.mean for name, spread in step_us.items()}
-        profile = native.profile()
         memory = bandwidth.measure(args.threads, machine.default_flush_bytes())
-        step = breakdown(profile, mean_s["engine"], mean_s["transformers"], memory)
+        mean_s = {name: 1e-6 * spread.mean for name, spread in step_us.items()}
+        step = breakdown(native.profile(), mean_s["engine"], mean_s["transformers"], memory)
     return Measured(prefill_ms, step_us, step, reason)
 
 
+def _random_prompt(model: Any, length: int) -> Prompt:
+    """The same tokens on every call; an encoder reads them where there is one."""
+    import torch
+
+    from engine.bench.decoding import Prompt
+
+    ids_1T = torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
+    if not model.config.is_encoder_decoder:
+        return Prompt(ids_1T)
+    start_11 = torch.tensor([[model.generation_config.decoder_start_token_id]])
+    return Prompt(start_11, {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)})
+
+
+def _contender(name: str, runner: Runner, prompt: Prompt, steps: int) -> Contender[tuple[float, float]]:
+    """Its rounds are the seconds of the prompt, and those of one step."""
+    from engine.bench.decoding import greedy
+    from engine.bench.rounds import Contender
+
+    def measure() -> tuple[float, float]:
+        times, _ = greedy(runner, prompt, steps)
+        return times[1] - times[0], (times[-1] - times[1]) / steps
+
+    return Contender(name=name, measure=measure)
+
+
 def _rates(measured: Measured, read: int) -> Table:
-    from engine.measure import Spread
+    from engine.bench.rounds import Spread
 
     table = _table("steps by", "prefill ms", "decode tokens/s", "MB read", "GB/s")
     for name, spread in measured.step_us.items():

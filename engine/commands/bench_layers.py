@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from engine.benchmarks import options, output
+from engine.bench import options, output
 
 DTYPES = ("fp32", "bf16", "int8")
 LARGEST_SIZE = 1 << 20
@@ -40,17 +40,13 @@ def run(args: argparse.Namespace) -> None:
     tokens = options.parse_list("tokens", args.tokens, _size, "whole numbers above 0")
     dtypes: Any = options.choose("dtypes", args.dtypes, DTYPES)
     with Console(stderr=True).status("importing"):
-        import torch
-
-        from engine.benchmarks import bandwidth, layer_tables, layers, machine
+        from engine.bench import bandwidth, layer_tables, layers, machine
         from engine.kernels import FEW
         from engine.peers.layers import LAYER_PEERS
     names = [] if args.peers == "none" else options.choose("peers", args.peers, tuple(LAYER_PEERS))
     cases = [layers.Case(*shape, count, s) for shape in shapes for count in tokens for s in sparsities]
     flush_bytes = machine.default_flush_bytes() if args.flush is None else args.flush * 10**6
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
+    with machine.torch_threads(args.threads):
         with Console(stderr=True).status("measuring how fast memory is read"):
             read = bandwidth.measure(args.threads, machine.default_flush_bytes())
         record: dict[str, Any] = {
@@ -69,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         }
         try:
             with output.progress_bar() as progress:
-                task = progress.add_task("", total=len(cases) * (layers.WARMUP + args.rounds))
+                task = progress.add_task("", total=len(cases) * layers.turns(len(dtypes), len(names), args.rounds))
                 for case in cases:
                     about = f"{case.rows}x{case.columns}, {case.tokens} tokens, sparsity {case.sparsity:.4g}"
                     progress.update(task, description=about)
@@ -88,8 +84,6 @@ def run(args: argparse.Namespace) -> None:
             output.write(record, args.json)
         finally:
             layer_tables.show(record, output.wide_console())
-    finally:
-        torch.set_num_threads(before)
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from engine.benchmarks import options, output
+from engine.bench import options, output
 from engine.errors import EngineError
 
 SIZES = (
@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> None:
         raise EngineError(f"--sparsity is {args.sparsity}, expected from 0 to below 1")
     with Console(stderr=True).status("importing"):
         import psutil
-        import torch
 
-        from engine.benchmarks import bandwidth, machine, stack, stack_tables
+        from engine.bench import bandwidth, machine, stack, stack_tables
+        from engine.bench.rounds import interleave
     known = (*stack.TORCH_DTYPES, *stack.ENGINE_FORMS, *stack.LLAMACPP_TYPES)
     names = options.choose("backends", args.backends, known)
     shape = stack.Shape(args.width, args.mlp_width, args.heads, args.kv_heads, args.vocabulary)
@@ -56,10 +56,8 @@ def run(args: argparse.Namespace) -> None:
             f"this takes about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free; ask for fewer --layers or "
             "--backends"
         )
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    contenders: list[stack.Contender] = []
-    try:
+    contenders: list[stack.StackContender] = []
+    with machine.torch_threads(args.threads):
         with Console(stderr=True).status("measuring how fast memory is read"):
             read = bandwidth.measure(args.threads, machine.default_flush_bytes())
         record: dict[str, Any] = {
@@ -82,16 +80,17 @@ def run(args: argparse.Namespace) -> None:
                 model = stack.one_layer(shape, args.sparsity, context)
                 for name in names:
                     status.update(f"preparing {name}")
-                    contenders.append(stack.prepare(name, model, args.layers, context, args.threads))
+                    contenders.append(stack.prepare(name, model, args.layers, context, args.threads, args.new_tokens))
             with output.progress_bar() as progress:
                 task = progress.add_task("decoding", total=(stack.WARMUP + args.rounds) * len(contenders))
-                stack.run_rounds(contenders, args.new_tokens, args.rounds, lambda: progress.advance(task))
+                for number, contender in interleave(contenders, stack.WARMUP, args.rounds):
+                    progress.advance(task)
+                    if number == -1 and contender.decoder:
+                        contender.decoder.profile()  # forgets the warm-up
             record["complete"] = True
         finally:
             record["rows"] = stack.rows_of(contenders, read)
             output.write(record, args.json)
             stack_tables.show(record, output.wide_console())
-    finally:
-        for contender in contenders:
-            contender.close()
-        torch.set_num_threads(before)
+            for contender in contenders:
+                contender.close()

@@ -17,12 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from transformers import TextStreamer
 
-    from engine.architectures import reads_speech
+    from engine.architectures import check_length, reads_speech
     from engine.checkpoints import read_tokenizer
     from engine.errors import EngineError
     from engine.files import load
     from engine.generation import growing_cache
-    from engine.measure import check_length
 
     tokenizer = read_tokenizer(args.folder)
     if tokenizer is None:
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.folder} holds a model that is told languages by tokens, which no --prompt can do; from Python: "
             "engine.load(folder).generate(..., forced_bos_token_id=...)"
         )
-    check_length(model, max(args.max_new_tokens, length) if encodes else args.max_new_tokens + length)
+    check_length(model.config, max(args.max_new_tokens, length) if encodes else args.max_new_tokens + length)
     model.generate(
         **inputs,
         **({"past_key_values": growing_cache()} if encodes else {}),

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from engine import measure
-from engine.benchmarks import roofline
-from engine.benchmarks.bandwidth import ReadBandwidth
+from engine.bench import roofline
+from engine.bench.bandwidth import ReadBandwidth
+from engine.bench.decoding import EngineRunner, PeerRunner, Prompt, Runner, TransformersRunner, greedy
+from engine.bench.rounds import Contender, median_seconds, speedup
 from engine.conversion import convert
-from engine.decoder import Decoder
+from engine.decoder import Decoder, EncoderDecoder
 from engine.errors import EngineError
 from engine.peers import decoder as peer_decoder
 from engine.peers import models
@@ -28,8 +28,8 @@ Row = dict[str, Any]
 BASELINE = "torch_fp32"
 WARMUP = 1
 """Rounds that are not counted."""
-FIRST = 1
-"""The token that every round starts from, with an empty cache."""
+FIRST = Prompt(torch.tensor([[1]]))
+"""What every round starts from, with an empty cache."""
 
 
 @dataclass(frozen=True)
@@ -78,77 +78,21 @@ LLAMACPP_BYTES = {"llamacpp_q8_0": 1.06, "llamacpp_q4_k": 0.62}
 """A weight, about."""
 
 
-class Runner(Protocol):
-    """A model at batch 1, greedy. Both methods return the token that comes next."""
+class StepRunner(EngineRunner):
+    """Runs prompts through the engine's step too: the model around it has no layers any more."""
 
-    def start(self, token: int) -> int:
-        """Runs the first token of a sequence."""
-
-    def step(self, token: int) -> int:
-        """Runs one more token."""
-
-    def close(self) -> None: ...
-
-
-class TorchRunner:
-    def __init__(self, model: Any) -> None:
-        self._stepper = measure.TransformersStepper(model)
-
-    def start(self, token: int) -> int:
-        return measure.likeliest(self._stepper.prefill(torch.tensor([[token]])))
-
-    def step(self, token: int) -> int:
-        return measure.likeliest(self._stepper.step(token))
-
-    def close(self) -> None:
-        """There is no process to end."""
-
-
-class EngineRunner:
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-
-    def start(self, token: int) -> int:
+    def prefill(self, prompt: Prompt) -> int:
         self.decoder.position = 0
-        return self.step(token)
-
-    def step(self, token: int) -> int:
-        return measure.likeliest(self.decoder.step(token))
-
-    def close(self) -> None:
-        """There is no process to end."""
+        return self.decode(int(prompt.ids_1T))
 
 
-class PeerRunner:
-    def __init__(self, model: models.PeerModel) -> None:
-        self._model = model
+@dataclass(kw_only=True)
+class StackContender(Contender[float]):
+    """A form of the model; its rounds are seconds of one step, the mean of each round."""
 
-    def start(self, token: int) -> int:
-        return self._model.prefill([token])
-
-    def step(self, token: int) -> int:
-        return self._model.decode(token)
-
-    def close(self) -> None:
-        self._model.close()
-
-
-@dataclass
-class Contender:
-    """A form of the model and what its rounds took; or why it cannot run."""
-
-    name: str
-    runner: Runner | None = None
-    weight_bytes: int | None = None
     note: str | None = None
-    reason: str | None = None
-    seconds: list[float] = field(default_factory=list)
-    """Of one step, the mean of each round."""
-
-    def close(self) -> None:
-        if self.runner is not None:
-            self.runner.close()
-            self.runner = None
+    decoder: Decoder | EncoderDecoder | None = None
+    """Of the engine."""
 
 
 @torch.no_grad()
@@ -191,29 +135,31 @@ def without_copies(model: nn.Module) -> Any:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
-def prepare(name: str, model: Any, layers: int, context: int, threads: int) -> Contender:
+def prepare(name: str, model: Any, layers: int, context: int, threads: int, new_tokens: int) -> StackContender:
     """`model`: of one layer, and left as it is."""
-    contender = Contender(name)
+    contender = StackContender(name=name)
     try:
-        if name in TORCH_DTYPES:
-            own = without_copies(model) if name == BASELINE else copy.deepcopy(model).to(TORCH_DTYPES[name])
-            own = repeated(own, layers)
-            contender.weight_bytes = measure.bytes_per_token(own)
-            contender.runner = TorchRunner(own)
-        elif name in ENGINE_FORMS:
-            decoder = _engine(ENGINE_FORMS[name], model, layers, context)
-            contender.weight_bytes = decoder.weight_bytes
-            contender.runner = EngineRunner(decoder)
-        else:
-            peer = _llamacpp(LLAMACPP_TYPES[name], model, layers, threads)
-            if isinstance(peer, Unavailable):
-                contender.reason = peer.reason
-            else:
-                contender.weight_bytes, contender.note = peer.weight_bytes, peer.note
-                contender.runner = PeerRunner(peer)
+        runner = runner_of(name, model, layers, context, threads)
     except EngineError as error:
         contender.reason = str(error)
+        return contender
+    if isinstance(runner, Unavailable):
+        contender.reason = runner.reason
+        return contender
+    contender.measure, contender.end = partial(_seconds_per_step, runner, new_tokens), runner.close
+    contender.weight_bytes, contender.note = runner.weight_bytes, runner.note
+    contender.decoder = runner.decoder if isinstance(runner, EngineRunner) else None
     return contender
+
+
+def runner_of(name: str, model: Any, layers: int, context: int, threads: int) -> Runner | Unavailable:
+    if name in TORCH_DTYPES:
+        own = without_copies(model) if name == BASELINE else copy.deepcopy(model).to(TORCH_DTYPES[name])
+        return TransformersRunner(repeated(own, layers))
+    if name in ENGINE_FORMS:
+        return StepRunner(_engine(ENGINE_FORMS[name], model, layers, context))
+    peer = _llamacpp(LLAMACPP_TYPES[name], model, layers, threads)
+    return peer if isinstance(peer, Unavailable) else PeerRunner(peer)
 
 
 def _engine(form: EngineForm, model: Any, layers: int, context: int) -> Decoder:
@@ -233,35 +179,15 @@ def _llamacpp(file_type: str, model: Any, layers: int, threads: int) -> models.P
     return models.llamacpp(decoder, weights, file_type, threads)
 
 
-def run_rounds(contenders: Sequence[Contender], new_tokens: int, rounds: int, done: Callable[[], None]) -> None:
-    """Fills the contenders' seconds. `done`: after each run. A contender that fails is out from then on."""
-    for number in range(WARMUP + rounds):
-        for contender in contenders:
-            if number == WARMUP and isinstance(contender.runner, EngineRunner):
-                contender.runner.decoder.profile()  # forgets the warm-up
-            if contender.runner is not None:
-                try:
-                    seconds = _one_round(contender.runner, new_tokens)
-                except EngineError as error:
-                    contender.close()
-                    contender.reason, contender.seconds = str(error), []
-                else:
-                    contender.seconds += [seconds] * (number >= WARMUP)
-            done()
+def _seconds_per_step(runner: Runner, new_tokens: int) -> float:
+    times, _ = greedy(runner, FIRST, new_tokens)
+    return (times[-1] - times[1]) / new_tokens
 
 
-def _one_round(runner: Runner, new_tokens: int) -> float:
-    token = runner.start(FIRST)
-    start = time.perf_counter()
-    for _ in range(new_tokens):
-        token = runner.step(token)
-    return (time.perf_counter() - start) / new_tokens
-
-
-def rows_of(contenders: Sequence[Contender], bandwidth: ReadBandwidth) -> list[Row]:
+def rows_of(contenders: Sequence[StackContender], bandwidth: ReadBandwidth) -> list[Row]:
     """Ratios are quotients of median rounds. `memory_limit_tokens_per_second`: were the weights read at the measured
     bandwidth and nothing else done. `step_us`: the engine's mean step by phase, since the warm-up; asked for once."""
-    medians = {c.name: statistics.median(c.seconds) for c in contenders if c.seconds}
+    medians = median_seconds(contenders)
     rows: list[Row] = []
     for contender in contenders:
         row: Row = {"contender": contender.name}
@@ -270,19 +196,16 @@ def rows_of(contenders: Sequence[Contender], bandwidth: ReadBandwidth) -> list[R
             continue
         median, read = medians[contender.name], contender.weight_bytes
         rate = None if read is None else roofline.gigabytes_per_second(read, median)
-        profile = contender.runner.decoder.profile() if isinstance(contender.runner, EngineRunner) else None
+        profile = contender.decoder.profile() if contender.decoder else None
         rows.append(
             row
             | {
                 "status": "ok",
                 "tokens_per_second": 1 / median,
-                "tokens_per_second_min": 1 / max(contender.seconds),
-                "tokens_per_second_max": 1 / min(contender.seconds),
-                "step_us_rounds": [1e6 * seconds for seconds in contender.seconds],
-                **{
-                    f"over_{name}": medians[name] / median if name in medians else None
-                    for name in (BASELINE, "llamacpp_q4_k")
-                },
+                "tokens_per_second_min": 1 / max(contender.rounds),
+                "tokens_per_second_max": 1 / min(contender.rounds),
+                "step_us_rounds": [1e6 * seconds for seconds in contender.rounds],
+                **{f"over_{name}": speedup(medians, contender.name, name) for name in (BASELINE, "llamacpp_q4_k")},
                 "bytes_per_token": read,
                 "gigabytes_per_second": rate,
                 "share_of_bandwidth": None if rate is None else rate / bandwidth.gigabytes_per_second,

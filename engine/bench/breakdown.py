@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.benchmarks.bandwidth import ReadBandwidth
+from engine.bench.bandwidth import ReadBandwidth
+from engine.bench.roofline import gigabytes_per_second
 from engine.step import Profile
 
 OUTSIDE = "outside"
@@ -48,7 +49,7 @@ def breakdown(profile: Profile, step_s: float, transformers_step_s: float, memor
     phases = []
     for name, phase_s in seconds.items():
         read = profile.weight_bytes.get(name)
-        rate = None if read is None else read / phase_s / 1e9
+        rate = None if read is None else gigabytes_per_second(read, phase_s)
         phases.append(Phase(name, 1e6 * phase_s, 100 * phase_s / step_s, read, rate))
     weight_bytes = sum(profile.weight_bytes.values())
     return Breakdown(

@@ -1,1 +1,0 @@
-"""What `bench-layers` and `bench-stack` measure, beside what the machine allows."""
