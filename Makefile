@@ -9,10 +9,11 @@ TESTING := $(QUIET) HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 MPL
 NATIVE := engine/sources.py $(wildcard engine/native/*)
 DIGEST = $$($(BIN)/python -c 'from engine import sources; print(sources.digest())')
 SANITIZED := build/sanitized/kernels.so
+SINCE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git merge-base HEAD origin/HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep watch test zoo chaos sanitize lint reproduce report dashboard verify gc clean \
-	bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
+.PHONY: help env run plan sweep watch test zoo chaos sanitize sanitize-changed lint reproduce report dashboard verify \
+	gc clean bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +70,11 @@ sanitize: $(SANITIZED) ## Run the engine's tests with its kernels under address 
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		$(BIN)/python -m pytest --capture=sys tests/test_engine_kernels.py tests/test_engine_models.py \
 		tests/test_engine_decoder_seq2seq.py tests/test_engine_generation.py $(ARGS)
+
+sanitize-changed: ## Run `make sanitize` where engine/native differs from SINCE (the last tag, or where the branch began)
+	@if [ -n "$(SINCE)" ] && git diff --quiet "$(SINCE)" -- engine/native; then \
+		echo "engine/native is as in $(SINCE): nothing to sanitize"; \
+	else $(MAKE) sanitize; fi
 
 $(SANITIZED): $(NATIVE) | env
 	mkdir -p $(@D)

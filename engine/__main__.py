@@ -1,10 +1,11 @@
-"""`python -m engine COMMAND`: export a checkpoint for the sparse CPU engine, run it, measure it, look into it."""
+"""`squarehead-engine COMMAND`, or `python -m engine COMMAND`: export a checkpoint for the sparse CPU engine, run it, measure it, look into it."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import sys
+from pathlib import Path
 
 from engine.errors import EngineError
 
@@ -21,7 +22,8 @@ imports torch before it runs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    prog = "squarehead-engine" if Path(sys.argv[0]).stem == "squarehead-engine" else "python -m engine"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, path in COMMANDS.items():
         module = importlib.import_module(path)

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,38 @@ def test_make_help_lists_every_target() -> None:
     listed = re.findall(r"^  make (\S+) +\S", shown, re.MULTILINE)
     assert sorted(listed) == sorted(phony[1].split())
     assert {"run", "test", "sanitize"} <= set(listed)
+
+
+def test_the_console_command_is_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    scripts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["scripts"]
+    command = metadata.EntryPoint("squarehead-engine", scripts["squarehead-engine"], "console_scripts").load()
+    with pytest.raises(SystemExit, match="0"):
+        command(["--help"])
+    assert "bench-layers" in capsys.readouterr().out
+    assert (PROJECT / "engine" / "py.typed").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None or shutil.which("git") is None, reason="no make or git here")
+def test_kernels_are_sanitized_only_where_their_sources_changed(checkout: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *arguments], cwd=checkout, check=True, capture_output=True, timeout=60)
+
+    def sanitizes() -> bool:
+        command = ["make", "sanitize-changed", "SANITIZED=none", "MAKE=echo sanitizing with"]
+        shown = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60, check=True).stdout
+        assert ("sanitizing with" in shown) != ("nothing to sanitize" in shown), shown
+        return "sanitizing with" in shown
+
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    assert sanitizes(), "nothing tells what changed"
+    git("tag", "v1")
+    (checkout / "README.md").write_text("changed")
+    git("commit", "--quiet", "--all", "--message=second")
+    assert not sanitizes()
+    (checkout / "engine" / "native" / "weight.h").open("a").write("// changed\n")
+    assert sanitizes()
+    git("commit", "--quiet", "--all", "--message=third")
+    assert sanitizes()
