@@ -1,4 +1,4 @@
-"""`squarehead-engine COMMAND`, or `python -m engine COMMAND`: export a checkpoint for the sparse CPU engine, run it, measure it, look into it."""
+"""Export a checkpoint for the sparse CPU engine, run it, measure it, look into it."""
 
 from __future__ import annotations
 

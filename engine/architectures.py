@@ -69,7 +69,9 @@ def context(config: Any) -> int | None:
     """The longest sequence in tokens, of a decoder where there is one; None where positions have no end."""
     if config.model_type in RELATIVE_POSITIONS:
         return None
-    return next((int(length) for key in CONTEXT_KEYS if (length := getattr(config, key, None))), None)
+    stated = [getattr(config, key, None) for key in CONTEXT_KEYS]
+    # XLNet says -1: no limit
+    return next((int(length) for length in stated if length and length > 0), None)
 
 
 def check_length(config: Any, length: int) -> None:

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from engine import cpu
+from engine.bench import decoding
+from engine.bench.decoding import Prompt
+from engine.bench.weight_bytes import bytes_per_token
 from stages import checkpoints, families, masks
 from stages.benchmark import backends, rounds, torch_backends
 from stages.benchmark import run as benchmark
 from stages.benchmark.spec import BenchmarkOptions
-from stages.benchmark.workloads import Sample
 from stages.contracts import Artifact, Benchmark, Checkpoint, UserError
 from stages.quantize import run as quantize
 from stages.quantize.spec import Quantize
@@ -147,7 +149,7 @@ def test_threads_are_those_asked_for_and_given_back(
 def test_decoding_with_the_cache_equals_whole_forward_passes(inputs: dict[str, Artifact]) -> None:
     model = checkpoints.load(inputs["dense"])
     ids_1T = torch.arange(1, 9)[None]
-    _, chosen = rounds.greedy(torch_backends.TorchRunner(model), Sample(ids_1T), 5)
+    _, chosen = decoding.greedy(decoding.TransformersRunner(model), Prompt(ids_1T), 5)
     ids = ids_1T[0].tolist()
     for token in chosen:
         with torch.inference_mode():
@@ -157,14 +159,14 @@ def test_decoding_with_the_cache_equals_whole_forward_passes(inputs: dict[str, A
 
 def test_weight_bytes_count_what_a_token_reads() -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 6), nn.Linear(4, 10, bias=False))
-    assert torch_backends.weight_bytes(model) == 4 * (4 * 6 + 6 + 4 * 10)
+    assert bytes_per_token(model) == 4 * (4 * 6 + 6 + 4 * 10)
     model[2].weight = model[0].weight
-    assert torch_backends.weight_bytes(model) == 4 * (4 * 6 + 6 + 4 * 10), "a tied head is read"
+    assert bytes_per_token(model) == 4 * (4 * 6 + 6 + 4 * 10), "a tied head is read"
     linear = nn.Linear(4, 3, bias=False)
     linear.weight.data = torch.tensor([[1.0, 0, 0, 0], [0, 2, 3, 0], [0, 0, 0, 0]])
     with warnings.catch_warnings(action="ignore"):
         sparse = torch_backends.CsrLinear(linear)
-    assert torch_backends.weight_bytes(sparse) == 3 * 4 + 3 * 4 + 4 * 4
+    assert bytes_per_token(sparse) == 3 * 4 + 3 * 4 + 4 * 4
     for tokens in (1, 5):
         x_TI = torch.randn(tokens, 4)
         assert torch.allclose(sparse(x_TI), linear(x_TI), atol=1e-6)
@@ -175,7 +177,7 @@ def test_weight_bytes_count_every_dynamically_quantized_linear() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         packed = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-    assert torch_backends.weight_bytes(packed) == 12 * 8 * 8
+    assert bytes_per_token(packed) == 12 * 8 * 8
 
 
 @pytest.mark.parametrize("kind", ["opt", "mpt"])

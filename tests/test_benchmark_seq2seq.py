@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 
 from engine import cpu
+from engine.bench import decoding
+from engine.bench.weight_bytes import bytes_per_token
 from pipeline.table import show_rows
 from stages import checkpoints, families
 from stages.benchmark import backends, rounds, torch_backends, workloads
@@ -135,7 +137,7 @@ def test_greedy_steps_equal_whole_forward_passes(model: tuple[str, dict[str, Art
     workload = workloads.of(config(), dense, inputs["data"])  # type: ignore[arg-type]
     runner = torch_backends.torch_runner(loaded, dense)
     for sample in workload.samples:
-        _, chosen = rounds.greedy(runner, sample, 6)
+        _, chosen = decoding.greedy(runner, sample, 6)
         ids = sample.ids_1T[0].tolist()
         for token in chosen:
             with torch.inference_mode():
@@ -158,10 +160,10 @@ def test_as_many_tokens_count_as_written_as_the_transcript_has(model: tuple[str,
 def test_a_step_reads_the_decoder_without_keys_and_values_of_the_encoder() -> None:
     t5, whisper = tiny_models.build("t5"), tiny_models.build("whisper")
     head, attention, mlp, norm = 4 * tiny.VOCABULARY * 32, 4 * 32 * 32, 4 * 32 * 48, 4 * 32
-    assert torch_backends.weight_bytes(t5) == head + 2 * (6 * attention + 2 * mlp + 3 * norm) + norm
+    assert bytes_per_token(t5) == head + 2 * (6 * attention + 2 * mlp + 3 * norm) + norm
     # q, v and out have biases, k has none; norms have two vectors; cross-attention is q and out
     biases = (3 + 2) * norm + 4 * 48 + norm
-    assert torch_backends.weight_bytes(whisper) == head + 2 * (6 * attention + 2 * mlp + biases + 6 * norm) + 2 * norm
+    assert bytes_per_token(whisper) == head + 2 * (6 * attention + 2 * mlp + biases + 6 * norm) + 2 * norm
 
 
 class Clock:
@@ -195,7 +197,8 @@ class SlowRunner:
 
 def test_a_round_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(rounds, "time", clock)
+    for module in (rounds, decoding):
+        monkeypatch.setattr(module, "time", clock)
     ids_1T = torch.tensor([[1]])
     clips = [Sample(ids_1T, {}, written=6, audio_seconds=4.0), Sample(ids_1T, {}, written=2, audio_seconds=6.0)]
     found = rounds.measure(SlowRunner(clock), Workload(clips, new_tokens=3, beams=4, described={}))

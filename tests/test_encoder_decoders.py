@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from engine.architectures import reads_encoder
 from stages import checkpoints, families, masks
 from stages.calibrate import run as calibrate
 from stages.calibrate.samples import load_samples
@@ -393,8 +394,7 @@ def test_a_sparse_model_is_pruned_further_quantized_and_writes_texts(task: Task,
     assert skipped.keys() == set(int8.quantization["ignore"]) - {"lm_head", "proj_out"}
     # the encoder's last norm feeds the keys and values of all decoder blocks, and nothing else
     norm = {"whisper": "model.encoder.layer_norm"}.get(task.kind, "encoder.final_layer_norm")
-    reads = family(task.kind).cross_attention
-    assert set(folded[norm]) == {name for name in after if name.endswith(reads)}
+    assert set(folded[norm]) == {name for name in after if reads_encoder(name)}
     sparse_model, int8_model = checkpoints.load(sparse), checkpoints.load(int8)
     for name, layer in quantized.linears(int8_model).items():
         assert not layer.weight[~after[name]].any()
@@ -432,7 +432,7 @@ def test_sensitivity_is_the_rise_of_the_models_own_loss(kind: str, tmp_path: Pat
     chosen = [
         names[0],
         names[11],
-        next(name for name in names if name.endswith(family(kind).cross_attention)),
+        next(name for name in names if reads_encoder(name)),
         names[-1],
     ]
     read = {name: batch[name] for name in ("input_ids", "attention_mask", "input_features") if name in batch}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Unavailable:
-    """This peer cannot run this here. Shown as "n/a (reason)"."""
+    """A runtime cannot run this model or layer here. Shown as "n/a (reason)"."""
 
     reason: str
 

@@ -5,49 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from engine import decoder, kernels
-from engine.decoder import Decoder, EncoderDecoder
-from engine.measure import likeliest
+from engine.bench.decoding import EngineRunner, Runner
+from engine.peers.contracts import Unavailable
 from engine.step import MAX_CONTEXT
 from engine.weights import DType
 from stages import engine_models, families
-from stages.benchmark.backends import Runner, Unavailable
-from stages.benchmark.torch_backends import EncoderDecoderRunner, torch_runner
-from stages.benchmark.workloads import Sample
+from stages.benchmark.torch_backends import BeamSearch, torch_runner
 from stages.contracts import Checkpoint
 from stages.families import encoder_decoder
 
 
-class EngineRunner:
-    """Prompts through the transformers model, tokens through the engine's own decoding step."""
-
-    note: str | None = None
-    process: int | None = None
-
-    def __init__(self, model: Any, context: int) -> None:
-        self._decoder = Decoder(model, context)
-        self.weight_bytes: int | None = self._decoder.weight_bytes
-
-    def prefill(self, sample: Sample) -> int:
-        return likeliest(self._decoder.prefill(sample.ids_1T))
-
-    def decode(self, token: int) -> int:
-        return likeliest(self._decoder.step(token))
-
-
-class EngineEncoderDecoderRunner(EncoderDecoderRunner):
-    """Encoders through the transformers model, and searches with beams; tokens through the engine's own step."""
-
+class EngineEncoderDecoderRunner(EngineRunner, BeamSearch):
     def __init__(self, model: Any, family: encoder_decoder.EncoderDecoder, context: int) -> None:
-        super().__init__(model, family, note="searches with beams through transformers")
-        self._decoder = EncoderDecoder(model, context)
-        self.weight_bytes = self._decoder.weight_bytes
-
-    def prefill(self, sample: Sample) -> int:
-        self._decoder.read(sample.encoder)
-        return likeliest(self._decoder.prefill(sample.ids_1T))
-
-    def decode(self, token: int) -> int:
-        return likeliest(self._decoder.step(token))
+        super().__init__(decoder.of(model, context), note="searches with beams through transformers")
+        self.model, self.family = model, family
 
 
 class _Engine:
@@ -66,7 +37,7 @@ class _Engine:
         context = min(family.context(model), MAX_CONTEXT)
         if isinstance(family, encoder_decoder.EncoderDecoder):
             return EngineEncoderDecoderRunner(model, family, context)
-        return EngineRunner(model, context)
+        return EngineRunner(decoder.of(model, context))
 
 
 class EngineFp32(_Engine):

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from engine.bench.decoding import PeerRunner, Runner
 from engine.peers import models
-from engine.peers.contracts import Unavailable as PeerUnavailable
+from engine.peers.contracts import Unavailable
 from engine.peers.decoder import Decoder
 from engine.peers.environments import python_of
 from stages import checkpoints, families
-from stages.benchmark.backends import Runner, Unavailable
-from stages.benchmark.workloads import Sample
 from stages.contracts import Checkpoint
 from stages.families.encoder_decoder import EncoderDecoder
 
@@ -22,20 +21,6 @@ if TYPE_CHECKING:
     from engine.peers.onnx_graph import Style
 
 CALIBRATION_TOKENS = 128
-
-
-class PeerRunner:
-    def __init__(self, model: models.PeerModel) -> None:
-        self._model = model
-        self.weight_bytes: int | None = model.weight_bytes
-        self.note: str | None = model.note
-        self.process: int | None = model.pid
-
-    def prefill(self, sample: Sample) -> int:
-        return self._model.prefill(sample.ids_1T[0].tolist())
-
-    def decode(self, token: int) -> int:
-        return self._model.decode(token)
 
 
 class _Peer:
@@ -51,15 +36,15 @@ class _Peer:
         if isinstance(family, EncoderDecoder):
             return Unavailable(f"{self.runtime} is given decoder-only models here, no encoder-decoder ({family.name})")
         python = python_of(self.runtime)
-        if isinstance(python, PeerUnavailable):
-            return Unavailable(python.reason)
+        if isinstance(python, Unavailable):
+            return python
         model = checkpoints.load(checkpoint, torch.float32)
         started = self.start(model, Decoder.of(model.config.to_dict()), checkpoint, threads)
-        return Unavailable(started.reason) if isinstance(started, PeerUnavailable) else PeerRunner(started)
+        return started if isinstance(started, Unavailable) else PeerRunner(started)
 
     def start(
         self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | PeerUnavailable:
+    ) -> models.PeerModel | Unavailable:
         raise NotImplementedError
 
 
@@ -70,7 +55,7 @@ class OnnxRuntimeFp32(_Peer):
 
     def start(
         self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | PeerUnavailable:
+    ) -> models.PeerModel | Unavailable:
         return models.onnxruntime(decoder, _arrays(model), self.style, threads)
 
 
@@ -91,7 +76,7 @@ class DeepSparseFp32(_Peer):
 
     def start(
         self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | PeerUnavailable:
+    ) -> models.PeerModel | Unavailable:
         largest = largest_inputs(model) if self.style == "int8_static" else {}
         return models.deepsparse(decoder, lambda: _weights(checkpoint), self.style, threads, largest)
 
@@ -111,7 +96,7 @@ class LlamaCppQ8(_Peer):
 
     def start(
         self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | PeerUnavailable:
+    ) -> models.PeerModel | Unavailable:
         return models.llamacpp(decoder, _arrays(model), self.style, threads)
 
 

@@ -6,7 +6,8 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from stages.benchmark.backends import Runner, Searcher
+from engine.bench.decoding import Runner, greedy
+from stages.benchmark.backends import Searcher
 from stages.benchmark.workloads import Sample, Workload
 
 
@@ -30,7 +31,7 @@ MEASURED = ("prefill_ms", "decode_tokens_per_second", "real_time_factor", "beam_
 
 
 def measure(runner: Runner, workload: Workload) -> Round:
-    timed = [greedy(runner, sample, workload.new_tokens) for sample in workload.samples]
+    timed = [decode(runner, sample, workload.new_tokens) for sample in workload.samples]
     decode_s = sum(times[1 + workload.new_tokens] - times[1] for times, _ in timed)
     return Round(
         prefill_ms=1e3 * statistics.fmean(times[1] - times[0] for times, _ in timed),
@@ -41,17 +42,11 @@ def measure(runner: Runner, workload: Workload) -> Round:
     )
 
 
-def greedy(runner: Runner, sample: Sample, new_tokens: int) -> tuple[list[float], list[int]]:
+def decode(runner: Runner, sample: Sample, new_tokens: int) -> tuple[list[float], list[int]]:
     """The clock before and after each token, and the tokens: the prompt's, then `new_tokens` steps; of speech as many
     as its transcript needs, if these are more."""
     steps = new_tokens if sample.audio_seconds is None else max(new_tokens, sample.written - 1)
-    times = [time.perf_counter()]
-    chosen = [runner.prefill(sample)]
-    times.append(time.perf_counter())
-    for _ in range(steps):
-        chosen.append(runner.decode(chosen[-1]))
-        times.append(time.perf_counter())
-    return times, chosen
+    return greedy(runner, sample, steps)
 
 
 def _real_time_factor(samples: list[Sample], times: list[list[float]]) -> float | None:

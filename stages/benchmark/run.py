@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-
 from engine import cpu
+from engine.bench import machine
+from engine.bench.roofline import gigabytes_per_second
+from engine.bench.rounds import Contender, interleave
 from engine.errors import EngineError
+from engine.peers.contracts import Unavailable
 from stages.benchmark import backends, memory, rounds, workloads
-from stages.benchmark.backends import Backend, Runner, Unavailable
+from stages.benchmark.backends import Backend
 from stages.benchmark.rounds import Round
 from stages.benchmark.rows import Row, add_speedups, medians, summary
 from stages.benchmark.spec import BenchmarkOptions
@@ -25,18 +28,17 @@ from stages.benchmark.workloads import Workload
 from stages.contracts import Artifact, Checkpoint, DataSet, Log
 
 
-@dataclass
-class Entry:
-    """A backend with a model, and what its rounds took."""
+@dataclass(kw_only=True)
+class Entry(Contender[Round]):
+    """A backend with a model."""
 
     backend: str
     model: str
-    runner: Runner
+    note: str | None
     disk_bytes: int
     memory_bytes: int
     peak_memory_bytes: int | None
     generated: list[list[int]]
-    rounds: list[Round] = field(default_factory=list)
 
 
 def run(config: BenchmarkOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -52,14 +54,11 @@ def run(config: BenchmarkOptions, inputs: Mapping[str, Artifact], out: Path, log
     assert isinstance(data, DataSet)
     chosen = [backends.get(name) for name in config.backends]
     workload = workloads.of(config, dense, data)
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+    with machine.torch_threads(config.threads):
         entries, rows = _prepare(chosen, _models(inputs), workload, config, log)
-        order = _measure(entries, workload, config, log)
-    finally:
-        torch.set_num_threads(before)
-    rows = add_speedups([_row(entry) for entry in entries]) + rows
+        order = _measure(entries, config, log)
+    rows += [_missing(entry.backend, entry.model, entry.reason) for entry in entries if entry.reason]
+    rows = add_speedups([_row(entry) for entry in entries if not entry.reason]) + rows
     here = {"cpu": cpu.model(), "instructions": cpu.instructions(), "threads": config.threads}
     record = {
         "machine": here,
@@ -107,7 +106,7 @@ def _prepare(
                 checkpoint = quantized if backend.quantized else plain
                 entry = _entry(backend, name, checkpoint, workload, config)
                 if isinstance(entry, Unavailable):
-                    rows.append({"backend": backend.name, "model": name, "status": "n/a", "reason": entry.reason})
+                    rows.append(_missing(backend.name, name, entry.reason))
                 else:
                     entries.append(entry)
                 bar.advance()
@@ -132,9 +131,13 @@ def _entry(
     if runner.process is not None:
         resident = 0
     return Entry(
-        backend.name,
-        model,
-        runner,
+        name=f"{backend.name}.{model}",
+        measure=partial(rounds.measure, runner, workload),
+        end=runner.close,
+        weight_bytes=runner.weight_bytes,
+        backend=backend.name,
+        model=model,
+        note=runner.note,
         disk_bytes=sum(path.stat().st_size for path in checkpoint.path.glob("*.safetensors")),
         memory_bytes=memory.resident_bytes(runner.process) - resident,
         peak_memory_bytes=memory.peak_bytes(runner.process) - resident if watched else None,
@@ -142,34 +145,32 @@ def _entry(
     )
 
 
-def _measure(entries: list[Entry], workload: Workload, config: BenchmarkOptions, log: Log) -> list[str]:
+def _measure(entries: list[Entry], config: BenchmarkOptions, log: Log) -> list[str]:
     """Fills the entries. Returns the order in which they ran, one name each time, warm-up left out."""
     order: list[str] = []
-    total = config.warmup + config.rounds
-    with log.bar("benchmark", total=total * len(entries), unit="run") as bar:
-        for number in range(total):
-            for entry in entries:
-                found = rounds.measure(entry.runner, workload)
-                bar.advance()
-                if number < config.warmup:
-                    continue
-                name = f"{entry.backend}.{entry.model}"
-                order.append(name)
-                entry.rounds.append(found)
-                told = {f"{name}.{key}": value for key, value in found.measured().items()}
-                log.metrics(told, number - config.warmup)
+    with log.bar("benchmark", total=(config.warmup + config.rounds) * len(entries), unit="run") as bar:
+        for number, entry in interleave(entries, config.warmup, config.rounds):
+            bar.advance()
+            if number >= 0 and not entry.reason:
+                order.append(entry.name)
+                measured = entry.rounds[-1].measured()
+                log.metrics({f"{entry.name}.{key}": value for key, value in measured.items()}, number)
     return order
 
 
 def _row(entry: Entry) -> Row:
     row: Row = {"backend": entry.backend, "model": entry.model, "status": "ok"} | medians(entry.rounds)
-    read = entry.runner.weight_bytes
+    read, rate = entry.weight_bytes, row["decode_tokens_per_second"]
     return row | {
         "weight_bytes": read,
-        "gigabytes_per_second": None if read is None else read * row["decode_tokens_per_second"] / 1e9,
+        "gigabytes_per_second": None if read is None else gigabytes_per_second(read, 1 / rate),
         "memory_bytes": entry.memory_bytes,
         "peak_memory_bytes": entry.peak_memory_bytes,
         "disk_bytes": entry.disk_bytes,
         "generated": entry.generated,
-        "note": entry.runner.note,
+        "note": entry.note,
     }
+
+
+def _missing(backend: str, model: str, reason: str) -> Row:
+    return {"backend": backend, "model": model, "status": "n/a", "reason": reason}

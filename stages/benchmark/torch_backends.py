@@ -9,63 +9,40 @@ import torch
 from torch import Tensor, nn
 
 from engine import cpu
-from engine.linear import EngineLinear
-from engine.measure import EncoderDecoderStepper, TransformersStepper, decoding_modules, likeliest
+from engine.bench.decoding import Runner, TransformersRunner
+from engine.peers.contracts import Unavailable
 from engine.unfused import fuse_
 from stages import checkpoints, families
-from stages.benchmark.backends import Runner, Unavailable
 from stages.benchmark.workloads import Sample
 from stages.contracts import Checkpoint
 from stages.families.encoder_decoder import Decoding, EncoderDecoder
 
 
-class TorchRunner:
-    """A Hugging Face causal LM, whatever its linears are."""
+class BeamSearch:
+    """Searches with several beams, of encoder-decoders, through transformers."""
 
-    process: int | None = None
-
-    def __init__(self, model: Any, note: str | None = None) -> None:
-        self._stepper = TransformersStepper(model)
-        self.note = note
-        self.weight_bytes: int | None = weight_bytes(model)
-
-    def prefill(self, sample: Sample) -> int:
-        return likeliest(self._stepper.prefill(sample.ids_1T))
-
-    def decode(self, token: int) -> int:
-        return likeliest(self._stepper.step(token))
-
-
-class EncoderDecoderRunner:
-    """A Hugging Face encoder-decoder, whatever its linears are."""
-
-    process: int | None = None
-
-    def __init__(self, model: Any, family: EncoderDecoder, note: str | None = None) -> None:
-        self._model = model
-        self._family = family
-        self._stepper: EncoderDecoderStepper | None = None
-        self.note = note
-        self.weight_bytes: int | None = weight_bytes(model)
-
-    def prefill(self, sample: Sample) -> int:
-        self._stepper = EncoderDecoderStepper(self._model, sample.encoder)
-        return likeliest(self._stepper.prefill(sample.ids_1T))
-
-    def decode(self, token: int) -> int:
-        assert self._stepper is not None, "decode comes after prefill"
-        return likeliest(self._stepper.step(token))
+    model: Any
+    family: EncoderDecoder
 
     def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
+        """Encodes the sample and writes so many tokens, whatever they are."""
         # the end of a text would leave models with different work
         decoding = Decoding(sample.ids_1T[0].tolist(), beams, 1.0, new_tokens, min_new_tokens=new_tokens)
-        [ids] = self._family.generate(self._model, dict(sample.encoder), decoding)
+        [ids] = self.family.generate(self.model, dict(sample.encoder), decoding)
         assert len(ids) == new_tokens, (len(ids), new_tokens)
+
+
+class EncoderDecoderRunner(TransformersRunner, BeamSearch):
+    def __init__(self, model: Any, family: EncoderDecoder, note: str | None = None) -> None:
+        super().__init__(model, note)
+        self.family = family
 
 
 def torch_runner(model: Any, checkpoint: Checkpoint, note: str | None = None) -> Runner:
     family = families.of(checkpoint.path)
-    return EncoderDecoderRunner(model, family, note) if isinstance(family, EncoderDecoder) else TorchRunner(model, note)
+    if isinstance(family, EncoderDecoder):
+        return EncoderDecoderRunner(model, family, note)
+    return TransformersRunner(model, note)
 
 
 def as_transformers_has_it(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
@@ -163,33 +140,3 @@ class CsrLinear(nn.Module):
         if self.bias is not None:
             y_TO = y_TO + self.bias
         return y_TO.reshape(*x.shape[:-1], self.out_features)
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes that decoding one token reads: everything but the rows of embedding tables it does not look up; of an
-    encoder-decoder what its decoder reads by then."""
-    seen: dict[int, Tensor] = {}  # kept alive: unpacked weights are new tensors, whose ids would come again
-    for module in decoding_modules(model):
-        if isinstance(module, nn.Embedding):
-            continue
-        for tensor in _tensors(module):
-            # a head tied to the embedding is read whole
-            seen[id(tensor)] = tensor
-    return sum(_stored_bytes(tensor) for tensor in seen.values())
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    if isinstance(module, torch.ao.nn.quantized.dynamic.Linear):
-        unpacked: list[Tensor | None] = [module.weight(), module.bias()]  # type: ignore[no-untyped-call]
-        return [tensor for tensor in unpacked if tensor is not None]
-    if isinstance(module, EngineLinear):
-        packed = module.packed
-        parts = [packed.values, packed.bitmask, packed.row_offsets, packed.scale, module.bias, module.input_scale]
-        return [part for part in parts if part is not None]
-    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-
-
-def _stored_bytes(tensor: Tensor) -> int:
-    if tensor.layout == torch.sparse_csr:
-        return sum(part.nbytes for part in (tensor.values(), tensor.crow_indices(), tensor.col_indices()))
-    return tensor.numel() * tensor.element_size()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.bench.decoding import Prompt
 from stages import checkpoints, families, tokens
 from stages.benchmark.spec import BenchmarkOptions
 from stages.contracts import Checkpoint, Corpus, DataSet, Examples, UserError
@@ -17,13 +17,9 @@ from stages.families.encoder_decoder import EncoderDecoder, ExampleRows
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What a model is given before it decodes."""
+class Sample(Prompt):
+    """A prompt, or what an encoder reads, and what is known of the answer."""
 
-    ids_1T: Tensor  # noqa: N815
-    """The prompt; of an encoder-decoder the decoder's."""
-    encoder: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the encoder reads, B = 1, as arguments of the model's forward."""
     written: int = 0
     """Tokens of its own text with its end, where there is one."""
     audio_seconds: float | None = None

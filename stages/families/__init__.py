@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from engine import architectures
 from stages.contracts import DataSet, UserError
 
 # a bar for each read and write of weights says little; the stages have their own
@@ -207,6 +208,11 @@ def name_of(model_type: str, is_encoder_decoder: bool) -> str:
 def text_config(model: Any) -> Any:
     """The configuration of a model's language part, which is the whole one of a model that reads text only."""
     return model.config.get_text_config()
+
+
+def context_of(config: Any) -> int:
+    """The longest sequence in tokens; of an encoder-decoder the longest source, and the longest target."""
+    return architectures.context(config) or UNLIMITED
 
 
 def switch_off_layer_drop(model: nn.Module) -> float:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from engine.reach import not_replaceable, probe_ids
 from stages import tokens
 from stages.contracts import Corpus, DataSet, UserError
-from stages.families import UNLIMITED, Batch, Rows, linears_in, states_by_hooks, text_config
+from stages.families import Batch, Rows, context_of, linears_in, states_by_hooks, text_config
 from stages.families.decoding_head import OwnHead, agree, last_hidden_state, output_head, run_decoder
 from stages.families.hugging_face import HuggingFaceFolder
 from stages.families.routers import routers
@@ -31,14 +31,7 @@ class CausalLM(HuggingFaceFolder):
         return AutoModelForCausalLM
 
     def context(self, model: nn.Module) -> int:
-        config: Any = text_config(model)
-        # MPT calls it max_seq_len; with ALiBi it is a training length, not a limit, but the only one stated
-        for key in ("max_position_embeddings", "max_seq_len", "n_positions", "seq_length"):
-            length = getattr(config, key, None)
-            # XLNet says -1: no limit
-            if length and length > 0:
-                return int(length)
-        return UNLIMITED
+        return context_of(text_config(model))
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
         """Of a model that reads images or sound as well: those of its language model."""

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine import architectures
 from stages.contracts import Corpus, DataSet, Examples, Log
-from stages.families import FAMILY_OF_TYPE, UNLIMITED, Batch, linears_in, states_by_hooks
+from stages.families import FAMILY_OF_TYPE, UNLIMITED, Batch, context_of, linears_in, states_by_hooks
 from stages.families.decoding_head import head_input, output_head
 from stages.families.hugging_face import HuggingFaceFolder
 from stages.tokens import IGNORED
@@ -52,15 +53,13 @@ class Decoding:
 
 class EncoderDecoder(HuggingFaceFolder, ABC):
     name: str
-    cross_attention: tuple[str, ...]
-    """Ends of the names of linears in the decoder that read the encoder's states."""
 
     @property
     def model_types(self) -> set[str]:
         return {model_type for model_type, family in FAMILY_OF_TYPE.items() if family == self.name}
 
-    @abstractmethod
-    def context(self, model: nn.Module) -> int: ...
+    def context(self, model: Any) -> int:
+        return context_of(model.config)
 
     # ---- data ----
 
@@ -118,7 +117,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         """bool (B, encoder positions): what is no padding."""
 
     def reads_encoder(self, linear: str) -> bool:
-        return in_encoder(linear) or linear.endswith(self.cross_attention)
+        return in_encoder(linear) or architectures.reads_encoder(linear)
 
     def read_by(self, batch: Batch, linear: str) -> Tensor:
         """Keys and values of cross-attention see the encoder's states."""

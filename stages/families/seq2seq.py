@@ -7,20 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stages.families import UNLIMITED, Batch
+from stages.families import Batch
 from stages.families.decoding_head import BiasedHead, output_head
 from stages.families.encoder_decoder import Decoding
 from stages.families.text_to_text import TextToText
 
-_RELATIVE_POSITIONS = ("umt5",)
-
 
 class Seq2Seq(TextToText):
     name = "seq2seq"
-    cross_attention = ("encoder_attn.k_proj", "encoder_attn.v_proj", "EncDecAttention.k", "EncDecAttention.v")
-
-    def context_of(self, config: Any) -> int:
-        return UNLIMITED if config.model_type in _RELATIVE_POSITIONS else int(config.max_position_embeddings)
 
     def stacks(self, model: Any) -> tuple[str, str]:
         if model.config.model_type == "umt5":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from engine.generation import growing_cache
 from stages.contracts import Corpus, Log
-from stages.families import Batch
+from stages.families import Batch, context_of
 from stages.families.encoder_decoder import (
     Decoding,
     EncoderDecoder,
@@ -37,13 +36,6 @@ class TextToText(EncoderDecoder):
         from transformers import AutoModelForSeq2SeqLM
 
         return AutoModelForSeq2SeqLM
-
-    def context(self, model: Any) -> int:
-        return self.context_of(model.config)
-
-    @abstractmethod
-    def context_of(self, config: Any) -> int:
-        """The longest source, and the longest target, in tokens."""
 
     # ---- data ----
 
@@ -71,7 +63,7 @@ class TextToText(EncoderDecoder):
         from transformers import AutoConfig
 
         tokens, prompt = self._tokens(corpus, folder), self.prompt(corpus, folder)
-        limit = self.context_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+        limit = context_of(AutoConfig.from_pretrained(folder, local_files_only=True))
         items = list(rows(corpus.split(split)))
         if items:
             check_instruction(tokens, items[0]["source"])
@@ -97,7 +89,7 @@ class TextToText(EncoderDecoder):
         return with_languages(self.tokenizer(folder), languages["source"], languages["target"])
 
     def collate(self, examples: Sequence[Example], length: int, start: int, config: Any) -> Batch:
-        limit = self.context_of(config)
+        limit = context_of(config)
         length = min(length, limit)
         sources = [cut(example["input_ids"], length) for example in examples]
         encoder = {

@@ -37,7 +37,6 @@ FRAMES_PER_POSITION = 2
 class Whisper(EncoderDecoder):
     name = "whisper"
     mapping = "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES"
-    cross_attention = ("encoder_attn.k_proj", "encoder_attn.v_proj")
 
     @property
     def auto_class(self) -> Any:
@@ -54,9 +53,6 @@ class Whisper(EncoderDecoder):
     def complete(self, model: Any, folder: Path) -> Any:
         whisper_tokens.complete(model.generation_config, folder, lambda: self.tokenizer(folder))
         return model
-
-    def context(self, model: Any) -> int:
-        return int(model.config.max_target_positions)
 
     def stacks(self, model: Any) -> tuple[str, str]:
         return "model.encoder.layers", "model.decoder.layers"
