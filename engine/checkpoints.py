@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
 from engine import quantized_folders, skeleton
@@ -72,9 +73,10 @@ def _read_floating(folder: Path) -> Any:
 
 
 def _read_quantized(folder: Path) -> tuple[Any, dict[str, Quantized]]:
-    quantized, tensors = quantized_folders.read(folder)
-    in_fp32 = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    weights = {f"{name}.weight": weight.q_OI.float() * weight.scale_O[:, None] for name, weight in quantized.items()}
+    def dequantize(linear: nn.Linear, weight: Quantized) -> nn.Linear:
+        W_OI = weight.q_OI.float() * weight.scale_O[:, None]
+        linear.weight = nn.Parameter(W_OI, requires_grad=False)
+        return linear
+
     model = skeleton.build(folder)
-    skeleton.assign(model, in_fp32 | weights)
-    return model, quantized
+    return model, quantized_folders.load(folder, model, dequantize, torch.float32)

@@ -69,7 +69,8 @@ def load(folder: Path | str, *, threads: int = 0, compiled_steps: bool = True) -
     tensors = _map(folder / record.WEIGHTS)
     for name, expected in facts.linears.items():
         model.set_submodule(name, _linear(model, name, expected, tensors))
-    skeleton.assign(model, tensors, engine_linears(model))
+    inside = [f"{name}.{part}" for name in facts.linears for part in model.get_submodule(name).state_dict()]
+    skeleton.assign(model, tensors, inside)
     fuse(model)
     if threads:
         torch.set_num_threads(threads)
@@ -140,7 +141,7 @@ def _stored(name: str, linear: EngineLinear) -> Tensors:
 def _rest(model: nn.Module, linears: dict[str, EngineLinear]) -> Tensors:
     """What is not in the engine linears, tied parameters by their first name only."""
     inside = tuple(f"{name}." for name in linears)
-    second = {name for names in skeleton.tied(model) for name in names[1:]}
+    second = skeleton.second_names(model)
     state = model.state_dict()
     rest = {name: state[name] for name in state if not name.startswith(inside) and name not in second}
     for name, tensor in rest.items():

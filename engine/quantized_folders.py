@@ -8,14 +8,16 @@ loaders would misread states the method `squarehead` instead, and its file has a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from engine import skeleton
 from engine.errors import EngineError
 from engine.weights import Quantized
 
@@ -46,11 +48,31 @@ def quantization_config(folder: Path) -> dict[str, Any] | None:
     return found  # type: ignore[no-any-return]
 
 
-def read(folder: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
-    """The quantized weights by the dotted names of their linears, and all other tensors by theirs.
+def load(
+    folder: Path, model: nn.Module, place: Callable[[nn.Linear, Quantized], nn.Module], dtype: torch.dtype | None
+) -> dict[str, Quantized]:
+    """Gives `model`, which is the architecture of config.json, the tensors of the folder; returns the quantized weights
+    by the dotted names of their linears.
 
-    Raises EngineError for files that are damaged, or quantized in another way.
+    `place` makes what stands in the model instead of a linear that was quantized, with the linear's bias; it may be the
+    linear itself. `dtype` is that of everything else in floating point; None keeps the stored one. Raises EngineError
+    for files that are damaged, quantized in another way, or of another architecture.
     """
+    quantized, tensors = _read(folder)
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    in_place = {f"{name}.{part}" for name in quantized for part in ("weight", "weight_scale")}
+    try:
+        for name, weight in quantized.items():
+            model.set_submodule(name, place(_linear(model, name, weight), weight))
+        skeleton.assign(model, tensors, in_place, dtype)
+    except EngineError as error:
+        raise EngineError(f"{folder}: the quantized checkpoint cannot be read: {error}") from None
+    return quantized
+
+
+def _read(folder: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
+    """The quantized weights by the dotted names of their linears, and all other tensors by theirs."""
     config = quantization_config(folder)
     if not isinstance(config, dict) or config.get("quant_method") not in WEIGHTS:
         raise EngineError(f"{folder}: expected a quantization_config of one of the methods {', '.join(WEIGHTS)}")
@@ -88,3 +110,13 @@ def _take(folder: Path, name: str, tensors: dict[str, Tensor]) -> Quantized:
     if q_OI is None or scale is None or q_OI.dim() != 2 or scale.shape != (len(q_OI), 1):
         raise EngineError(f"{folder}: {name} has no int8 weight with a scale for each output")
     return Quantized(q_OI, scale[:, 0].float())
+
+
+def _linear(model: nn.Module, name: str, weight: Quantized) -> nn.Linear:
+    try:
+        linear = model.get_submodule(name)
+    except AttributeError:
+        linear = None
+    if not isinstance(linear, nn.Linear) or linear.weight.shape != weight.q_OI.shape:
+        raise EngineError(f"{name} is {list(weight.q_OI.shape)}, the architecture in config.json has no such linear")
+    return linear

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,19 @@ def build(folder: Path) -> Any:
     return model.requires_grad_(False).eval()
 
 
-def assign(model: nn.Module, tensors: dict[str, Tensor], apart: Iterable[str] = ()) -> None:
-    """Gives every parameter and buffer outside the modules `apart` its tensor, tied parameters one tensor.
+def assign(
+    model: nn.Module, tensors: dict[str, Tensor], apart: Collection[str] = (), dtype: torch.dtype | None = torch.float32
+) -> None:
+    """Gives every parameter and buffer but those called `apart` its tensor, tied parameters one tensor. What is in
+    floating point must be in `dtype`; None: in any.
 
     A tied parameter stands under its first name; what stands under another of its names too is its own there, as with
     heads of T5 v1.1, which transformers' configuration calls tied and its checkpoints do not tie. Raises EngineError
     unless `tensors` are exactly those the model has.
     """
-    inside = tuple(f"{name}." for name in apart)
-    expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(inside)}
-    aliases = {names[0]: names for names in tied(model)}
-    second = {name for names in aliases.values() for name in names[1:]}
+    expected = {name: tensor for name, tensor in model.state_dict().items() if name not in apart}
+    aliases = {names[0]: names for names in _tied(model)}
+    second = second_names(model)
     if odd := sorted((expected.keys() - second - tensors.keys()) | (tensors.keys() - expected.keys())):
         what = "missing" if odd[0] in expected else "unexpected"
         raise EngineError(f"{len(odd)} tensors are missing or too many in the checkpoint, first: {odd[0]} is {what}")
@@ -57,10 +59,12 @@ def assign(model: nn.Module, tensors: dict[str, Tensor], apart: Iterable[str] = 
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         wanted = expected[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+        floats = tensor.is_floating_point() and wanted.is_floating_point()
+        stored = (dtype or tensor.dtype) if floats else wanted.dtype
+        if tensor.shape != wanted.shape or tensor.dtype != stored:
             raise EngineError(
                 f"{name}: is {tensor.dtype} {list(tensor.shape)}, the architecture in config.json expects "
-                f"{wanted.dtype} {list(wanted.shape)}"
+                f"{stored} {list(wanted.shape)}"
             )
         value = nn.Parameter(tensor, requires_grad=False) if name in parameters else tensor
         state |= {name: value} | {other: value for other in aliases.get(name, ()) if other not in tensors}
@@ -68,7 +72,12 @@ def assign(model: nn.Module, tensors: dict[str, Tensor], apart: Iterable[str] = 
     model.load_state_dict(state, strict=False, assign=True)
 
 
-def tied(model: nn.Module) -> list[list[str]]:
+def second_names(model: nn.Module) -> set[str]:
+    """All names but the first of parameters that have several."""
+    return {name for names in _tied(model) for name in names[1:]}
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
     """Names of each parameter that has several, the first one first."""
     names = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):

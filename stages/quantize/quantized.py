@@ -102,47 +102,17 @@ def load(checkpoint: Checkpoint, family: Family, dtype: torch.dtype | None) -> A
 
     Raises UserError when the files do not fit each other.
     """
+    model = family.build(checkpoint.path)
     try:
-        quantized, tensors = quantized_folders.read(checkpoint.path)
+        quantized_folders.load(checkpoint.path, model, _int8, dtype)
     except EngineError as error:
         raise UserError(str(error), "quantize") from None
-    model = family.build(checkpoint.path)
-    for name, weight in quantized.items():
-        model.set_submodule(name, _int8(checkpoint, model, name, weight))
-    second = second_names(model)
-    inside = {f"{name}.{part}" for name in quantized for part in ("weight", "weight_scale")}
-    # a head of its own, as that of T5 v1.1, is tied in the configuration alone
-    expected = set(model.state_dict()) - inside - (second.keys() - tensors.keys())
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))
-        raise _refused(checkpoint, f"{len(odd)} tensors are missing or too many, first {odd[0]}")
-    if dtype is not None:
-        tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    # tied weights stand in the file once
-    tied = {name: nn.Parameter(tensors[name], requires_grad=False) for name in second.values()}
-    tied |= {name: tied[first] for name, first in second.items() if name not in tensors}
-    # strict would miss the int8 weights, which are in place; that names agree is checked above
-    model.load_state_dict(tensors | tied, strict=False, assign=True)
     model.requires_grad_(False)
     masks.check(model, masks.of(checkpoint))
     return model.eval()
 
 
-def second_names(model: nn.Module) -> dict[str, str]:
-    """Of tied parameters: each further name -> the first one."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    names = {name: first[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)}
-    return {name: its_first for name, its_first in names.items() if name != its_first}
-
-
-def _int8(checkpoint: Checkpoint, model: nn.Module, name: str, weight: Quantized) -> Int8Linear:
-    """What takes the place of the linear `name`; its bias is still to come."""
-    try:
-        linear = model.get_submodule(name)
-    except AttributeError:
-        raise _refused(checkpoint, f"the architecture in config.json has no {name}") from None
-    if not isinstance(linear, nn.Linear) or linear.weight.shape != weight.q_OI.shape:
-        raise _refused(checkpoint, f"{name} is {tuple(weight.q_OI.shape)}, the architecture has another shape")
+def _int8(linear: nn.Linear, weight: Quantized) -> Int8Linear:
     return Int8Linear(weight.q_OI, weight.scale_O, linear.bias)
 
 
@@ -159,7 +129,3 @@ def _int_mm_is_exact() -> bool:
     q_TI[1::2] = q_OI[1::2] = -LEVELS
     expected_TO = (q_TI.double() @ q_OI.double().t()).to(torch.int32)
     return torch.equal(torch._int_mm(q_TI, q_OI.t()), expected_TO)
-
-
-def _refused(checkpoint: Checkpoint, reason: str) -> UserError:
-    return UserError(f"the quantized checkpoint {checkpoint.path.name} cannot be read: {reason}", "quantize")

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.quantized_folders import COMPRESSED_TENSORS, FORMAT, OWN, W8A8, WEIGHTS
+from engine.skeleton import second_names
 from stages import masks
 from stages.families import Family
 from stages.masks import Masks
-from stages.quantize.quantized import linears, second_names
+from stages.quantize.quantized import linears
 
 INDEX = "model.safetensors.index.json"
 
