@@ -103,7 +103,9 @@ class EncoderDecoder(_Sequence):
         for token in tokens:
             self._check_token(token)
         h_SD = self._encode()
-        self._step.look_at([(self._by_head(key(h_SD)), self._by_head(value(h_SD))) for key, value in self._crossing])
+        self._step.set_cross_attention_kv(
+            [(self._by_head(key(h_SD)), self._by_head(value(h_SD))) for key, value in self._crossing]
+        )
         self.position = len(tokens)
         return self._step.run_prompt(tokens)
 

@@ -67,7 +67,7 @@ class Forward:
         cache = kwargs["past_key_values"]
         if not self._encoded:
             return CausalLMOutputWithPast(logits=self._run(int(kwargs[self._ids]), cache), past_key_values=cache)
-        self._look_at(cache.cross_attention_cache, kwargs.get("attention_mask"))
+        self._set_cross_attention_kv(cache.cross_attention_cache, kwargs.get("attention_mask"))
         return Seq2SeqLMOutput(
             logits=self._run(int(kwargs[self._ids]), cache.self_attention_cache),
             past_key_values=cache,
@@ -126,12 +126,14 @@ class Forward:
             layer.keys, layer.values = keys[None, :, : position + 1], values[None, :, : position + 1]
         return logits_11V
 
-    def _look_at(self, cache: DynamicCache, mask_1S: Tensor | None) -> None:
+    def _set_cross_attention_kv(self, cache: DynamicCache, mask_1S: Tensor | None) -> None:
         first, mask_1S = cache.layers[0].keys, mask_1S if self._hides_padding else None
         if self._seen is not None and self._seen[0] is first and _same(self._seen[1], mask_1S):
             return
         shown = slice(None) if mask_1S is None else mask_1S[0].bool()
-        self._compiled().look_at([(layer.keys[0][:, shown], layer.values[0][:, shown]) for layer in cache.layers])
+        self._compiled().set_cross_attention_kv(
+            [(layer.keys[0][:, shown], layer.values[0][:, shown]) for layer in cache.layers]
+        )
         self._seen = first, mask_1S
 
 

@@ -17,7 +17,7 @@ from engine.weights import DType, PackedWeight
 ISAS = ("portable", "avx2", "avx512", "amx")
 """Instruction sets, slowest first. avx512: with VBMI2, VNNI and BF16; amx: that, and tiles for more than 8 tokens."""
 TYPES: dict[DType, int] = {"fp32": 0, "bf16": 1, "int8": 2}
-FEW = 8
+MAX_GEMV_TOKENS = 8
 """Tokens up to which a product is bound by memory, and its kernels are others."""
 BUILD = "`make env` or `pip install -e .`"
 

@@ -55,7 +55,7 @@ class EngineLinear(nn.Module):
 
     def _multiply(self, x_TI: Tensor) -> Tensor:
         packed = self.packed
-        if packed.bitmask is None and packed.dtype == "fp32" and len(x_TI) > kernels.FEW:
+        if packed.bitmask is None and packed.dtype == "fp32" and len(x_TI) > kernels.MAX_GEMV_TOKENS:
             # nothing to skip and nothing to expand: the library's product is best
             return functional.linear(x_TI, packed.values.view(packed.shape), self.bias)
         return self.matrix().linear(x_TI, torch.get_num_threads())

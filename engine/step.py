@@ -130,7 +130,7 @@ class Step:
         for number, (keys, values) in enumerate(earlier):
             self.keys[number, :, : keys.shape[1]], self.values[number, :, : keys.shape[1]] = keys, values
 
-    def look_at(self, sources: list[tuple[Tensor, Tensor]]) -> None:
+    def set_cross_attention_kv(self, sources: list[tuple[Tensor, Tensor]]) -> None:
         """Keys and values of the encoder's states for each block of cross-attention, heads x positions x size."""
         self._sources = [(keys.contiguous(), values.contiguous()) for keys, values in sources]
         for block, (keys, values) in zip(self._of_kind("cross_attention"), self._sources, strict=True):

@@ -10,21 +10,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from engine.bench.output import MISSING, show_machine, table, threads_text
+
 Row = dict[str, Any]
 Cell = Callable[[Row], str | None]
-MISSING = "–"
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    machine, protocol, read = record["machine"], record["protocol"], record["read_bandwidth"]
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
-    kernels = f"torch {machine['torch_kernels']}, engine {machine['engine_kernels'] or 'without kernels'}"
-    for line in (
-        f"{machine['cpu']}, {threads}, {kernels}",
-        f"reads {read['gigabytes_per_second']:.1f} GB/s ({read['method']}, fastest round)",
-        f"medians of {protocol['rounds']} interleaved rounds; zeros at random places; columns are sparsities",
-    ):
-        console.print(line, markup=False, soft_wrap=True)
+    protocol, threads = record["protocol"], threads_text(record["machine"]["threads"])
+    show_machine(record, console)
+    about = f"medians of {protocol['rounds']} interleaved rounds; zeros at random places; columns are sparsities"
+    console.print(about, markup=False, soft_wrap=True)
     for (rows, columns, tokens), group in groupby(record["rows"], lambda r: (r["rows"], r["columns"], r["tokens"])):
         console.print()
         _show_group(f"{rows} x {columns}, {tokens} token{'s' * (tokens > 1)}, {threads}", [*group], protocol, console)
@@ -44,25 +40,22 @@ def _show_group(title: str, rows: list[Row], protocol: dict[str, Any], console: 
     else:
         blocks.append(("GFLOP/s, zeros counted as done / FLOP roofline: times as fast as dense", _flops))
     for about, cell in blocks:
-        if (table := _table(rows, cell)).row_count:
+        if (made := _table(rows, cell)).row_count:
             console.print(about)
-            console.print(table)
+            console.print(made)
     for line in _notes(rows):
         console.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 def _table(rows: list[Row], cell: Cell) -> Table:
     sparsities = list(dict.fromkeys(row["sparsity"] for row in rows))
-    table = Table(box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    for sparsity in sparsities:
-        table.add_column(f"{sparsity:.4g}", justify="right", no_wrap=True)
+    made = table("", *[f"{sparsity:.4g}" for sparsity in sparsities])
     found = {(row["contender"], row["sparsity"]): cell(row) for row in rows if row["status"] == "ok"}
     for name in dict.fromkeys(row["contender"] for row in rows):
         cells = [found.get((name, sparsity)) for sparsity in sparsities]
         if any(cells):
-            table.add_row(name, *[text or MISSING for text in cells])
-    return table
+            made.add_row(name, *[text or MISSING for text in cells])
+    return made
 
 
 def _ratios(row: Row) -> str:

@@ -39,7 +39,7 @@ class Case:
 
     @property
     def bound_by_memory(self) -> bool:
-        return self.tokens <= kernels.FEW
+        return self.tokens <= kernels.MAX_GEMV_TOKENS
 
 
 @dataclass(kw_only=True)
@@ -117,7 +117,7 @@ def _engine(
     """With the rounding of its inputs, which come in fp32."""
     contender = LayerContender(name=f"engine_{dtype}{'_dense' if dense else ''}", dtype=dtype, dense=dense)
     if dense and dtype == "fp32" and not case.bound_by_memory:
-        contender.reason = f"beyond {kernels.FEW} tokens the engine takes torch's product for dense fp32"
+        contender.reason = f"beyond {kernels.MAX_GEMV_TOKENS} tokens the engine takes torch's product for dense fp32"
         return contender
     try:
         packed = PackedWeight.of(W_OI, dtype, keep_dense=dense)

@@ -1,4 +1,4 @@
-"""Where measurements go: a JSON file, and a terminal that shows how long they still take."""
+"""Where measurements go: a JSON file, tables, and a terminal that shows how long they still take."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 WIDTH = 110
 """Columns that every table fits."""
+MISSING = "–"
+"""In the place of a number that there is none of."""
 
 
 def wide_console() -> Console:
@@ -27,6 +30,29 @@ def progress_bar() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
+
+
+def table(first: str, *others: str) -> Table:
+    """An empty table: labels on the left, numbers in the other columns."""
+    made = Table(box=None, pad_edge=False)
+    made.add_column(first, no_wrap=True)
+    for column in others:
+        made.add_column(column, justify="right", no_wrap=True)
+    return made
+
+
+def threads_text(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
+def show_machine(record: dict[str, Any], console: Console) -> None:
+    machine, read = record["machine"], record["read_bandwidth"]
+    runtimes = f"torch {machine['torch_kernels']}, engine {machine['engine_kernels'] or 'without kernels'}"
+    for line in (
+        f"{machine['cpu']}, {threads_text(machine['threads'])}, {runtimes}",
+        f"reads {read['gigabytes_per_second']:.1f} GB/s ({read['method']}, fastest round)",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def write(record: dict[str, Any], out: Path | None) -> None:

@@ -7,18 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from engine.bench.output import MISSING, show_machine, table
+
 Row = dict[str, Any]
-MISSING = "–"
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    machine, stack, read = record["machine"], record["stack"], record["read_bandwidth"]
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
-    protocol = record["protocol"]
+    stack, protocol = record["stack"], record["protocol"]
+    show_machine(record, console)
     for line in (
-        f"{machine['cpu']}, {threads}, torch {machine['torch_kernels']}, "
-        f"engine {machine['engine_kernels'] or 'without kernels'}",
-        f"reads {read['gigabytes_per_second']:.1f} GB/s ({read['method']}, fastest round)",
         f"random Llama: {stack['layers']} layers of width {stack['width']} and MLP width {stack['mlp_width']}, "
         f"vocabulary {stack['vocabulary']}",
         f"sparsity {stack['sparsity']:.4g} at random places; _dense and llama.cpp store the zeros, torch reads them",
@@ -33,17 +30,17 @@ def show(record: dict[str, Any], console: Console) -> None:
         console.print("\nthe engine's step in us, by phase, mean; waiting for the slowest thread included")
         console.print(_profiles(measured))
     for row in record["rows"]:
-        told = row["note"] if row["status"] == "ok" else f"n/a ({row['reason']})"
-        if told:
-            console.print(f"{row['contender']}: {told}", style="dim", markup=False, soft_wrap=True)
+        remark = row["note"] if row["status"] == "ok" else f"n/a ({row['reason']})"
+        if remark:
+            console.print(f"{row['contender']}: {remark}", style="dim", markup=False, soft_wrap=True)
 
 
 def _speed(rows: list[Row]) -> Table:
-    table = _table("", "tokens/s", "x fp32", "x Q4_K", "MB/token", "GB/s", "share", "limit")
+    made = table("", "tokens/s", "x fp32", "x Q4_K", "MB/token", "GB/s", "share", "limit")
     for row in rows:
         read = row["bytes_per_token"]
         least, most = _rate(row["tokens_per_second_min"]), _rate(row["tokens_per_second_max"])
-        table.add_row(
+        made.add_row(
             row["contender"],
             f"{_rate(row['tokens_per_second'])} ({least}–{most})",
             _number(row["over_torch_fp32"], ".2f"),
@@ -53,7 +50,7 @@ def _speed(rows: list[Row]) -> Table:
             _number(row["share_of_bandwidth"], ".0%"),
             MISSING if read is None else _rate(row["memory_limit_tokens_per_second"]),
         )
-    return table
+    return made
 
 
 def _rate(value: float) -> str:
@@ -61,20 +58,13 @@ def _rate(value: float) -> str:
 
 
 def _profiles(rows: list[Row]) -> Table:
-    found = [row for row in rows if row["step_us"]]
-    phases = list(found[0]["step_us"])
-    table = _table("", *phases, "sum")
-    for row in found:
+    profiled = [row for row in rows if row["step_us"]]
+    phases = list(profiled[0]["step_us"])
+    made = table("", *phases, "sum")
+    for row in profiled:
         times = [row["step_us"][phase] for phase in phases]
-        table.add_row(row["contender"], *[f"{time:.0f}" for time in times], f"{sum(times):.0f}")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    return table
+        made.add_row(row["contender"], *[f"{time:.0f}" for time in times], f"{sum(times):.0f}")
+    return made
 
 
 def _number(value: float | None, form: str) -> str:

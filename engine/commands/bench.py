@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from engine.bench import options, output
+
 if TYPE_CHECKING:
     from engine.bench.breakdown import Breakdown
     from engine.bench.decoding import Prompt, Runner
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from engine import kernels
-    from engine.bench import machine, options, output
+    from engine.bench import machine
     from engine.bench.weight_bytes import bytes_per_token
     from engine.files import load
 
@@ -51,8 +53,7 @@ def run(args: argparse.Namespace) -> None:
     read = bytes_per_token(model)
     isa = kernels.available_isas()[-1]
     console = Console(highlight=False)
-    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
-    title = f"{args.folder}: {threads}, {isa}, prompt of {args.prompt_tokens} tokens"
+    title = f"{args.folder}: {output.threads_text(args.threads)}, {isa}, prompt of {args.prompt_tokens} tokens"
     console.print(f"{title}, {args.rounds} interleaved rounds", soft_wrap=True)
     console.print(_rates(measured, read))
     if measured.reason:
@@ -145,17 +146,17 @@ def _contender(name: str, runner: Runner, prompt: Prompt, steps: int) -> Contend
 def _rates(measured: Measured, read: int) -> Table:
     from engine.bench.rounds import Spread
 
-    table = _table("steps by", "prefill ms", "decode tokens/s", "MB read", "GB/s")
+    made = output.table("steps by", "prefill ms", "decode tokens/s", "MB read", "GB/s")
     for name, spread in measured.step_us.items():
         rate = Spread([1e6 / value for value in spread.values])
         prefill_ms = str(measured.prefill_ms[name])
-        table.add_row(name, prefill_ms, str(rate), f"{read / 1e6:.1f}", f"{read * rate.median / 1e9:.1f}")
-    return table
+        made.add_row(name, prefill_ms, str(rate), f"{read / 1e6:.1f}", f"{read * rate.median / 1e9:.1f}")
+    return made
 
 
-def _print_step(console: Console, found: Breakdown) -> None:
-    table = _table("of a step", "µs", "%", "MB read", "GB/s")
-    for phase in found.phases:
+def _print_step(console: Console, step: Breakdown) -> None:
+    table = output.table("of a step", "µs", "%", "MB read", "GB/s")
+    for phase in step.phases:
         table.add_row(
             phase.name,
             f"{phase.microseconds:.1f}",
@@ -163,27 +164,19 @@ def _print_step(console: Console, found: Breakdown) -> None:
             "" if phase.weight_bytes is None else f"{phase.weight_bytes / 1e6:.2f}",
             "" if phase.gigabytes_per_second is None else f"{phase.gigabytes_per_second:.1f}",
         )
-    rate = found.weight_bytes / found.microseconds / 1e3
-    table.add_row("all", f"{found.microseconds:.1f}", "100.0", f"{found.weight_bytes / 1e6:.2f}", f"{rate:.1f}")
-    console.print(f"\nthe engine's step, mean of {found.steps}:")
+    rate = step.weight_bytes / step.microseconds / 1e3
+    table.add_row("all", f"{step.microseconds:.1f}", "100.0", f"{step.weight_bytes / 1e6:.2f}", f"{rate:.1f}")
+    console.print(f"\nthe engine's step, mean of {step.steps}:")
     console.print(table)
-    more = found.transformers_microseconds - found.microseconds
+    more = step.transformers_microseconds - step.microseconds
     console.print(
-        f"a step by transformers takes {found.transformers_microseconds:.0f} µs, {more:+.0f} µs: Python and torch "
+        f"a step by transformers takes {step.transformers_microseconds:.0f} µs, {more:+.0f} µs: Python and torch "
         "around the converted products, and what was not converted",
         soft_wrap=True,
     )
     console.print(
-        f"reading {found.weight_bytes / 1e6:.1f} MB from memory at {found.memory.gigabytes_per_second:.1f} GB/s "
-        f"({found.memory.method}) takes {found.limit_microseconds:.0f} µs: the step takes "
-        f"{found.microseconds / found.limit_microseconds:.2f} times that (below 1: caches hold a part)",
+        f"reading {step.weight_bytes / 1e6:.1f} MB from memory at {step.memory.gigabytes_per_second:.1f} GB/s "
+        f"({step.memory.method}) takes {step.limit_microseconds:.0f} µs: the step takes "
+        f"{step.microseconds / step.limit_microseconds:.2f} times that (below 1: caches hold a part)",
         soft_wrap=True,
     )
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table

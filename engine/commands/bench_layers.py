@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     dtypes: Any = options.choose("dtypes", args.dtypes, DTYPES)
     with Console(stderr=True).status("importing"):
         from engine.bench import bandwidth, layer_tables, layers, machine
-        from engine.kernels import FEW
+        from engine.kernels import MAX_GEMV_TOKENS
         from engine.peers.layers import LAYER_PEERS
     names = [] if args.peers == "none" else options.choose("peers", args.peers, tuple(LAYER_PEERS))
     cases = [layers.Case(*shape, count, s) for shape in shapes for count in tokens for s in sparsities]
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
                 "warmup": layers.WARMUP,
                 "interleaved": True,
                 "flush_bytes": flush_bytes,
-                "flushed_up_to_tokens": FEW,
+                "flushed_up_to_tokens": MAX_GEMV_TOKENS,
                 "weights": "normal, zeros at random places",
             },
             "read_bandwidth": {"gigabytes_per_second": read.gigabytes_per_second, "method": read.method},
