@@ -4,8 +4,7 @@
 - Which sibling linears read the same input: `SHARED_INPUTS`. The engine asks when it converts or loads a model, which
   must not run then; a wrong answer costs time only, since a product is shared for the same tensor and no other.
   Pruning (Hessians of a block) and quantization (SmoothQuant's scales) must not be wrong, and run the model anyway:
-  they observe which linears are given the same tensor, whatever their names (the collector of the block walk, and
-  `engine.wiring`).
+  they observe which linears are given the same tensor, whatever their names (`Collector`, `wiring` of the stages).
 - Which linears of a decoder read the encoder's states: `reads_encoder`. A pass cannot tell: such a linear sees a tensor
   like any other.
 - How many positions a model has: `context`.
