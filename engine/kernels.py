@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine import sources
+from engine import sources, structures
 from engine.errors import EngineError
 from engine.weights import DType, PackedWeight
 
@@ -111,6 +111,10 @@ def _library() -> ctypes.CDLL:
     built, here = library.squarehead_sources().decode(), sources.digest()
     if here and built != here:
         raise EngineError(f"the engine's kernels were built from other sources: build them anew with {BUILD}")
+    if different := structures.mismatch(library):
+        raise EngineError(
+            f"the engine's kernels are of another version than the rest: {different}; {BUILD} brings both"
+        )
     library.squarehead_isa.restype = ctypes.c_char_p
     library.squarehead_isa.argtypes = [ctypes.c_int]
     library.squarehead_pack.restype = _pointer

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine import kernels
+from engine import kernels, structures
 from engine.errors import EngineError
 from engine.kernels import Matrix
 from engine.layouts import ACTIVATIONS, Block, Kind, Layout
@@ -30,40 +30,6 @@ HEAD = "head"
 MAX_CONTEXT = 4096
 """Positions of a cache for sequences whose length nobody tells; memory for those never reached is never touched."""
 ACTIVATION_CODES = ("silu", "relu", "gelu", "gelu_tanh")
-
-
-# as engine/native/decoder.h has them
-
-
-class _Stage(ctypes.Structure):
-    _fields_ = [("parts", ctypes.c_void_p * 3), ("count", ctypes.c_int), ("input_scale", ctypes.c_void_p)]
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p)]
-
-
-class _Block(ctypes.Structure):
-    _fields_ = [
-        ("kind", ctypes.c_int),
-        ("norm", _Norm),
-        ("inputs", _Stage),
-        ("out", _Stage),
-        ("keys", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-    ]
-
-
-class _Decoder(ctypes.Structure):
-    _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("hidden", "heads", "key_heads", "head_size", "block_count")],
-        *[(name, ctypes.c_int64) for name in ("context", "source")],
-        *[(name, ctypes.c_int) for name in ("activation", "gated")],
-        *[(name, ctypes.c_float) for name in ("epsilon", "attention_scale", "rotation_scale")],
-        *[(name, ctypes.c_void_p) for name in ("frequencies", "embedding", "positions", "bias", "blocks")],
-        ("final_norm", _Norm),
-        ("head", _Stage),
-    ]
 
 
 @dataclass
@@ -88,13 +54,13 @@ class Step:
         """Whether cross-attention has something to look at."""
         self._alive: list[Any] = []  # whatever the structure points into
         self._bytes: Counter[str] = Counter()
-        self._blocks = (_Block * len(layout.blocks))(*[self._block(block) for block in layout.blocks])
+        self._blocks = (structures.Block * len(layout.blocks))(*[self._block(block) for block in layout.blocks])
         self._shape = len(self._of_kind("self_attention")), layout.key_heads, context, layout.head_size
         self.begin()
         kinds = {block.kind for block in layout.blocks}
         self._phases = [name for kind in PHASES if kind in kinds for name in PHASES[kind]] + [HEAD]
         bias = layout.position_bias(context) if layout.position_bias else None
-        self._structure = _Decoder(
+        self._structure = structures.Decoder(
             hidden=layout.embedding.shape[1],
             heads=layout.heads,
             key_heads=layout.key_heads,
@@ -166,30 +132,30 @@ class Step:
         self._steps = 0
         self._seconds = _no_seconds()
 
-    def _of_kind(self, kind: Kind) -> list[_Block]:
+    def _of_kind(self, kind: Kind) -> list[structures.Block]:
         return [block for block in self._blocks if block.kind == _KINDS.index(kind)]
 
-    def _block(self, block: Block) -> _Block:
+    def _block(self, block: Block) -> structures.Block:
         first, _, last = PHASES[block.kind]
-        return _Block(
+        return structures.Block(
             kind=_KINDS.index(block.kind),
             norm=self._norm(block.norm),
             inputs=self._stage(first, block.inputs),
             out=self._stage(last, [block.out]),
         )
 
-    def _norm(self, norm: Any, scale: float = 1.0) -> _Norm:
+    def _norm(self, norm: Any, scale: float = 1.0) -> structures.Norm:
         bias = getattr(norm, "bias", None)
-        return _Norm(self._floats(norm.weight * scale), None if bias is None else self._floats(bias * scale))
+        return structures.Norm(self._floats(norm.weight * scale), None if bias is None else self._floats(bias * scale))
 
-    def _stage(self, phase: str, linears: list[Any]) -> _Stage:
+    def _stage(self, phase: str, linears: list[Any]) -> structures.Stage:
         first = linears[0]
         shared = getattr(first, "shared", None)
         matrices = [shared.matrix()] if shared else [_matrix(linear) for linear in linears]
         self._alive += matrices
         self._bytes[phase] += sum(matrix.bytes for matrix in matrices)
         parts = (ctypes.c_void_p * 3)(*[matrix.handle for matrix in matrices])
-        return _Stage(parts, len(matrices), self._floats(getattr(first, "input_scale", None)))
+        return structures.Stage(parts, len(matrices), self._floats(getattr(first, "input_scale", None)))
 
     def _floats(self, tensor: Tensor | None) -> int | None:
         if tensor is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -10,10 +11,11 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine import kernels, sources
+from engine import kernels, sources, structures
 from pipeline.recipes import build
 from stages.benchmark import backends
 from stages.contracts import Checkpoint
@@ -93,6 +95,29 @@ def test_a_benchmark_says_what_the_engine_lacks(name: str, tmp_path: Path, monke
         kernels._library.cache_clear()
     assert isinstance(found, backends.Unavailable)
     assert "install a C++ compiler" in found.reason
+
+
+WRONG: dict[str, list[Any]] = {
+    "Norm.bias of 4 bytes at 8": [("weight", ctypes.c_void_p), ("bias", ctypes.c_int)],
+    "Norm.bias of 8 bytes at 0": [("bias", ctypes.c_void_p), ("weight", ctypes.c_void_p)],
+    "Norm of 8 bytes at 0": [("weight", ctypes.c_void_p)],
+    "Norm of 24 bytes at 0": [*structures.Norm._fields_, ("scale", ctypes.c_float)],
+}
+
+
+@pytest.mark.skipif(kernels.unavailable() is not None, reason="no kernels here")
+@pytest.mark.parametrize("difference", WRONG)
+def test_structures_other_than_the_compiled_ones_are_refused(difference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = type("Norm", (ctypes.Structure,), {"_fields_": WRONG[difference]})
+    monkeypatch.setattr(structures, "STRUCTURES", (structures.Stage, wrong, structures.Block, structures.Decoder))
+    kernels._library.cache_clear()
+    try:
+        reason = kernels.unavailable()
+    finally:
+        kernels._library.cache_clear()
+    assert reason is not None
+    assert f"engine/structures.py has {difference} where the compiled code has Norm" in reason
+    assert "\n" not in reason
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")

@@ -1,4 +1,5 @@
 // The C interface that engine/kernels.py loads. Pointers in, pointers out; nothing here throws.
+#include <cstddef>
 #include <cstring>
 #include <new>
 
@@ -85,6 +86,30 @@ void few_tokens(const Isa& isa, const Weight& w, const float* x, int64_t tokens,
   }
 }
 
+struct Field {
+  const char* name;
+  int64_t offset, size;
+};
+
+#define FIELD(structure, field) {#structure "." #field, offsetof(structure, field), sizeof(structure::field)}
+
+// What engine/structures.py mirrors, in the same order: each structure with its size, after it its fields.
+constexpr Field kFields[] = {
+    {"Stage", 0, sizeof(Stage)},
+    FIELD(Stage, parts), FIELD(Stage, count), FIELD(Stage, input_scale),
+    {"Norm", 0, sizeof(Norm)},
+    FIELD(Norm, weight), FIELD(Norm, bias),
+    {"Block", 0, sizeof(Block)},
+    FIELD(Block, kind), FIELD(Block, norm), FIELD(Block, inputs), FIELD(Block, out), FIELD(Block, keys),
+    FIELD(Block, values),
+    {"Decoder", 0, sizeof(Decoder)},
+    FIELD(Decoder, hidden), FIELD(Decoder, heads), FIELD(Decoder, key_heads), FIELD(Decoder, head_size),
+    FIELD(Decoder, block_count), FIELD(Decoder, context), FIELD(Decoder, source), FIELD(Decoder, activation),
+    FIELD(Decoder, gated), FIELD(Decoder, epsilon), FIELD(Decoder, attention_scale), FIELD(Decoder, rotation_scale),
+    FIELD(Decoder, frequencies), FIELD(Decoder, embedding), FIELD(Decoder, positions), FIELD(Decoder, bias),
+    FIELD(Decoder, blocks), FIELD(Decoder, final_norm), FIELD(Decoder, head),
+};
+
 }  // namespace
 }  // namespace squarehead
 
@@ -92,6 +117,14 @@ using namespace squarehead;
 
 // Digest of the sources this was built from: engine/kernels.py refuses a library of other sources.
 SQUAREHEAD_API const char* squarehead_sources() { return SQUAREHEAD_SOURCES; }
+
+// Name of a structure or of one of its fields, and its offset and size; null behind the last one.
+SQUAREHEAD_API const char* squarehead_field(int index, int64_t* offset, int64_t* size) {
+  if (index >= int(sizeof(kFields) / sizeof(Field))) return nullptr;
+  *offset = kFields[index].offset;
+  *size = kFields[index].size;
+  return kFields[index].name;
+}
 
 SQUAREHEAD_API int squarehead_has_threads() {
 #if defined(_OPENMP)

@@ -78,7 +78,7 @@ void decode(const Isa& isa, const Decoder& d, int64_t token, int64_t position, f
   thread_local Scratch memory;
   int64_t projected_width = 0, middle_width = 0;
   for (int64_t b = 0; b < d.block_count; b++) {
-    projected_width = std::max(projected_width, width_of(d.blocks[b].in));
+    projected_width = std::max(projected_width, width_of(d.blocks[b].inputs));
     middle_width = std::max(middle_width, d.blocks[b].out.parts[0]->inputs);
   }
   auto place = [](int64_t& at, int64_t floats) {
@@ -124,7 +124,7 @@ void decode(const Isa& isa, const Decoder& d, int64_t token, int64_t position, f
       const Block& block = d.blocks[b];
       const int phase = int(block.kind) * kParts;
       normalize(isa, h, block.norm, d.epsilon, d.hidden, normed);
-      run_stage(isa, block.in, normed, projected, nullptr, thread, team);
+      run_stage(isa, block.inputs, normed, projected, nullptr, thread, team);
       end(phase);
       run_middle(isa, d, block, projected, position, rotation, thread, team, middle);
       end(phase + 1);

@@ -22,11 +22,11 @@ struct Norm {
 enum class Kind : int { self_attention, cross_attention, mlp };
 constexpr int kKinds = 3;
 
-// h += out(middle(in(norm(h)))). The middle is attention, or the activation.
+// h += out(middle(inputs(norm(h)))). The middle is attention, or the activation.
 struct Block {
   Kind kind;
   Norm norm;
-  Stage in;       // query, key and value; the query alone; or (gate and) up
+  Stage inputs;   // query, key and value; the query alone; or (gate and) up
   Stage out;
   float* keys;    // [key head][context, or source][head_size]; null: mlp
   float* values;  // the same
