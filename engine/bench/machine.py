@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from engine import kernels, sources
+from engine import cpu, kernels, sources
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 LEAST_FLUSH_BYTES = 128 << 20
@@ -23,7 +23,7 @@ def describe(threads: int, runtimes: Iterable[str] = ()) -> dict[str, Any]:
 
     names = ("torch", "transformers", "numpy", "squarehead")
     return {
-        "cpu": cpu_model(),
+        "cpu": cpu.model(),
         "instructions": sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True),
         "torch_kernels": torch.backends.cpu.get_cpu_capability(),
         "engine_kernels": None if kernels.unavailable() else kernels.available_isas()[-1],
@@ -50,15 +50,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # macOS, Windows
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
 
 
 def last_level_cache_bytes(caches: Path = CACHES) -> int | None:
