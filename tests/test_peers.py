@@ -145,6 +145,7 @@ def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "run_own.py").write_text(RUNTIME)
     parent = f"""
 import os, pathlib, sys
+from engine.peers.process import Peer
 peer = Peer(pathlib.Path(sys.executable), "run_own", {{"PYTHONPATH": {str(tmp_path)!r}}})
 peer.call("ping")
 print(peer.pid, flush=True)

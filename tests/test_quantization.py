@@ -108,6 +108,7 @@ def test_tokens_of_zeros_and_of_subnormal_numbers_are_finite() -> None:
 
 def test_integer_sums_are_exact_with_and_without_integer_instructions() -> None:
     code = """
+import torch
 from stages.quantize import quantized
 for T, I in ((1, 8), (3, 576), (40, 3001)):
     q_TI = torch.randint(-127, 128, (T, I), dtype=torch.int8)

@@ -549,7 +549,10 @@ def test_a_gguf_in_a_package_becomes_the_same_model(index, tmp_path):
 
 FROM_HUB = """
 import json, sys
-from stages.sources import data, model
+from pathlib import Path
+from stages.contracts import UserError
+from stages.data import run as data
+from stages.model import run as model
 from tests.test_sources import Record, a_model, questions_of
 
 for revision in sys.argv[2:]:

@@ -254,8 +254,9 @@ def test_other_packages_of_prompts_are_refused(archive: Archive, tmp_path: Path)
 
 FROM_HUB = """
 import json, sys
-from pipeline.schema import Data
-from stages.sources import data
+from pathlib import Path
+from stages.data import run as data
+from stages.data.spec import Data
 
 class Record:
     def facts(self, **found):

@@ -27,6 +27,7 @@ FILES, FILE_BYTES = 6, 2_000_000
 
 FILLER = f"""
 import json, sys, time
+from pathlib import Path
 from pipeline.store.store import Store
 
 root, fingerprint, behaviour = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
