@@ -40,6 +40,10 @@ def this_process() -> str:
     return _name(os.getpid())
 
 
+def parent_process() -> str:
+    return _name(os.getppid())
+
+
 def is_here(process: str) -> bool:
     """Whether it is one of this machine, so that `is_dead` can tell."""
     return process.partition(" ")[0] == socket.gethostname()

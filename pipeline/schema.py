@@ -192,6 +192,8 @@ def parse(composed: dict[str, Any]) -> Config:
         given = first["input"]
         if first["type"] == "extra_forbidden":
             reason = "unknown option"
+        elif first["type"] == "missing":
+            reason = "it cannot be left out; give it a value"
         elif not isinstance(given, dict | BaseModel) and repr(given) not in reason:
             reason = f"{reason[0].lower()}{reason[1:]}, got {given!r}"
         raise UserError(reason, option) from None

@@ -17,7 +17,7 @@ from pipeline.os_errors import explained
 from pipeline.recipes import build
 from pipeline.resolve import resolve
 from pipeline.schema import parse
-from pipeline.sweeps.start import parallel
+from pipeline.sweeps.shared import parallel
 from stages.contracts import UserError
 from tests.composed import config
 from tests.running import PROJECT
@@ -69,7 +69,7 @@ def test_a_cluster_may_have_more_cores_than_the_machine_that_plans() -> None:
 def test_a_launcher_has_a_sensible_number_of_jobs(jobs: int) -> None:
     launcher = OmegaConf.create({"_target_": "x.JoblibLauncher", "n_jobs": jobs})
     with pytest.raises(UserError, match=r"hydra.launcher.n_jobs"):
-        parallel(SimpleNamespace(hydra=SimpleNamespace(launcher=launcher)))
+        parallel(SimpleNamespace(launcher=launcher))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from pipeline import references
 from pipeline.graph import Graph
 from pipeline.recipes import build
 from pipeline.reporting import verdicts
 from pipeline.schema import Config
+from pipeline.sweeps.plan import expand_overrides
 from tests.composed import CONF, composed, config_of
 
 TABLES = sorted(
@@ -49,14 +49,14 @@ EMBEDDED = ("pypi:", "deb:", "scratch")
 
 @functools.cache
 def jobs(table: str) -> list[list[str]]:
-    """The overrides of each job of `python -m pipeline -m experiment=TABLE`, as Hydra's sweeper makes them."""
+    """The overrides of each job of `python -m pipeline -m experiment=TABLE`."""
     text = (CONF / "experiment" / f"{table}.yaml").read_text(encoding="utf-8")
     params = yaml.safe_load(text).get("hydra", {}).get("sweeper", {}).get("params", {})
     return split(f"experiment={table}", *(f"{key}={value}" for key, value in params.items()))
 
 
 def split(*overrides: str) -> list[list[str]]:
-    return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
+    return expand_overrides(overrides, DictConfig({}), None)  # which are for globs
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from pipeline.store.store import Slot, Store
 from pipeline.sweeps import __main__ as command_line
 from pipeline.sweeps import state as sweep_state
 from pipeline.sweeps.sweep import Sweep, SweepJob, sweeps
-from pipeline.sweeps.watch import screen, watch
+from pipeline.sweeps.watch import screen, wait_for_sweep, watch
 
 DEAD = this_process().replace(f" {os.getpid()} ", " 1 ")
 
@@ -218,6 +219,31 @@ def test_watching_ends_with_the_sweep(tmp_path: Path) -> None:
     end_job(sweep, 0)
     state = watch(sweep, Console(quiet=True), until=lambda state: not state.alive)
     assert state.status == "done"
+
+
+def test_watching_waits_for_the_next_sweep_if_none_runs(tmp_path: Path) -> None:
+    make_sweep(tmp_path, DEAD, jobs=1)
+    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    newer = tmp_path / "sweeps" / "20260101-2"
+
+    def begin() -> None:
+        time.sleep(0.5)
+        newer.mkdir()
+        old = (tmp_path / "sweeps" / "20260101-1" / "sweep.json").read_text()
+        (newer / "sweep.json").write_text(old)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    assert wait_for_sweep(tmp_path, console).folder == newer
+    thread.join()
+    said = console.export_text()
+    assert "waiting for a sweep" in said
+    assert "20260101-1, is unfinished (--latest shows it)" in said
+
+
+def test_watching_takes_the_sweep_that_runs(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path)
+    assert wait_for_sweep(tmp_path, Console(quiet=True)) == sweep
 
 
 def test_the_record_of_a_sweep_reads_back_as_it_was_written(tmp_path: Path) -> None:

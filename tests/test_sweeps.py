@@ -21,7 +21,6 @@ from pipeline import __main__
 from pipeline.store.store import Store
 from pipeline.sweeps import __main__ as command_line
 from pipeline.sweeps import state as sweep_state
-from pipeline.sweeps.start import SweepStart
 from pipeline.sweeps.sweep import Sweep, sweeps
 from tests import cheap
 from tests.running import PROJECT, Place
@@ -41,11 +40,12 @@ class Shell:
     def sweep(self, *overrides: str) -> tuple[int, str]:
         """Exit code and output."""
         self.patch.setattr(sys, "argv", self.place.command("-m", *SMALL, *overrides)[2:])
-        self.patch.setattr(SweepStart, "begun", None)
-        with pytest.raises(SystemExit) as ended:
+        code: object = 0
+        try:
             __main__.main()
+        except SystemExit as ended:
+            code = ended.code
         told = self.captured.readouterr()
-        code = ended.value.code
         return (code, told.out) if isinstance(code, int) else (1, told.out + str(code))
 
     def sweeps(self, *words: str) -> tuple[int, str]:
@@ -191,7 +191,11 @@ def test_a_folder_that_holds_another_sweep_is_refused(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(("show", "2020"), "ID: expected one sweep"), (("watch",), "--runs: no sweep"), (("ls",), "--runs: no folder")],
+    [
+        (("show", "2020"), "ID: expected one sweep"),
+        (("watch", "--latest"), "--runs: no sweep"),
+        (("ls",), "--runs: no folder"),
+    ],
 )
 def test_sweeps_says_in_a_line_what_it_does_not_find(shell: Shell, words: tuple[str, ...], says: str) -> None:
     if says != "--runs: no folder":

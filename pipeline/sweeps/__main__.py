@@ -15,7 +15,7 @@ from rich.console import Console
 from pipeline.sweeps.state import RETRIED, read
 from pipeline.sweeps.sweep import Sweep, records, sweeps
 from pipeline.sweeps.tables import show_jobs, sweeps_table
-from pipeline.sweeps.watch import watch
+from pipeline.sweeps.watch import wait_for_sweep, watch
 from pipeline.table import table_console
 from stages.contracts import UserError
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     console = table_console()
     try:
+        if asked.command == "watch":
+            return _watch(asked.runs, asked.id, asked.latest, console)
         if not asked.runs.is_dir():
             raise UserError(f"no folder {asked.runs}; give the one that holds sweeps/", "--runs")
         if asked.command == "ls":
@@ -37,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sweep = _find(asked.runs, asked.id)
         if asked.command == "show":
             return _show(sweep, console)
-        if asked.command == "watch":
-            return _watch(sweep, console)
         return _retry(sweep, asked.runs, console)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -59,11 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("ls", help="list the sweeps, the newest first", epilog=EXIT_CODES)
     for name, told in (
         ("show", "the jobs of a sweep: status, quality, why they failed"),
-        ("watch", "the same while it runs, with the stages at work and the time left; ctrl-C ends the watching only"),
+        (
+            "watch",
+            "the sweep that runs, or the next that begins: the same, with the stages at work and the time left; "
+            "ctrl-C ends the watching only",
+        ),
         ("retry-failed", "run the failed and missing jobs of a sweep again, in its folder and with their own options"),
     ):
         command = commands.add_parser(name, help=told, description=told, epilog=EXIT_CODES)
         command.add_argument("id", nargs="?", default="", help="of the sweep, or how it begins (default: the newest)")
+        if name == "watch":
+            command.add_argument("--latest", action="store_true", help="the newest sweep, also if it has ended")
     return parser
 
 
@@ -103,7 +109,8 @@ def _show(sweep: Sweep, console: Console) -> int:
     return _exit_code(state.status)
 
 
-def _watch(sweep: Sweep, console: Console) -> int:
+def _watch(runs: Path, begins: str, latest: bool, console: Console) -> int:
+    sweep = _find(runs, begins) if begins or latest else wait_for_sweep(runs, console)
     state = watch(sweep, console, until=lambda state: not state.alive)
     return _exit_code(state.status)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,28 +34,47 @@ class JobPlan:
     """Asked for; 0: none were, and `config` has its share of the machine's."""
 
 
-def is_listed(master: DictConfig) -> bool:
-    """Whether the jobs are known beforehand. Other sweepers than Hydra's own think of them on the way."""
-    return str(master.hydra.sweeper._target_).endswith(".BasicSweeper")
+def expand_overrides(asked: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of each job, in order: every combination of the values asked for."""
+    choices: dict[str, list[str]] = {}
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(asked)):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in _values(override, master, loader)]
+        else:
+            raise UserError("an interval needs a sweeper that searches, hydra/sweeper=optuna for one", key)
+        if not choices[key]:
+            raise UserError(f"no option of this group fits {override.get_value_string()}", key)
+    return [list(job) for job in itertools.product(*choices.values())]
 
 
-def deal(master: DictConfig) -> list[list[str]]:
-    """The overrides of each job, in order, as Hydra's sweeper deals them out."""
-    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    asked = parser.parse_overrides([*params, *master.hydra.overrides.task])
-    (batch,) = BasicSweeper.split_arguments(asked, None)
-    return [list(overrides) for overrides in batch]
+def _values(override: Override, master: DictConfig, loader: ConfigLoader) -> Iterable[str]:
+    chosen = override.value()
+    if isinstance(chosen, Glob):
+        names: list[str] = chosen.filter(_options(override.key_or_group, ObjectType.CONFIG, master, loader))
+        return names
+    values: Iterator[str] = override.sweep_string_iterator()
+    return values
 
 
-def plan_jobs(master: DictConfig, dealt: Sequence[list[str]], parallel: int) -> list[JobPlan]:
-    """Every job (`deal`) with its plan, or with why it has none: that one alone fails.
+def _options(group: str, kind: ObjectType | None, master: DictConfig, loader: ConfigLoader) -> list[str]:
+    """Of a group, those of the user's own folders too (`hydra.searchpath`); none if there is no such group."""
+    found: list[str] = loader.get_group_options(
+        group, kind, master.hydra.job.config_name, list(master.hydra.overrides.hydra)
+    )
+    return found
+
+
+def plan_jobs(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]], parallel: int) -> list[JobPlan]:
+    """Every job with its plan, or with why it has none: that one alone fails.
 
     Raises HydraException for overrides that name no option: with those, nothing runs.
     """
-    common = [line for line in dealt[0] if all(line in overrides for overrides in dealt)]
+    common = [line for line in jobs[0] if all(line in overrides for overrides in jobs)]
     plans = []
-    for num, (overrides, composed) in enumerate(zip(dealt, _compose(master, dealt), strict=True)):
+    for num, (overrides, composed) in enumerate(zip(jobs, _compose(master, loader, jobs), strict=True)):
         try:
             parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
             config = resolve(parsed, parallel)
@@ -64,15 +84,6 @@ def plan_jobs(master: DictConfig, dealt: Sequence[list[str]], parallel: int) -> 
             continue
         plans.append(JobPlan(sweep_job(num, overrides, common, plan), config, plan, parsed.threads))
     return plans
-
-
-def skip_validation() -> None:
-    """Hydra's sweeper composes every job before the first, only to see that it can: `plan_jobs` has just seen that."""
-
-    def validated(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
-        pass
-
-    BasicSweeper.validate_batch_is_legal = validated
 
 
 def sweep_job(num: int, overrides: list[str], common: Sequence[str], plan: Plan, error: str = "") -> SweepJob:
@@ -91,24 +102,26 @@ def distinct(plans: Sequence[JobPlan]) -> dict[str, Planned]:
     return found
 
 
-def _compose(master: DictConfig, dealt: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
-    """The configuration of each job. Jobs that choose the same options of all groups are composed from the same
-    files, which takes nearly all of the time; so that is done once for them, and then each one's values are set."""
-    loader = GlobalHydra.instance().config_loader()
+def _compose(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]]) -> Iterator[DictConfig]:
+    """The configuration of each job. Reading files takes nearly all of the time, so that jobs that choose the same
+    options of all groups are composed once; then each one's values are set."""
     parser = OverridesParser.create(config_loader=loader)
-    chosen: dict[tuple[str, ...], DictConfig] = {}
-    for overrides in dealt:
-        parsed = parser.parse_overrides(list(overrides))
-        groups = tuple(str(line.input_line) for line in parsed if _chooses(line, loader))
-        if groups not in chosen:
-            chosen[groups] = loader.load_sweep_config(master, list(groups))
-            with open_dict(chosen[groups]):
-                del chosen[groups]["hydra"]
-        composed = copy.deepcopy(chosen[groups])
-        ConfigLoaderImpl._apply_overrides_to_config([line for line in parsed if not _chooses(line, loader)], composed)
-        yield composed
-
-
-def _chooses(override: Override, loader: ConfigLoaderImpl) -> bool:
-    """Whether it chooses an option of a group, where others set a value; Hydra's own rule."""
-    return loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+    is_group = functools.cache(lambda key: bool(_options(key, None, master, loader)))
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for overrides in jobs:
+        parsed = parser.parse_overrides(overrides)
+        values = [it for it in parsed if it.package is None and not is_group(it.key_or_group)]
+        if any(it.is_add() or it.is_force_add() or it.is_delete() for it in values):
+            values = []
+        chosen = tuple(str(it.input_line) for it in parsed if not any(it is value for value in values))
+        if chosen not in composed:
+            composed[chosen] = loader.load_sweep_config(master, list(chosen))
+        config = copy.deepcopy(composed[chosen])
+        try:
+            for override in values:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        except OmegaConfBaseException:
+            config = loader.load_sweep_config(master, overrides)  # raises what Hydra says of it
+        with open_dict(config):
+            del config["hydra"]
+        yield config

@@ -46,7 +46,7 @@ class Sweep:
     started: str
     """ISO 8601."""
     process: str
-    """Which launches the jobs (`pipeline.process`)."""
+    """Which launches the jobs (`pipeline.process`); empty if they do not know: another sweeper's, on a cluster."""
     cache: str
     """Folder of sources."""
     parallel: int
@@ -64,7 +64,7 @@ class Sweep:
     @property
     def alive(self) -> bool:
         """Whether it may still launch jobs: it has not ended, and its process is not known to be gone."""
-        return not self.ended and not is_dead(self.process)
+        return bool(self.process) and not self.ended and not is_dead(self.process)
 
     def write(self) -> None:
         record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})

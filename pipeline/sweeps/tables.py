@@ -22,9 +22,6 @@ from pipeline.table import warn
 
 def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
     """One row for what jobs share, then one for what each job runs alone. Every result stands in one row."""
-    if not plans:
-        console.print("the sweeper chooses the jobs one after the other; there is nothing to plan ahead")
-        return
     results = distinct(plans)
     common = shared([item.job for item in plans])
     table = Table(title="plan of the sweep", title_justify="left", box=None, pad_edge=False)

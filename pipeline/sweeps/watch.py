@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from pipeline.estimating.estimates import told_duration
 from pipeline.sweeps.state import Node, SweepState, read
-from pipeline.sweeps.sweep import Sweep
+from pipeline.sweeps.sweep import Sweep, sweeps
 from pipeline.sweeps.tables import jobs_table
 
 SECONDS_BETWEEN = 1.0
@@ -30,6 +31,21 @@ def watch(sweep: Sweep, console: Console, until: Callable[[SweepState], bool]) -
             state = read(Sweep.read(sweep.folder))
             live.update(screen(state), refresh=True)
     return state
+
+
+def wait_for_sweep(runs: Path, console: Console) -> Sweep:
+    """The newest sweep that runs, or else the next that begins; one needs some seconds to plan its jobs."""
+    before = {sweep.folder for sweep in sweeps(runs)}
+    said = False
+    while True:
+        known = sweeps(runs)
+        if found := next((sweep for sweep in known if sweep.alive or sweep.folder not in before), None):
+            return found
+        if not said:
+            newest = f"; the newest, {known[0].id}, is {read(known[0]).status} (--latest shows it)" if known else ""
+            console.print(f"waiting for a sweep in {runs / 'sweeps'}{newest}", highlight=False, soft_wrap=True)
+            said = True
+        time.sleep(SECONDS_BETWEEN)
 
 
 def screen(state: SweepState) -> Group:

@@ -1,0 +1,60 @@
+"""Hydra's side of the command: where the configuration is, what its resolvers are, and what it calls with a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.command.errors import EXPECTED, JobFailedError, report_bug
+from pipeline.command.options_help import group_options
+from stages.contracts import UserError
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+
+
+def _runs_folder(runs: str) -> str:
+    if not runs.strip():  # the folders below would lie at the root of the file system
+        raise UserError("expected the name of a folder, got nothing", "runs")
+    return runs
+
+
+OmegaConf.register_new_resolver("either", lambda condition, one, other: one if condition else other, replace=True)
+OmegaConf.register_new_resolver("runs_folder", _runs_folder, replace=True)
+OmegaConf.register_new_resolver("group_options", group_options, replace=True)
+
+
+class JobFunction:
+    """What Hydra calls with each composed configuration, maybe in a process of a launcher."""
+
+    error: Exception | None = None
+    """Of a single job. Hydra would print a line of its own for an error that it sees, before ours."""
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        from pipeline.command.job import run_job  # plans and runs: nothing that --help needs
+
+        try:
+            return run_job(composed)
+        except (JobFailedError, *EXPECTED) as error:
+            return self._fail(error)
+        except Exception as error:
+            if composed.dry_run:
+                raise
+            report_bug(error)
+            return self._fail(JobFailedError())
+
+    def _fail(self, error: Exception) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise error  # the sweeper knows what to do
+        self.error = error
+
+
+def run() -> None:
+    """Does what the command line asks for. Raises what `EXPECTED` names, and JobFailedError."""
+    job = JobFunction()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    if job.error:
+        raise job.error

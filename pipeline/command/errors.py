@@ -1,0 +1,71 @@
+"""What went wrong with a command line, in one line: Hydra's own words and hints, and what was probably meant."""
+
+from __future__ import annotations
+
+import re
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline import failures, os_errors
+from pipeline.command import suggestions
+from pipeline.credentials import public
+from stages.contracts import UserError
+
+
+class JobFailedError(Exception):
+    """Some node or job failed; everything about it has been said."""
+
+
+EXPECTED = (UserError, HydraException, OmegaConfBaseException, OSError, BrokenProcessPool)
+"""Errors that are no bugs of ours. They are shown in one line, without a traceback."""
+WORKER_KILLED = (
+    "a worker of the launcher was killed, as systems do when memory runs out, and the others with it; finished stages "
+    "are stored, the same line continues"
+)
+HELP = "python -m pipeline --help lists groups and options"
+QUOTE = """not in the form key=value (quote a value that holds = or other signs: 'key="value"')"""
+
+
+def explain(error: BaseException) -> str:
+    """Of one of the `EXPECTED`."""
+    if isinstance(error, UserError):
+        return public(str(error))
+    if isinstance(error, BrokenProcessPool):
+        return WORKER_KILLED
+    if isinstance(error, OverrideParseException):
+        return public(f"{error.override}: {QUOTE}; {_one_line(str(error))}")
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return public(str(os_errors.of_this_line(error)))
+    if own := _user_error(error):
+        return public(str(own))
+    said = str(error) or str(error.__cause__ or type(error).__name__)
+    hint = suggestions.for_key(said) or suggestions.for_option(said) or HELP
+    return public(f"{_one_line(said)} ({hint})")
+
+
+def report_bug(error: Exception) -> None:
+    """What a job did not expect, in one line. The traceback goes into a file of the job."""
+    config = HydraConfig.get()
+    job = f"job {config.job.num}" if config.mode == RunMode.MULTIRUN else "job"
+    line = failures.explain(error, "job", Path(config.runtime.output_dir))
+    print(f"squarehead: {job}: {line}; finished stages are stored", file=sys.stderr)
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """That one of our resolvers raised, which OmegaConf wraps."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _one_line(text: str) -> str:
+    """All that Hydra says, without where it looked; lists of options with commas."""
+    text = re.split(r"\n(?:Config search path|Search path|See https)", text.strip())[0]
+    text = re.sub(r"\s*\n\t", ", ", text).replace(":, ", ": ")
+    return "; ".join(line.strip().rstrip(".;") for line in text.splitlines() if line.strip())

@@ -1,0 +1,78 @@
+"""A composed configuration becomes a checked one, then a plan; a dry run shows that, others run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from pipeline import credentials, ending, preflight
+from pipeline.command.errors import JobFailedError
+from pipeline.estimating.estimates import of_plan
+from pipeline.plan import Plan, Stores, make_plan
+from pipeline.recipes import build
+from pipeline.resolve import resolve
+from pipeline.schema import Config, parse
+from pipeline.sweeps.join import sweep_of_this_job
+from pipeline.table import say_problem, show_plan, show_warnings, table_console, warn
+from stages.contracts import UserError
+
+
+def run_job(composed: DictConfig) -> float | None:
+    """One job, single or of a sweep; its main quality, for sweepers that search. Raises JobFailedError or UserError."""
+    console = table_console()
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    if parsed.dry_run and multirun:
+        raise UserError("the jobs of this sweeper are not known beforehand; leave out hydra/sweeper", "dry_run")
+    sweep = sweep_of_this_job(parsed.cache.folder) if multirun else None
+    config = resolve(_with_paths(parsed), max(sweep.parallel, 1) if sweep else 1)
+    stores = Stores.of(config)
+    plan = make_plan(config, build(config), stores)
+    if config.dry_run:
+        _show(plan, config, stores, console)
+        return None
+    from pipeline.command.running import run  # with the stages' log and MLflow's client, which a dry run needs not
+
+    if multirun:
+        ending.listen()
+    return run(plan, config, stores, sweep, console)
+
+
+def _show(plan: Plan, config: Config, stores: Stores, console: Console) -> None:
+    """Raises JobFailedError for what is known to end badly."""
+    show_plan(plan, of_plan(plan, config, stores), console)
+    show_warnings(plan, console)
+    for line in preflight.shortages(plan, {}, config, stores):
+        warn(str(line), console)
+    if refused := preflight.early_problems(plan):
+        for node, error in refused.items():
+            say_problem(node, error, console)
+        raise JobFailedError
+
+
+def _with_paths(config: Config) -> Config:
+    """The address of the server without its credentials; with `hydra.job.chdir` folders as they are called where the
+    command was typed."""
+    found = config.model_copy(
+        update={"tracking": config.tracking.model_copy(update={"uri": credentials.withdraw(config.tracking.uri)})}
+    )
+    if not HydraConfig.get().job.chdir:
+        return found
+
+    def absolute(path: str) -> str:
+        here = Path(to_absolute_path(path))
+        return str(here) if here.exists() else path  # others are of a hub or a package
+
+    return found.model_copy(
+        update={
+            "runs": to_absolute_path(config.runs),
+            "cache": config.cache.model_copy(update={"folder": to_absolute_path(config.cache.folder)}),
+            "model": config.model.model_copy(update={"path": absolute(config.model.path)}),
+            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
+        }
+    )

@@ -1,0 +1,131 @@
+"""A planned job runs: its record is written before, its summary after, and what it found is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline import credentials, os_errors
+from pipeline.command.errors import JobFailedError
+from pipeline.headline import headline, main_metric
+from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
+from pipeline.plan import Plan, Stores
+from pipeline.reporting import plots
+from pipeline.run import Outcomes, run_plan
+from pipeline.schema import Config
+from pipeline.sweeps.join import with_this_job
+from pipeline.sweeps.shared import failures, settled
+from pipeline.sweeps.sweep import Sweep, dials, name_of, read_shared
+from pipeline.sweeps.tables import show_job_end
+from pipeline.table import (
+    show_benchmark,
+    show_outcomes,
+    show_quality,
+    show_warnings,
+    summary,
+    warn,
+    write_json,
+)
+from pipeline.tracking.tracker import open_tracker
+from stages.contracts import UserError
+
+
+def run(plan: Plan, config: Config, stores: Stores, sweep: Sweep | None, console: Console) -> float | None:
+    """Returns the job's main quality. Raises JobFailedError if a node failed, UserError."""
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    credentials.clean_files(folder, ".hydra/*.yaml")
+    if sweep:
+        sweep = with_this_job(sweep, plan)
+    job = _job(config, hydra_config, sweep)
+    if sweep:
+        if is_done(folder):
+            console.print(f"[cyan]job {hydra_config.job.num}[/] {escape(job.name)}: done before", highlight=False)
+            return _quality(folder)
+        console.print(f"[bold]job {hydra_config.job.num}[/] {escape(job.name)}", highlight=False)
+        plan = settled(plan, read_shared(sweep.folder), stores)
+    elif not stores.runs.root.exists():
+        console.print(f"runs       {Path(config.runs).absolute()} (new folder)", highlight=False, soft_wrap=True)
+    (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt
+    write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
+    show_warnings(plan, console)
+    side_by_side = sweep is not None and sweep.parallel > 1
+    if side_by_side and config.benchmark.enabled:
+        warn("jobs run side by side: their benchmarks disturb each other", console)
+    _run(job, config, plan, stores, console, bars=not side_by_side, failed=failures(sweep.folder) if sweep else {})
+    return _quality(folder)
+
+
+def _quality(folder: Path) -> float | None:
+    nodes = read_summary(folder)
+    return headline(nodes).get(main_metric(nodes))
+
+
+def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:
+    planned = sweep.job(hydra_config.job.num) if sweep else None
+    chosen = planned.dials if planned else dials(list(hydra_config.overrides.task))
+    return Job(
+        name=name_of(chosen),
+        sweep=sweep.id if sweep else "",
+        folder=Path(hydra_config.runtime.output_dir),
+        config=config.model_dump(mode="json"),
+        dials=chosen,
+        choices={
+            group: str(option)
+            for group, option in hydra_config.runtime.choices.items()
+            if option is not None and not group.startswith(("hydra/", "tracking"))
+        },
+    )
+
+
+def _run(
+    job: Job, config: Config, plan: Plan, stores: Stores, console: Console, bars: bool, failed: Mapping[str, str]
+) -> None:
+    folder = job.folder
+    tracker = open_tracker(config.tracking, Path(config.runs), job, config.threads, lambda line: warn(line, console))
+    outcomes: Outcomes = {}
+    ok = False
+    try:
+        run_plan(plan, config, stores, tracker, console, folder, bars, outcomes, failed)
+        ok = went_well(summary(outcomes))
+    finally:
+        try:
+            write_json(summary(outcomes), folder / SUMMARY)
+        except OSError as error:  # MLflow and the terminal can still be told
+            ok = False
+            refused = os_errors.of_this_line(error)
+            console.print(f"[red]✗ record[/]: {escape(str(refused))}", highlight=False, soft_wrap=True)
+        measured = any(it.status == "done" and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
+        # of a sweep's jobs only those that bring something new: it takes as long as all the rest of a stored one
+        plot = _plot(outcomes, stores, folder, console) if measured or not job.sweep else None
+        try:
+            tracker.finish(summary(outcomes), ok)
+        except UserError as lost:
+            ok = False
+            console.print(f"[red]✗ tracking[/]: {escape(str(lost))}", highlight=False, soft_wrap=True)
+    if job.sweep:
+        show_job_end(job.name, summary(outcomes), console)
+    else:
+        show_outcomes(outcomes, console)
+        show_quality(outcomes, console)
+        show_benchmark(outcomes, stores.runs, console)
+        console.print(f"artifacts  {stores.runs.root}\nrecord     {folder / 'summary.json'}", highlight=False)
+        if plot:
+            console.print(f"plot       {plot}", highlight=False)
+        if config.tracking.enabled:
+            console.print("dashboard  make dashboard", highlight=False)
+    if not ok:
+        raise JobFailedError
+
+
+def _plot(outcomes: Outcomes, stores: Stores, folder: Path, console: Console) -> Path | None:
+    try:
+        return plots.quality_speed(folder, stores.runs.root.parent)
+    except Exception as error:  # a picture that fails must not cost the record of what was measured
+        warn(f"no plot of quality and speed: {type(error).__name__}: {error}", console)
+        return None

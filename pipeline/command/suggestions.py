@@ -1,0 +1,78 @@
+"""What was probably meant by an option that Hydra does not find."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+EXTRAS = {
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit": "submitit",
+    "hydra/launcher/ray": "ray",
+}
+"""What a plugin of Hydra's needs: `pip install 'squarehead[EXTRA]'`."""
+OPTUNA = "hydra/sweeper/optuna"
+
+
+def for_key(said: str) -> str:
+    """Empty if Hydra did not speak of a key, or there is nothing like it."""
+    found = re.search(r"(?:Could not override|Key) '([^']+)'", said)
+    if not found:
+        return ""
+    key = found[1]
+    known = option_keys()
+    if owners := known.get(key):
+        return f"{key} belongs to {' or '.join(owners)}"
+    last = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    return _did_you_mean(same[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.75))
+
+
+def for_option(said: str) -> str:
+    """Empty if Hydra did not speak of an option of a group, or there is nothing like it."""
+    found = re.search(r"Could not find '([^']+)'", said)
+    if not found:
+        return ""
+    for plugin, extra in EXTRAS.items():
+        if found[1].startswith(plugin):
+            return f"it needs pip install 'squarehead[{extra}]'"
+    if found[1].startswith(OPTUNA):
+        return "it needs pip install hydra-optuna-sweeper"
+    group, _, option = found[1].partition("/")
+    known = [path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml")]
+    last = option.rpartition("/")[2]
+    same = [name for name in known if name.rpartition("/")[2] == last]
+    like = same or difflib.get_close_matches(option, known, n=3)
+    return _did_you_mean([f"{group}={name}" for name in like])
+
+
+def _did_you_mean(names: list[str]) -> str:
+    return f"did you mean {' or '.join(names)}?" if names else ""
+
+
+def option_keys() -> dict[str, list[str]]:
+    """Every key of the configuration; with the options of a group that have it, where not all configurations do."""
+    known: dict[str, list[str]] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        group, option = path.parent.name, path.stem
+        text = path.read_text(encoding="utf-8")
+        if group != "hydra" and "@package _global_" not in text:
+            for key in _flat(yaml.safe_load(text) or {}, group):
+                known.setdefault(key, []).append(f"{group}={option}")
+    everywhere = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    return known | {key: [] for key in _flat(everywhere) if not key.startswith(("hydra", "defaults"))}
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        key = f"{above}.{name}" if above else str(name)
+        if isinstance(value, Mapping):
+            yield from _flat(value, key)
+        elif name != "defaults":
+            yield key

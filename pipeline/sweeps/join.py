@@ -1,0 +1,57 @@
+"""A job finds the record of its sweep. Where another sweeper than ours thinks of the jobs on the way, the first of them
+begins the record and each adds itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+
+from pipeline.plan import Plan
+from pipeline.process import parent_process, this_process
+from pipeline.sweeps.plan import sweep_job
+from pipeline.sweeps.shared import parallel
+from pipeline.sweeps.sweep import RECORD, Sweep, SweepJob, add_job
+
+
+def new_sweep(folder: Path, cache: str, side_by_side: int, process: str, jobs: list[SweepJob]) -> Sweep:
+    return Sweep(
+        folder=folder,
+        command=["python", "-m", "pipeline", *sys.argv[1:]],
+        cwd=os.getcwd(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        process=process,
+        cache=cache,
+        parallel=side_by_side,
+        continues="",
+        jobs=jobs,
+    )
+
+
+def sweep_of_this_job(cache: str) -> Sweep:
+    """Its record; begun here if the sweeper has not."""
+    config = HydraConfig.get()
+    folder = Path(config.runtime.cwd, config.sweep.dir)
+    with FileLock(folder / f"{RECORD}.lock"):
+        if not (folder / RECORD).exists():
+            new_sweep(folder, cache, parallel(config), _launching_process(config.launcher._target_), jobs=[]).write()
+            print(f"sweep {folder.name}: its sweeper chooses the jobs")
+    return Sweep.read(folder)
+
+
+def with_this_job(sweep: Sweep, plan: Plan) -> Sweep:
+    """The record with this job in it."""
+    config = HydraConfig.get()
+    if sweep.job(config.job.num):
+        return sweep
+    return add_job(sweep.folder, sweep_job(config.job.num, list(config.overrides.task), sweep.command, plan))
+
+
+def _launching_process(launcher: str) -> str:
+    if launcher.endswith(".BasicLauncher"):
+        return this_process()
+    return parent_process() if launcher.endswith(".JoblibLauncher") else ""

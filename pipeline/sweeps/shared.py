@@ -1,0 +1,151 @@
+"""What runs on this machine before the first job of a sweep: sources, checks with them, and what several jobs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from engine import cpu
+from pipeline import preflight
+from pipeline.plan import Plan, Planned, Stores
+from pipeline.run import Outcome, Outcomes, run_plan
+from pipeline.store.store import Entry
+from pipeline.sweeps.plan import JobPlan, distinct
+from pipeline.sweeps.sweep import SHARED, Sweep, read_shared, shared
+from pipeline.sweeps.tables import listed
+from pipeline.table import warn, write_json
+from pipeline.tracking.tracker import Tracker
+from stages.contracts import UserError
+
+LOCAL = ("BasicLauncher", "JoblibLauncher")
+
+
+def parallel(hydra: Any) -> int:
+    """How many jobs share this machine, by Hydra's configuration; 0: they run on machines of their own."""
+    if not is_local(hydra):
+        return 0
+    asked = int(hydra.launcher.get("n_jobs", 1))
+    if asked == 0 or asked > cpu.most_threads():
+        raise UserError(
+            f"expected 1 to {cpu.most_threads()} jobs side by side, or -1 for one a core, got {asked}",
+            "hydra.launcher.n_jobs",
+        )
+    return asked if asked > 0 else cpu.cores()
+
+
+def is_local(hydra: Any) -> bool:
+    return str(hydra.launcher._target_).endswith(LOCAL)
+
+
+def settled(plan: Plan, done: Mapping[str, Mapping[str, Any]], stores: Stores) -> Plan:
+    """The plan of a job after its sweep's shared stages: what was to be made again has been, once for all jobs."""
+    return {
+        name: replace(item, status="hit", entry=entry, replace=False)
+        if item.replace and done.get(item.fingerprint, {}).get("status") == "done"
+        and (entry := stores.for_stage(item.spec).find(item.node.stage, item.fingerprint))
+        else item
+        for name, item in plan.items()
+    }  # fmt: skip
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """{fingerprint: why} of shared stages that failed, so that no job tries them again."""
+    return {key: it["error"] for key, it in read_shared(folder).items() if it["status"] == "failed"}
+
+
+def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console: Console) -> None:
+    """Brings in the models and the data, checks every job with them, and runs what several jobs would else wait for
+    each other to make; with all the machine's threads, if the jobs do not set a number.
+
+    Raises UserError where no job could end well.
+    """
+    (sweep.folder / SHARED).unlink(missing_ok=True)
+    common = shared(sweep.jobs)
+    work = SharedWork(sweep, plans, tracker, console)
+    try:
+        work.run(lambda item: item.spec.is_source)
+        work.check()
+        work.run(lambda item: item.fingerprint in common)
+    finally:
+        try:
+            tracker.finish({}, all(it["status"] != "failed" for it in work.told.values()))
+        except UserError as lost:
+            warn(f"tracking: {lost}", console)
+
+
+@dataclass
+class SharedWork:
+    """What a sweep does before its first job."""
+
+    sweep: Sweep
+    plans: Sequence[JobPlan]
+    tracker: Tracker
+    console: Console
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By fingerprint: what became of it."""
+    made: dict[str, Entry] = field(default_factory=dict)
+    """By fingerprint."""
+
+    def run(self, wanted: Callable[[Planned], bool]) -> None:
+        """Runs those of all jobs' nodes that are `wanted` and not stored, each once."""
+        waiting = {key: it for key, it in distinct(self.plans).items() if wanted(it) and self._waits(it)}
+        if not waiting:
+            return
+        self.console.print(f"[bold]shared stages first[/]: {listed([it.node.name for it in waiting.values()])}")
+        for job in self.plans:
+            part = {name: it for name, it in self._now(job.plan).items() if wanted(it) and it.status != "unneeded"}
+            if job.config is None or not any(it.fingerprint in waiting and self._waits(it) for it in part.values()):
+                continue
+            config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
+            stores = Stores.of(config)
+            outcomes: Outcomes = {}
+            known = {key: str(it["error"]) for key, it in self.told.items() if it["status"] == "failed"}
+            try:
+                run_plan(part, config, stores, self.tracker, self.console, self.sweep.folder, True, outcomes, known)
+            finally:
+                for name, outcome in outcomes.items():
+                    if part[name].status == "run" and outcome.fingerprint not in self.told:
+                        self.told[outcome.fingerprint] = {"node": name, **asdict(outcome)}
+                write_json(self.told, self.sweep.folder / SHARED)
+            for outcome in outcomes.values():
+                if entry := _stored(outcome, part, stores):
+                    self.made[outcome.fingerprint] = entry
+
+    def check(self) -> None:
+        """Says which jobs could not end well. Raises UserError if none could."""
+        broken: dict[int, str] = {}
+        for job in self.plans:
+            if job.config is None:
+                continue
+            plan = self._now(job.plan)
+            entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == "hit"}
+            if found := preflight.problems(plan, entries, job.config.device):
+                name, error = next(iter(found.items()))
+                broken[job.job.num] = f"job {job.job.num} ({job.job.name}) cannot end well: {name}: {error}"
+        if broken and len(broken) == sum(job.config is not None for job in self.plans):
+            raise UserError(f"no job of this sweep can end well; {next(iter(broken.values()))}")
+        for line in broken.values():
+            warn(line, self.console)
+
+    def _now(self, plan: Plan) -> Plan:
+        """The plan of a job with what has been made since."""
+        return {
+            name: replace(item, status="hit", entry=self.made[item.fingerprint], replace=False)
+            if item.fingerprint in self.made
+            else item
+            for name, item in plan.items()
+        }
+
+    def _waits(self, item: Planned) -> bool:
+        return item.status == "run" and item.fingerprint not in self.told
+
+
+def _stored(outcome: Outcome, part: Plan, stores: Stores) -> Entry | None:
+    if outcome.status not in ("done", "hit"):
+        return None
+    spec = next(item.spec for item in part.values() if item.fingerprint == outcome.fingerprint)
+    return stores.for_stage(spec).find(outcome.stage, outcome.fingerprint)
