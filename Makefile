@@ -105,4 +105,4 @@ gc: env ## Show what could be deleted from the store; ARGS=--yes deletes
 
 clean: ## Delete caches of tools; the store and .venv stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
-	find pipeline stages engine tests conf -name __pycache__ -type d -prune -exec rm -rf {} +
+	find pipeline stages engine hydra_plugins tests conf -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -141,7 +141,7 @@ def test_own_experiments_outside_the_tree_are_composed_and_swept(place: Place) -
         text = f"# @package _global_\n# My {name}.\ndefaults: [quickstart]\nsparsity: {sparsity}\n"
         (own / "experiment" / "mine" / f"{name}.yaml").write_text(text)
     one = [*place.options, "experiment=mine/one", "dry_run=true"]
-    both = [*place.options, "-m", "experiment=mine/one,mine/two", "schedule=one_shot", "dry_run=true"]
+    both = [*place.options, "-m", "experiment=mine/one,mine/two", "dry_run=true"]
     for found in (["--config-dir", "own"], [f"hydra.searchpath=[file://{own}]"]):
         code, said = start(place, *found, *one)
         assert (code, "prune_30" in said) == (0, True), said
@@ -204,18 +204,17 @@ def test_a_folder_of_a_sweep_or_a_job_can_be_chosen(place: Place) -> None:
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_hydra_s_own_sweeper_works_and_its_jobs_are_recorded_as_they_come(place: Place, launcher: str) -> None:
-    line = ["hydra/sweeper=basic", f"hydra/launcher={launcher}", "distill=ce,squarehead", "threads=1"]
+    # workers of joblib have the real stages, of which the first need no torch
+    until = "evaluate" if launcher == "basic" else "data"
+    line = ["hydra/sweeper=basic", f"hydra/launcher={launcher}", "distill=ce,squarehead", f"until={until}"]
     code, said, sweep = swept(place, *line)
     assert code == 0, said
-    assert {job.name for job in sweep.jobs} == {"distill=ce threads=1", "distill=squarehead threads=1"} or (
-        [job.dials["distill"] for job in sorted(sweep.jobs, key=lambda job: job.num)] == ["ce", "squarehead"]
-    )
+    assert sorted((job.num, job.dials["distill"]) for job in sweep.jobs) == [(0, "ce"), (1, "squarehead")]
     state = sweep_state.read(sweep)
     assert (state.status, state.counts) == ("done", {"done": 2})
     assert not (sweep.folder / "shared.json").exists()
-    code, said, sweep = swept(place, *line, "calibrate.samples=100000")
-    assert code == 1
-    assert sweep_state.read(sweep).counts["failed"] == 2
+    code, said, sweep = swept(place, *line, "data.path=away")
+    assert (code, "data.path" in said) == (1, True)
 
 
 def test_a_sweeper_that_searches_is_told_the_quality_of_each_job(place: Place, tmp_path: Path) -> None:

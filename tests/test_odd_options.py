@@ -17,7 +17,7 @@ from pipeline.os_errors import explained
 from pipeline.recipes import build
 from pipeline.resolve import resolve
 from pipeline.schema import parse
-from pipeline.sweeps.shared import parallel
+from pipeline.sweeps.launchers import parallel
 from stages.contracts import UserError
 from tests.composed import config
 from tests.running import PROJECT

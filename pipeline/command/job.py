@@ -17,7 +17,7 @@ from pipeline.plan import Plan, Stores, make_plan
 from pipeline.recipes import build
 from pipeline.resolve import resolve
 from pipeline.schema import Config, parse
-from pipeline.sweeps.join import sweep_of_this_job
+from pipeline.sweeps.launchers import WORKERS
 from pipeline.table import say_problem, show_plan, show_warnings, table_console, warn
 from stages.contracts import UserError
 
@@ -29,17 +29,22 @@ def run_job(composed: DictConfig) -> float | None:
     parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     if parsed.dry_run and multirun:
         raise UserError("the jobs of this sweeper are not known beforehand; leave out hydra/sweeper", "dry_run")
-    sweep = sweep_of_this_job(parsed.cache.folder) if multirun else None
+    sweep = None
+    if multirun:
+        from pipeline.sweeps.join import sweep_of_this_job  # nothing that a dry run needs
+
+        sweep = sweep_of_this_job(parsed.cache.folder)
+        ending.listen()
+        if HydraConfig.get().launcher._target_.endswith(WORKERS):
+            ending.end_with_parent()
     config = resolve(_with_paths(parsed), max(sweep.parallel, 1) if sweep else 1)
     stores = Stores.of(config)
     plan = make_plan(config, build(config), stores)
     if config.dry_run:
         _show(plan, config, stores, console)
         return None
-    from pipeline.command.running import run  # with the stages' log and MLflow's client, which a dry run needs not
+    from pipeline.command.running import run  # the same
 
-    if multirun:
-        ending.listen()
     return run(plan, config, stores, sweep, console)
 
 

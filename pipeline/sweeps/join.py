@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from pipeline.plan import Plan
 from pipeline.process import parent_process, this_process
+from pipeline.sweeps.launchers import LOCAL, WORKERS, parallel
 from pipeline.sweeps.plan import sweep_job
-from pipeline.sweeps.shared import parallel
 from pipeline.sweeps.sweep import RECORD, Sweep, SweepJob, add_job
 
 
@@ -52,6 +52,6 @@ def with_this_job(sweep: Sweep, plan: Plan) -> Sweep:
 
 
 def _launching_process(launcher: str) -> str:
-    if launcher.endswith(".BasicLauncher"):
-        return this_process()
-    return parent_process() if launcher.endswith(".JoblibLauncher") else ""
+    if launcher.endswith(WORKERS):
+        return parent_process()
+    return this_process() if launcher.endswith(LOCAL) else ""

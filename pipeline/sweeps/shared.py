@@ -21,25 +21,6 @@ from pipeline.table import warn, write_json
 from pipeline.tracking.tracker import Tracker
 from stages.contracts import UserError
 
-LOCAL = ("BasicLauncher", "JoblibLauncher")
-
-
-def parallel(hydra: Any) -> int:
-    """How many jobs share this machine, by Hydra's configuration; 0: they run on machines of their own."""
-    if not is_local(hydra):
-        return 0
-    asked = int(hydra.launcher.get("n_jobs", 1))
-    if asked == 0 or asked > cpu.most_threads():
-        raise UserError(
-            f"expected 1 to {cpu.most_threads()} jobs side by side, or -1 for one a core, got {asked}",
-            "hydra.launcher.n_jobs",
-        )
-    return asked if asked > 0 else cpu.cores()
-
-
-def is_local(hydra: Any) -> bool:
-    return str(hydra.launcher._target_).endswith(LOCAL)
-
 
 def settled(plan: Plan, done: Mapping[str, Mapping[str, Any]], stores: Stores) -> Plan:
     """The plan of a job after its sweep's shared stages: what was to be made again has been, once for all jobs."""
