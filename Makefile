@@ -42,7 +42,7 @@ plan: env ## Say what `make run` would run, and why
 sweep: env ## Run a sweep: SWEEP="sparsity=0.5,0.7 distill=ce,squarehead"
 	$(QUIET) $(BIN)/python -m pipeline -m experiment=quickstart $(SWEEP) $(ARGS)
 
-watch: env ## Watch the newest sweep from another terminal
+watch: env ## Watch the sweep that runs, or the next that begins, from another terminal
 	@$(BIN)/python -m pipeline.sweeps watch $(ARGS)
 
 reproduce: env ## Run a table of the paper, print ours beside theirs: TABLE=local/whisper; without TABLE, list them

@@ -49,8 +49,8 @@ def run(plan: Plan, config: Config, stores: Stores, sweep: Sweep | None, console
             return _quality(folder)
         console.print(f"[bold]job {hydra_config.job.num}[/] {escape(job.name)}", highlight=False)
         plan = settled(plan, read_shared(sweep.folder), stores)
-    elif not stores.runs.root.exists():
-        console.print(f"runs       {Path(config.runs).absolute()} (new folder)", highlight=False, soft_wrap=True)
+    else:
+        say_where(stores, console)
     (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt
     write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
     show_warnings(plan, console)
@@ -59,6 +59,13 @@ def run(plan: Plan, config: Config, stores: Stores, sweep: Sweep | None, console
         warn("jobs run side by side: their benchmarks disturb each other", console)
     _run(job, config, plan, stores, console, bars=not side_by_side, failed=failures(sweep.folder) if sweep else {})
     return _quality(folder)
+
+
+def say_where(stores: Stores, console: Console) -> None:
+    """Where a first run keeps its results: a relative folder is another one in each working directory."""
+    if not stores.runs.root.exists():
+        where = stores.runs.root.parent.absolute()
+        console.print(f"runs       {where} (new folder)", highlight=False, markup=False, soft_wrap=True)
 
 
 def _quality(folder: Path) -> float | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from pipeline.command.running import say_where
 from pipeline.credentials import public
 from pipeline.job import is_done
+from pipeline.plan import Stores
 from pipeline.process import this_process
 from pipeline.sweeps.join import new_sweep
 from pipeline.sweeps.launchers import is_local
@@ -31,6 +33,8 @@ def begin(master: DictConfig, plans: Sequence[JobPlan], side_by_side: int, conso
         sweep = _again(sweep, Sweep.read(sweep.folder))
     config = next((item.config for item in plans if item.config), None)
     tracker = None
+    if config:
+        say_where(Stores.of(config), console)
     if config and is_local(master.hydra):
         # opened even if nothing is to run: a server that is away stops the sweep here, before its jobs
         about = {"sweep": sweep.id, "family": config.model.family}
