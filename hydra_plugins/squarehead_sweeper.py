@@ -30,7 +30,7 @@ ConfigStore.instance().store(
 )
 
 
-class SquareheadSweeper(Sweeper):
+class SquareheadSweeper(Sweeper):  # type: ignore[misc]
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
         self.max_batch_size = max_batch_size
         """Jobs that the launcher is given at once; None: all."""

@@ -39,12 +39,13 @@ class JobFunction:
         try:
             return run_job(composed)
         except (JobFailedError, *EXPECTED) as error:
-            return self._fail(error)
+            self._fail(error)
         except Exception as error:
             if composed.dry_run:
                 raise
             report_bug(error)
-            return self._fail(JobFailedError())
+            self._fail(JobFailedError())
+        return None
 
     def _fail(self, error: Exception) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
