@@ -38,12 +38,12 @@ class SquareheadSweeper(Sweeper):  # type: ignore[misc]
         """Options and their values, as an experiment brings them; the command line goes before."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from pipeline.sweeps.launch import IsolatedJob
+        from pipeline.sweeps.launch import ReportedJob
 
         self.hydra_context = hydra_context
         self.config = config
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=IsolatedJob(task_function), config=config
+            hydra_context=hydra_context, task_function=ReportedJob(task_function), config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
@@ -29,19 +29,17 @@ from stages.contracts import UserError
 
 
 @dataclass
-class IsolatedJob:
-    """What the launcher calls for each job: one that fails says so, and the others go on."""
+class ReportedJob:
+    """What the launcher calls for each job: one that fails says why at once. The others go on."""
 
     task: TaskFunction
 
     def __call__(self, composed: DictConfig) -> Any:
         try:
             return self.task(composed)
-        except JobFailedError:
-            return None
         except EXPECTED as error:
             print(f"squarehead: job {HydraConfig.get().job.num}: {explain(error)}", file=sys.stderr)
-            return None
+            raise JobFailedError from None
 
 
 def run_sweep(
@@ -74,7 +72,7 @@ def run_sweep(
         print(f"squarehead: {explain(error)}", file=sys.stderr)
     state = sweep_state.read(end(sweep.folder))
     show_end(state, console)
-    if state.status != "done":
+    if state.status != "done" or any(job.status == JobStatus.FAILED for job in returns):
         raise JobFailedError
     return returns
 
