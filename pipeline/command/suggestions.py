@@ -18,6 +18,7 @@ EXTRAS = {
 }
 """What a plugin of Hydra's needs: `pip install 'squarehead[EXTRA]'`."""
 OPTUNA = "hydra/sweeper/optuna"
+OURS = "hydra/sweeper/squarehead"
 
 
 def for_key(said: str) -> str:
@@ -44,7 +45,11 @@ def for_option(said: str) -> str:
             return f"it needs pip install 'squarehead[{extra}]'"
     if found[1].startswith(OPTUNA):
         return "it needs pip install hydra-optuna-sweeper"
+    if found[1] == OURS:
+        return "it came after this installation: pip install -e . in the checkout, or `make env`, adds it"
     group, _, option = found[1].partition("/")
+    if group == "hydra":
+        return ""
     known = [path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml")]
     last = option.rpartition("/")[2]
     same = [name for name in known if name.rpartition("/")[2] == last]
