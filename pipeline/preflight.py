@@ -1,9 +1,9 @@
 """What is checked as soon as the model and the data are there, before a stage works for hours and another one fails.
 
-Options are compared with the record of the model and the data (`stages.early`), which needs no torch, so that a dry run
-does it too. Stages whose work depends on what the data hold also have a `check(config, model, data)` in their module,
-which raises UserError for what their `run` would refuse. Both are given the model as it came in: later ones have the
-same linears, context and tokenizer.
+A stage compares its options with the records of the model and the data (`Stage.check_early`), which needs no torch, so
+that a dry run does it too. Stages whose work depends on what the data hold also have a `check(options, model, data)`
+beside their `run`, which raises UserError for what that would refuse. Both are given the model as it came in: later
+ones have the same linears, context and tokenizer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import psutil
 
 from pipeline.disk import format_bytes
 from pipeline.estimating.estimates import of_plan, total
-from pipeline.plan import Plan, Stores
+from pipeline.plan import Plan, Planned, Stores
 from pipeline.schema import Config
 from pipeline.store.store import Entry
-from stages import early
 from stages.contracts import Artifact, Checkpoint, DataSet, UserError
 from stages.index import STAGES
 
@@ -44,8 +43,7 @@ def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
     for name in work:
         item = plan[name]
         try:
-            early.check(item.node.stage, item.node.config, model, data)
-            early.check_start(item.node.config, _sparsity(entries["model"]))
+            _check_early(item, model, data)
             if check := getattr(importlib.import_module(item.spec.module), "check", None):
                 check(item.node.config, model, data)
         except UserError as error:
@@ -62,8 +60,7 @@ def early_problems(plan: Plan) -> Problems:
     for name in working(plan):
         item = plan[name]
         try:
-            early.check(item.node.stage, item.node.config, model, data)
-            early.check_start(item.node.config, _sparsity(plan["model"].entry))
+            _check_early(item, model, data)
         except UserError as error:
             found[name] = error
     return found
@@ -104,9 +101,10 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
     return found
 
 
-def _sparsity(model: Entry | None) -> float:
-    """Of a model that came sparse; 0 for a dense one."""
-    return float(model.meta["metrics"].get("sparsity", 0.0)) if model else 0.0
+def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
+    structure = model.structure()
+    if structure is not None and item.spec.check_early:
+        item.spec.check_early(item.node.config, structure, data)
 
 
 def working(plan: Plan) -> list[str]:

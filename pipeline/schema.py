@@ -21,7 +21,8 @@ from stages.evaluate.spec import Evaluate
 from stages.finetune.spec import Distill, Training
 from stages.model.spec import Model
 from stages.options import Options, Seed, Sparsity
-from stages.prune.spec import Prune, parse_pattern
+from stages.prune.pattern import parse_pattern
+from stages.prune.spec import Prune
 from stages.quantize.spec import Quantize
 
 

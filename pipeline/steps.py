@@ -16,8 +16,9 @@ from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Trainin
 from stages.model.spec import ModelOptions
 from stages.options import Options
 from stages.prepare.spec import PrepareOptions
+from stages.prune.pattern import parse_pattern
 from stages.prune.pruners import PRUNERS
-from stages.prune.spec import Prune, PruneOptions, parse_pattern
+from stages.prune.spec import Prune, PruneOptions
 from stages.scratch.spec import ScratchOptions
 
 T = TypeVar("T", bound=Options)

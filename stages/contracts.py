@@ -75,6 +75,8 @@ class Structure:
     vocabulary: int
     refused: dict[str, str]
     """What cannot be done with this model (`training`, `squarehead`), and why."""
+    zeros: float = 0.0
+    """Share of zeros that it came with, by the record of its import; not in the file."""
 
     @property
     def prunable_share(self) -> float:
@@ -99,7 +101,8 @@ class Checkpoint(Artifact):
             return None
         found = _read_json(path)
         shapes = {name: (shape[0], shape[1]) for name, shape in found["linears"].items()}
-        return Structure(**{**found, "linears": shapes})
+        zeros = float(self.metrics().get("sparsity", 0.0)) if (self.path / "meta.json").exists() else 0.0
+        return Structure(**{**found, "linears": shapes, "zeros": zeros})
 
     @property
     def quantization(self) -> dict[str, Any] | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from stages.contracts import Artifact
+from stages.contracts import Artifact, DataSet, Structure
+from stages.cost import UNKNOWN, Cost
 from stages.options import Options
 
 
@@ -28,6 +31,12 @@ class Stage:
     is_source: bool = False
     """Brings in the model or the data. Sources run first; with them everything else is checked before it runs
     (`pipeline.preflight`)."""
+
+    check_early: Callable[[Any, Structure, DataSet | None], None] | None = None
+    """`check_early(options, model, data)`, without torch: raises UserError for options that cannot go well with a model
+    of this structure and these data, as far as their records tell (`early.py` of the room)."""
+    cost: Cost = UNKNOWN
+    """For estimates (`cost.py` of the room)."""
 
     @property
     def module(self) -> str:

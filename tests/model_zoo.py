@@ -20,13 +20,14 @@ from typing import Any
 import torch
 
 from engine import kernels
-from stages import checkpoints, early, engine_models, families, masks
+from stages import checkpoints, engine_models, families, masks
 from stages.calibrate import run as calibrate
 from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, UserError
 from stages.evaluate import run as evaluate
 from stages.evaluate.spec import EvaluateOptions
 from stages.finetune import run as finetune
 from stages.finetune.spec import FinetuneOptions
+from stages.index import STAGES
 from stages.model import run as source
 from stages.prune import run as prune
 from stages.prune.spec import PruneOptions
@@ -106,8 +107,8 @@ def _through(model: Checkpoint, folder: Path, built: Any) -> None:
     pruning = options.prune.model_copy(update={"precision": "fp32"})
     slice_ = PruneOptions(prune=pruning, sparsity=0.5)
     training = FinetuneOptions(training=options.finetune, distill=options.distill)
-    early.check("prune", slice_, model, data)
-    early.check("finetune", training, model, data)
+    for stage, asked in (("prune", slice_), ("finetune", training)):
+        STAGES[stage].check_early(asked, model.structure(), data)
     sparse = Checkpoint(folder / "p", "p")
     found = stages.run("p", prune, slice_, {"model": model, "calibration": Calibration(folder / "c", "c")})
     assert abs(found["sparsity"] - 0.5) < 0.02, f"sparsity {found['sparsity']}"

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from engine import cpu
-from pipeline.estimating.model_size import ModelSize
-from pipeline.estimating.work import Workload, memory_bytes
+from pipeline.estimating.estimates import setting_of
 from pipeline.resolve import resolve
 from stages import checkpoints, masks, precision
 from stages.contracts import Artifact, Checkpoint, UserError
+from stages.cost import Workload
 from stages.finetune import run as finetune
 from stages.finetune import weight_updates
 from stages.finetune.optim import MaskedOptimizer, total_norm
 from stages.finetune.spec import CubicOptions, Distill
 from stages.finetune.weight_updates import round_stochastically
+from stages.index import STAGES
+from stages.model_size import ModelSize
 from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog
@@ -289,7 +291,7 @@ def test_the_memory_of_copies_is_in_the_estimate() -> None:
         config = config_of(*lines)
         slice_of = {"training": config.finetune.model_dump(mode="json"), "distill": config.distill.model_dump()}
         inputs = {"teacher": "dense"}
-        return memory_bytes(Workload.of("finetune", slice_of, inputs, None, None, None), size, config)
+        return STAGES["finetune"].cost.memory_bytes(Workload("finetune", slice_of, inputs), size, setting_of(config))
 
     fp32, bf16 = "finetune.precision=fp32", "finetune.precision=bf16"
     rounding = "finetune.bf16_updates=stochastic_rounding"

@@ -14,24 +14,26 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from engine import cpu
-from pipeline.estimating import model_size
 from pipeline.estimating.estimates import (
     FLOPS_PER_THREAD,
     Estimate,
     of_jobs,
     of_plan,
+    setting_of,
     told_duration,
     told_seconds,
     told_total,
     total,
 )
-from pipeline.estimating.model_size import ModelSize
-from pipeline.estimating.work import LIBRARIES, Workload, memory_bytes, operations
 from pipeline.graph import ancestors
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.recipes import build
 from pipeline.schema import Config
 from pipeline.table import show_plan
+from stages import model_size
+from stages.cost import LIBRARIES, Workload
+from stages.index import STAGES
+from stages.model_size import ModelSize
 from tests.composed import config_of
 
 PARAMETERS = 100 * 8 + 16 * 8
@@ -242,7 +244,7 @@ def test_memory_of_training_is_the_stated_sum() -> None:
     slice_ = {"training": chosen.finetune.model_dump()}
 
     def need(**inputs: str) -> float:
-        return memory_bytes(Workload.of("finetune", slice_, inputs, None, None, None), size, chosen)
+        return STAGES["finetune"].cost.memory_bytes(Workload("finetune", slice_, inputs), size, setting_of(chosen))
 
     weights_gradients_moments_masks = (4 + 4 + 8 + 1) * 1e6
     activations = 2 * 256 * 10 * 34 * 100 * 4
@@ -253,8 +255,8 @@ def test_memory_of_training_is_the_stated_sum() -> None:
 
 def test_pruning_without_data_costs_no_passes() -> None:
     pruned = [
-        operations(
-            Workload.of("prune", {"prune": {"method": method}}, {}, None, None, {"samples": 64, "length": 256}), 1e6
+        STAGES["prune"].cost.operations(
+            Workload("prune", {"prune": {"method": method}}, {}, calibration={"samples": 64, "length": 256}), 1e6
         )
         for method in ("sparsegpt", "magnitude")
     ]

@@ -14,9 +14,10 @@ import engine
 from engine import kernels
 from engine.errors import EngineError
 from engine.reach import not_replaceable
-from stages import early, families
+from stages import families
 from stages.contracts import Checkpoint, UserError
 from stages.families import structure
+from stages.finetune.early import check_training
 from stages.model import run as source
 from tests import tiny, tiny_causal, zoo_sizes
 from tests.composed import config_of
@@ -170,7 +171,7 @@ def test_a_model_that_cannot_run_in_training_is_told_before_it() -> None:
     assert "axial_pos_shape" in found.refused["training"]
     training = config_of("data=text", "data.path=x", "model.path=x").finetune
     with pytest.raises(UserError, match="cannot run in training") as caught:
-        early._train(training.model_copy(update={"sequence_length": 32}), "finetune", found)
+        check_training(training.model_copy(update={"sequence_length": 32}), "finetune", found)
     assert caught.value.option == "model.path"
 
 

@@ -10,9 +10,10 @@ import pytest
 from pipeline.plan import Stores, make_plan
 from pipeline.preflight import early_problems, shortages
 from pipeline.recipes import build
-from stages import early
 from stages.contracts import Corpus, Examples, Structure, UserError
 from stages.evaluate.spec import EvaluateOptions, Generation
+from stages.finetune.spec import FinetuneOptions
+from stages.index import STAGES
 from tests import tiny
 from tests.composed import config
 from tests.running import Place
@@ -115,9 +116,9 @@ def test_reasons_why_a_model_cannot_be_trained_are_told_by_the_record(tmp_path: 
     training = config("model.path=x").finetune
     for what, option in (("training", "model.path"), ("squarehead", "distill.squarehead")):
         structure = Structure(**known, vocabulary=8, refused={what: "because"})
-        slice_ = early.FinetuneOptions(training=training, distill=config("model.path=x", "distill=squarehead").distill)
+        slice_ = FinetuneOptions(training=training, distill=config("model.path=x", "distill=squarehead").distill)
         with pytest.raises(UserError, match="because") as caught:
-            early.check_structure("finetune", slice_, structure, None)
+            STAGES["finetune"].check_early(slice_, structure, None)
         assert caught.value.option == option
 
 
@@ -135,9 +136,9 @@ def test_a_split_that_is_not_there_is_named_for_every_kind_of_data(kind: str, pr
         linears={}, left_alone={}, block_weights=1, prunable_weights=1, context=None, vocabulary=8, refused={}
     )
     asked = config("model.path=x").calibrate.model_copy(update={"samples": 1, "length": 2})
-    early.check_structure("calibrate", asked, structure, data)
+    STAGES["calibrate"].check_early(asked, structure, data)
     with pytest.raises(UserError, match="no split 'dev' in this data; it has: test, train") as caught:
-        early.check_structure("calibrate", asked.model_copy(update={"split": "dev"}), structure, data)
+        STAGES["calibrate"].check_early(asked.model_copy(update={"split": "dev"}), structure, data)
     assert caught.value.option == "calibrate.split"
     scored = Generation(
         split="dev",
@@ -152,5 +153,5 @@ def test_a_split_that_is_not_there_is_named_for_every_kind_of_data(kind: str, pr
     )
     judge = EvaluateOptions(perplexity=None, generation=scored, tasks=[], batch_size=1, runtime="torch")
     with pytest.raises(UserError, match="no split 'dev'") as caught:
-        early.check_structure("evaluate", judge, structure, data)
+        STAGES["evaluate"].check_early(judge, structure, data)
     assert caught.value.option == "evaluate.generation.split"

@@ -15,13 +15,13 @@ from statistics import median
 from typing import Any, Literal
 
 from pipeline.disk import format_bytes
-from pipeline.estimating import model_size
 from pipeline.estimating.history import SOURCES, History, Past
-from pipeline.estimating.model_size import ModelSize
-from pipeline.estimating.work import Workload, memory_bytes, operations, result_bytes
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.schema import Config
+from stages import model_size
+from stages.cost import Cost, Setting, Workload
 from stages.model.spec import ModelOptions
+from stages.model_size import ModelSize
 from stages.sources.identity import local
 
 Basis = Literal["measured", "rough", "unknown"]
@@ -104,17 +104,23 @@ def _estimate(item: Planned, plan: Plan, config: Config, size: ModelSize | None,
     if size is None or item.node.stage in (*SOURCES, "data"):
         return Estimate(seconds, None, None, basis)
     written = [past.num_bytes for past in history.of(item.node.stage) if _is_size(past, size)]
-    disk = median(written) if written else result_bytes(load, size, config)
-    return Estimate(seconds, memory_bytes(load, size, config), disk, basis)
+    cost, setting = item.spec.cost, setting_of(config)
+    disk = median(written) if written else cost.result_bytes(load, size, setting)
+    return Estimate(seconds, cost.memory_bytes(load, size, setting), disk, basis)
+
+
+def setting_of(config: Config) -> Setting:
+    window = config.data.speech.window if config.data.speech else ""
+    return Setting(config.model.dtype, config.model.family, window)
 
 
 def _seconds(
     item: Planned, load: Workload, size: ModelSize | None, config: Config, history: History
 ) -> tuple[float | None, Basis]:
-    threads = config.threads
+    threads, cost = config.threads, item.spec.cost
     here = (past for past in history.of(item.node.stage) if past.device == config.device)
     pasts = [(past, _past_load(past, history)) for past in here]
-    same_kind = [(past, then) for past, then in pasts if then.kind == load.kind]
+    same_kind = [(past, then) for past, then in pasts if cost.kind(then) == cost.kind(load)]
     if size is None:
         again = [past for past, _ in same_kind if _is_same(past, item) and past.threads == threads]
         return (median(past.seconds for past in again), "measured") if again else (None, "unknown")
@@ -125,22 +131,22 @@ def _seconds(
     ]  # fmt: skip
     if again := [past for past, _ in near if past.config == item.config]:
         return median(past.seconds for past in again), "measured"
-    work = operations(load, size.parameters)
+    work = cost.operations(load, size.parameters)
     if work is None:
         return None, "unknown"
-    if found := _speed(near):
+    if found := _speed(near, cost):
         return work / found, "measured"
     guess = FLOPS_PER_THREAD * threads if config.device == "cpu" else None  # of a GPU nothing is known beforehand
-    found = _speed(same_kind) or guess
+    found = _speed(same_kind, cost) or guess
     return (work / found, "rough") if found else (None, "unknown")
 
 
-def _speed(pasts: Iterable[tuple[Past, Workload]]) -> float | None:
-    """Operations a second, by the formulas of `operations`; the median."""
+def _speed(pasts: Iterable[tuple[Past, Workload]], cost: Cost) -> float | None:
+    """Operations a second, by the stage's formulas; the median."""
     speeds = []
     for past, load in pasts:
         try:
-            work = operations(load, past.parameters) if past.parameters else None
+            work = cost.operations(load, past.parameters) if past.parameters else None
         except KeyError:  # of an earlier version, with other options
             continue
         if work and past.seconds > 0:
@@ -151,7 +157,7 @@ def _speed(pasts: Iterable[tuple[Past, Workload]]) -> float | None:
 def _planned_load(item: Planned, plan: Plan, config: Config, history: History) -> Workload:
     sources = {role: plan[name] for role, name in item.node.inputs.items()}
     calibration = sources.get("calibration")
-    return Workload.of(
+    return Workload(
         item.node.stage,
         item.config,
         inputs={role: source.node.stage for role, source in sources.items()},
@@ -165,7 +171,7 @@ def _past_load(past: Past, history: History) -> Workload:
     stages = {role: str(history.meta(key).get("stage", "")) for role, key in past.inputs.items()}
     data = history.meta(past.inputs.get("data", "")).get("metrics", {})
     calibration = history.meta(past.inputs.get("calibration", "")).get("config")
-    return Workload.of(
+    return Workload(
         past.stage,
         past.config,
         inputs=stages,

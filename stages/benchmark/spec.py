@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from stages.benchmark.cost import BenchmarkCost
+from stages.benchmark.early import check_early
 from stages.contracts import Benchmark as BenchmarkResult
 from stages.contracts import UserError
 from stages.options import Options
@@ -47,4 +49,4 @@ class BenchmarkOptions(Options):
     threads: int
 
 
-STAGE = Stage("benchmark", "7", BenchmarkOptions, BenchmarkResult)
+STAGE = Stage("benchmark", "7", BenchmarkOptions, BenchmarkResult, check_early=check_early, cost=BenchmarkCost())

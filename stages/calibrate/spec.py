@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from stages.calibrate.cost import CalibrateCost
+from stages.calibrate.early import check_early
 from stages.contracts import Calibration
 from stages.options import Options, Seed
 from stages.stage import Stage
@@ -22,4 +24,4 @@ class Calibrate(Options):
     SparseGPT and Wanda draw from C4."""
 
 
-STAGE = Stage("calibrate", "4", Calibrate, Calibration)
+STAGE = Stage("calibrate", "4", Calibrate, Calibration, check_early=check_early, cost=CalibrateCost())

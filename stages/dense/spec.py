@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from stages.contracts import Checkpoint
+from stages.dense.early import check_early
+from stages.finetune.cost import TrainingCost
 from stages.finetune.spec import IRRELEVANT, Distill, Training
 from stages.options import Options
 from stages.stage import Stage
@@ -29,4 +31,12 @@ class DenseOptions(Options):
     distill: Distill
 
 
-STAGE = Stage("dense", "4", DenseOptions, Checkpoint, irrelevant=IRRELEVANT)
+STAGE = Stage(
+    "dense",
+    "4",
+    DenseOptions,
+    Checkpoint,
+    irrelevant=IRRELEVANT,
+    check_early=check_early,
+    cost=TrainingCost(masked=False),
+)

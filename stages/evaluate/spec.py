@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from stages.contracts import Metrics
+from stages.evaluate.cost import EvaluateCost
+from stages.evaluate.early import check_early
 from stages.evaluate.metrics import METRICS, MetricOptions
 from stages.options import Bos, Options, Seed
 from stages.stage import Stage
@@ -117,4 +119,4 @@ class EvaluateOptions(Options):
     runtime: Literal["torch", "engine"]
 
 
-STAGE = Stage("evaluate", "3", EvaluateOptions, Metrics)
+STAGE = Stage("evaluate", "3", EvaluateOptions, Metrics, check_early=check_early, cost=EvaluateCost())

@@ -59,7 +59,8 @@ def _versions(model: nn.Module) -> dict[str, int]:
 
 
 def save(found: Structure, folder: Path) -> None:
-    (folder / FILE).write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    described = {name: value for name, value in asdict(found).items() if name != "zeros"}  # which is in the record
+    (folder / FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
 def share_note(found: Structure) -> str:

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from stages.contracts import Checkpoint
+from stages.finetune.cost import TrainingCost
+from stages.finetune.early import check_early
 from stages.options import Beta, LossWeight, Options, Precision, Seed, Sparsity
 from stages.prune.spec import Prune
 from stages.stage import Stage
@@ -107,4 +109,12 @@ class FinetuneOptions(Options):
 
 IRRELEVANT = ("training.checkpoint_every", "training.divergence")
 """divergence only stops a run: with a higher one, the same run goes on from its last checkpoint."""
-STAGE = Stage("finetune", "4", FinetuneOptions, Checkpoint, irrelevant=IRRELEVANT)
+STAGE = Stage(
+    "finetune",
+    "4",
+    FinetuneOptions,
+    Checkpoint,
+    irrelevant=IRRELEVANT,
+    check_early=check_early,
+    cost=TrainingCost(masked=True),
+)

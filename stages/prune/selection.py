@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from stages.contracts import UserError
 from stages.prune.allocations import ALLOCATIONS
+from stages.prune.pattern import parse_pattern
 from stages.prune.pruners import PRUNERS
-from stages.prune.spec import Prune, parse_pattern
+from stages.prune.spec import Prune
 
 Target = float | tuple[int, int]
 """A sparsity in [0, 1), or (N, M): keep N of each M weights along the input."""

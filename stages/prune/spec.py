@@ -9,6 +9,9 @@ from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, field_val
 from stages.contracts import Checkpoint
 from stages.options import Options, Precision, Sparsity, regular_expressions
 from stages.prune.allocations import ALLOCATIONS
+from stages.prune.cost import PruneCost
+from stages.prune.early import check_early
+from stages.prune.pattern import parse_pattern
 from stages.prune.pruners import PRUNERS
 from stages.stage import Stage
 
@@ -84,12 +87,4 @@ class PruneOptions(Options):
     sparsity: Sparsity
 
 
-def parse_pattern(pattern: str) -> tuple[int, int]:
-    """`"2:4"` -> (2, 4): keep 2 of each 4. Raises ValueError on anything else."""
-    keep, colon, group = pattern.partition(":")
-    if not (colon and pattern.isascii() and keep.isdigit() and group.isdigit()):
-        raise ValueError(f"expected `unstructured` or N:M (keep N of M), got {pattern!r}")
-    return int(keep), int(group)
-
-
-STAGE = Stage("prune", "2", PruneOptions, Checkpoint)
+STAGE = Stage("prune", "2", PruneOptions, Checkpoint, check_early=check_early, cost=PruneCost())

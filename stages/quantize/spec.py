@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from stages.contracts import Checkpoint
 from stages.options import Options, regular_expressions
+from stages.quantize.cost import QuantizeCost
+from stages.quantize.early import check_early
 from stages.stage import Stage
 
 
@@ -28,4 +30,4 @@ class Quantize(Options):
         return regular_expressions(value)
 
 
-STAGE = Stage("quantize", "2", Quantize, Checkpoint)
+STAGE = Stage("quantize", "2", Quantize, Checkpoint, check_early=check_early, cost=QuantizeCost())

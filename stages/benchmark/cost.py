@@ -1,0 +1,31 @@
+"""What a benchmark costs: every backend once in each round, on the dense and on the sparse model."""
+
+from __future__ import annotations
+
+from stages.cost import DECODING, LIBRARIES, SMALL, Setting, Workload
+from stages.model_size import ModelSize
+
+BACKEND_BYTES = {"bf16": 2.0, "int8": 1.0, "w8a8": 1.0, "head": 1.0, "csr": 8.0}
+"""A weight in a benchmarked backend, by the end of its name; 4 in others."""
+
+
+class BenchmarkCost:
+    def kind(self, load: Workload) -> str:
+        """Whose backends it measures."""
+        return " ".join(sorted({name.partition("_")[0] for name in load.config.get("backends", [])}))
+
+    def operations(self, load: Workload, parameters: float) -> float:
+        config = load.config
+        passes = (config["rounds"] + config["warmup"]) * len(config["backends"]) * _models(load)
+        return 2 * parameters * float(passes * (config["prompt_tokens"] + DECODING * config["new_tokens"]))
+
+    def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
+        copies = sum(BACKEND_BYTES.get(name.rpartition("_")[2], 4.0) for name in load.config["backends"])
+        return LIBRARIES + _models(load) * size.parameters * copies
+
+    def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
+        return SMALL
+
+
+def _models(load: Workload) -> int:
+    return sum(role in load.inputs for role in ("dense", "sparse"))

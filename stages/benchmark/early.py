@@ -1,0 +1,18 @@
+"""What the records of the model and the data tell of the options of `benchmark`. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stages.contracts import Corpus, DataSet, Structure
+from stages.record_checks import check_length
+
+if TYPE_CHECKING:
+    from stages.benchmark.spec import BenchmarkOptions
+
+
+def check_early(options: BenchmarkOptions, model: Structure, data: DataSet | None) -> None:
+    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    if isinstance(data, Corpus):  # encoder-decoders read whole examples
+        length = options.prompt_tokens + options.new_tokens
+        check_length(model, length, "benchmark.prompt_tokens")

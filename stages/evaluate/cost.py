@@ -1,0 +1,39 @@
+"""What evaluating costs: forward passes over windows, and answers that are decoded token by token."""
+
+from __future__ import annotations
+
+from stages.cost import ANSWER, DECODING, LIBRARIES, SMALL, Setting, Workload
+from stages.model_size import ModelSize
+
+FULL_WINDOW_COST_RATIO = 3.5
+"""Hearing clips in windows of their own and in full ones, over the former alone."""
+
+
+class EvaluateCost:
+    def kind(self, load: Workload) -> str:
+        return f"{load.config.get('runtime', '')} {'int8' if load.inputs.get('model') == 'quantize' else ''}"
+
+    def operations(self, load: Workload, parameters: float) -> float | None:
+        """None where all of a data set is asked for and its size is not known."""
+        config, tokens = load.config, 0.0
+        if asked := config.get("perplexity"):
+            if not asked["windows"]:
+                return None
+            tokens += asked["windows"] * asked["length"]
+        answers = [(task["limit"], ANSWER, 1) for task in config["tasks"]]
+        if writes := config.get("generation"):
+            beams = writes["beams"] * (FULL_WINDOW_COST_RATIO if writes["full_window"] else 1)
+            answers.append((writes["limit"], writes["max_new_tokens"] / 2, beams))
+        for limit, new_tokens, beams in answers:
+            items = limit or load.tests
+            if items is None:
+                return None
+            tokens += items * (ANSWER + DECODING * new_tokens * beams)
+        return 2 * parameters * tokens
+
+    def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
+        length = (load.config["perplexity"] or {}).get("length", 2 * ANSWER)
+        return float(LIBRARIES + 4 * size.parameters + load.config["batch_size"] * length * size.vocabulary * 4 * 2)
+
+    def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
+        return SMALL

@@ -1,0 +1,29 @@
+"""What the records of the model and the data tell of the options of `finetune`. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stages.contracts import DataSet, Structure, UserError
+from stages.prune.early import check_pruner, check_start
+from stages.record_checks import check_length
+
+if TYPE_CHECKING:
+    from stages.finetune.spec import FinetuneOptions, Training
+
+
+def check_early(options: FinetuneOptions, model: Structure, data: DataSet | None) -> None:
+    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    check_training(options.training, "finetune", model)
+    if options.distill.squarehead and "squarehead" in model.refused:
+        raise UserError(model.refused["squarehead"], "distill.squarehead")
+    if options.cubic:
+        check_pruner(options.cubic.prune, model)
+        check_start(options.cubic.initial, model.zeros, "schedule.initial")
+
+
+def check_training(training: Training, option: str, model: Structure) -> None:
+    """Raises UserError, with options under `option`, for a training that this model cannot have."""
+    check_length(model, training.sequence_length, f"{option}.sequence_length")
+    if "training" in model.refused:
+        raise UserError(model.refused["training"], "model.path")

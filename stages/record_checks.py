@@ -1,0 +1,32 @@
+"""Checks of options against the record of a model and of its data, that several stages have in common. Torch-free.
+
+Counts of tokens are not known here: a token has at least one byte, so what asks for more tokens than a split has bytes
+is refused, and the rest is left to the stages' `check`. What one stage checks is in its `early.py`.
+"""
+
+from __future__ import annotations
+
+from stages.contracts import Corpus, DataSet, Examples, Structure, UserError
+
+
+def check_length(model: Structure, length: int, option: str) -> None:
+    if model.context is not None and length > model.context:
+        raise UserError(f"{length} tokens do not fit the model's context of {model.context}", option)
+
+
+def check_split(data: DataSet | None, split: str, option: str) -> None:
+    if data is None:
+        return
+    assert isinstance(data, Corpus | Examples)
+    try:
+        data.split(split)
+    except UserError as error:
+        raise UserError(error.message, option) from None
+
+
+def check_tokens(data: DataSet | None, split: str, tokens: int, option: str) -> None:
+    if not isinstance(data, Corpus) or data.format != "text":
+        return
+    num_bytes = data.split(split).stat().st_size
+    if tokens > num_bytes:
+        raise UserError(f"asks for {tokens:,} tokens, the split {split!r} has {num_bytes:,} bytes of text", option)
