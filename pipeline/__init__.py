@@ -2,12 +2,13 @@
 
 commands      __main__, report, reproduce, dashboard; and those of store, sweeps, tracking
 command       behind __main__: Hydra composes a configuration, a job is planned and run, errors are explained
-the way       schema (a checked configuration) -> graph (nodes) -> fingerprint, plan (hit, or run and why)
+the way       schema (a checked configuration) -> resolve -> recipes, steps (nodes of a graph) -> fingerprint,
+              plan (hit, or run and why) -> preflight
               -> run (log, progress: what a running stage says) -> store -> job (its record), headline, table
 estimating    what a plan will take: time, memory, disk
 store         results on disk: published whole, verified, deleted
 sweeps        many jobs of one line: planned together, what they share made first, watched (hydra_plugins calls it)
 tracking      MLflow, a view of the store
 reporting     tables, figures and pages of runs and sweeps; references: the published figures beside ours
-for all       contracts, cpu (with schema all that stages may import), gpu, heap, process, environment, disk
+for all       gpu, heap, process, environment, disk
 """
