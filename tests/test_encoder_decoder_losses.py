@@ -74,7 +74,7 @@ def test_encoder_layers_compare_real_positions_and_decoder_layers_those_with_a_l
     # the start token is padding's id, and counts: it predicts the first label; the last token predicts eos
     assert batch["decoder_input_ids"][:, 0].tolist() == [0, 0]
     assert [row[length - 1] for row, length in zip(batch["labels"].tolist(), (6, 4), strict=True)] == [1, 1]
-    *encoder, one, two, head = family("t5").compared(model, batch)
+    *encoder, one, two, head = family("t5").feature_masks(model, batch)
     for mask_BS in encoder:
         assert mask_BS.tolist() == [[True] * 3 + [False] * 5, [True] * 7 + [False]]
     for mask_BT in (one, two):
@@ -97,7 +97,7 @@ def test_clips_compare_their_own_positions_and_full_windows_all() -> None:
         batch = tiny_models.rows("whisper", model, window).take(torch.tensor([1, 0]))
         # two positions are one frame of input
         assert batch["input_features"].shape[2] == 2 * len(expected_BS[0])
-        masks = family("whisper").compared(model, batch)
+        masks = family("whisper").feature_masks(model, batch)
         assert [mask is None for mask in masks] == [False] * 4 + [True]
         assert [mask_BS.tolist() for mask_BS in masks[:2]] == [expected_BS] * 2
         assert [mask_BT.tolist() for mask_BT in masks[2:4]] == [
@@ -113,7 +113,7 @@ def test_a_token_of_whisper_is_padding_by_its_place_and_not_by_its_id() -> None:
     batch = rows.family.collate(examples, 32, tiny_models.START, model.config)
     assert batch["decoder_input_ids"].tolist() == [[5, 6, 0, 9, *[0] * 4], [5, 6, *[0] * 6]]
     assert batch["labels"].tolist() == [[6, 0, 9, 0, *[-100] * 4], [6, 0, *[-100] * 6]]
-    compared_BT = family("whisper").compared(model, batch)[2]
+    compared_BT = family("whisper").feature_masks(model, batch)[2]
     assert compared_BT.tolist() == [[True] * 4 + [False] * 4, [True] * 2 + [False] * 6]
 
 
@@ -153,7 +153,7 @@ def the_loss(kind: str, model: Any, teacher: Any, batch: Batch, config: Distill)
     # the model shifts the labels itself: no decoder inputs are given
     terms = {"ce": model(**read, labels=batch["labels"]).loss}
     terms["kd"] = config.temperature**2 * functional.kl_div(log_soft, soft, reduction="sum") / learned_BT.sum()
-    masks = family(kind).compared(model, batch)[:-1]
+    masks = family(kind).feature_masks(model, batch)[:-1]
     layers = zip(states, taught, masks, strict=True)
     ratios = [(s - t)[mask].square().sum() / (t[mask].square().sum() + config.eps) for s, t, mask in layers]
     terms["squarehead"] = torch.stack(ratios).sum()

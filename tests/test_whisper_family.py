@@ -255,7 +255,7 @@ def test_prunable_are_the_linears_of_both_stacks_and_no_convolution(english: Pre
         *("model.encoder.layers.0", "model.encoder.layers.1", "model.decoder.layers.0", "model.decoder.layers.1")
     ]
     batch = english.rows().take(torch.tensor([1, 0]))
-    heard = {name for name in names if FAMILY.read_by(batch, name).shape == FAMILY.encoder_mask(batch).shape}
+    heard = {name for name in names if FAMILY.input_token_mask(batch, name).shape == FAMILY.encoder_mask(batch).shape}
     cross = {f"model.decoder.layers.{i}.encoder_attn.{part}_proj" for i in (0, 1) for part in "kv"}
     assert heard == {name for name in names if ".encoder." in name} | cross
 
@@ -269,7 +269,7 @@ def test_states_are_of_each_block_and_the_head_reads_the_last(english: Prepared)
     assert torch.equal(states[0], output.encoder_hidden_states[1])
     assert torch.equal(states[2], output.decoder_hidden_states[1])
     assert [state.shape[1] for state in states] == [110, 110, *[batch["labels"].shape[1]] * 2]
-    assert [mask is not None for mask in FAMILY.compared(english.model, batch)] == [True] * 4 + [False]
+    assert [mask is not None for mask in FAMILY.feature_masks(english.model, batch)] == [True] * 4 + [False]
 
 
 def test_the_model_in_bf16_takes_the_same_features(english: Prepared) -> None:

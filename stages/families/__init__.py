@@ -102,7 +102,7 @@ class Family(Protocol):
     def example(self, model: nn.Module) -> dict[str, Tensor]:
         """Small arguments of the model's forward, that show which of its parts run."""
 
-    def read_by(self, batch: Batch, linear: str) -> Tensor:
+    def input_token_mask(self, batch: Batch, linear: str) -> Tensor:
         """bool (B, tokens): the real tokens among those that the linear of this name sees."""
 
     def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -111,7 +111,7 @@ class Family(Protocol):
     def states(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """`h_BTD` after each block, as a feature loss compares them; the last of the list is what the head reads."""
 
-    def compared(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
+    def feature_masks(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
         """For each of the model's `states`: bool `use_BT`, the tokens that a feature loss compares; None: none."""
 
     def head(self, model: nn.Module) -> nn.Module:

@@ -104,7 +104,7 @@ class CausalLM(HuggingFaceFolder):
     def example(self, model: nn.Module) -> dict[str, Tensor]:
         return {"input_ids": probe_ids(model)}
 
-    def read_by(self, batch: Batch, linear: str) -> Tensor:
+    def input_token_mask(self, batch: Batch, linear: str) -> Tensor:
         return batch["use"].bool()
 
     def hidden(self, model: Any, batch: Batch) -> Tensor:
@@ -126,7 +126,7 @@ class CausalLM(HuggingFaceFolder):
         parts = self.blocks(model)[0][0].split(".")[:-2]
         return [model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts) + 1)]
 
-    def compared(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
+    def feature_masks(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
         """Prompt and answer alike: every real token of every layer."""
         return [batch["use"].bool()] * len(self.blocks(model))
 

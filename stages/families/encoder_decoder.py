@@ -119,11 +119,11 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
     def reads_encoder(self, linear: str) -> bool:
         return in_encoder(linear) or architectures.reads_encoder(linear)
 
-    def read_by(self, batch: Batch, linear: str) -> Tensor:
+    def input_token_mask(self, batch: Batch, linear: str) -> Tensor:
         """Keys and values of cross-attention see the encoder's states."""
         return self.encoder_mask(batch) if self.reads_encoder(linear) else batch["use"].bool()
 
-    def compared(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
+    def feature_masks(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
         """Encoder blocks: its real positions. Decoder blocks: those with a label. Not the head's input: the papers
         compare what the blocks put out, before the final norm."""
         names = [name for name, _ in self.blocks(model)]

@@ -68,7 +68,7 @@ def feature_tokens(family: Family, model: nn.Module, batch: Batch, skip_first: i
     """
     known: dict[int, Tensor] = {}
     found: list[Tensor | None] = []
-    for use_BT in family.compared(model, batch):
+    for use_BT in family.feature_masks(model, batch):
         if use_BT is not None and id(use_BT) not in known:
             wanted_BT = use_BT
             if skip_first:

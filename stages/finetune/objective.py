@@ -53,13 +53,13 @@ class Objective:
 
     def _backward(self, model: nn.Module, head: nn.Module, micro: Sequence[tuple[Tensor, Batch]]) -> dict[str, Tensor]:
         skip = self.weights.skip_first
-        compared = [distill.feature_tokens(self.family, model, batch, skip) for _, batch in micro]
+        feature_masks = [distill.feature_tokens(self.family, model, batch, skip) for _, batch in micro]
         taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
         num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
-        totals = self._totals(taught, compared)
+        totals = self._totals(taught, feature_masks)
         zero = torch.zeros((), device=next(model.parameters()).device)
         found = {name: zero.clone() for name in distill.TERMS if getattr(self.weights, name)}
-        for (_, batch), states, tokens in zip(micro, taught, compared, strict=True):
+        for (_, batch), states, tokens in zip(micro, taught, feature_masks, strict=True):
             student = self._student(model, batch)
             roots: list[Tensor] = []
             gradients: list[Tensor | None] = []
@@ -86,12 +86,12 @@ class Objective:
         return [self.family.hidden(model, batch)]
 
     def _totals(
-        self, taught: Sequence[Sequence[Tensor]], compared: Sequence[Sequence[Tensor | None]]
+        self, taught: Sequence[Sequence[Tensor]], feature_masks: Sequence[Sequence[Tensor | None]]
     ) -> list[Tensor | int]:
         """Of each layer, over the whole step: the teacher's energy, or (normalize=token) the number of tokens."""
         if not self.weights.squarehead:
             return []
-        layers = zip(zip(*taught, strict=True), zip(*compared, strict=True), strict=True)
+        layers = zip(zip(*taught, strict=True), zip(*feature_masks, strict=True), strict=True)
         if self.weights.normalize == "token":
             return [sum(len(tokens_N) for tokens_N in tokens if tokens_N is not None) for _, tokens in layers]
         return [

@@ -51,7 +51,7 @@ class Teacher:
 
     def masks(self, batch: Batch) -> list[Tensor]:
         """For each of its states: the positions that are no padding."""
-        masks = self.family.compared(self.model, batch) if self.all_layers else [None]
+        masks = self.family.feature_masks(self.model, batch) if self.all_layers else [None]
         return [batch["use"] if mask_BT is None else mask_BT for mask_BT in masks]
 
     def check_untouched(self) -> None:

@@ -129,7 +129,7 @@ class Collector:
 
     def _accumulate(self, name: str, X: Tensor) -> None:
         X_TI = X.reshape(-1, X.shape[-1])
-        real_N = self.family.read_by(self.batch, name).flatten()
+        real_N = self.family.input_token_mask(self.batch, name).flatten()
         linear = self.linears[name]
         if isinstance(linear, RoutedLinear):
             assert linear.tokens_N is not None
