@@ -4,11 +4,12 @@ commands      __main__, report, reproduce, dashboard; and those of store, sweeps
 command       behind __main__: Hydra composes a configuration, a job is planned and run, errors are explained
 the way       schema (a checked configuration) -> resolve -> recipes, steps (nodes of a graph) -> fingerprint,
               plan (hit, or run and why) -> preflight
-              -> run (log, progress: what a running stage says) -> store -> job (its record), headline, table
+              -> run (log, progress: what a running stage says) -> store -> record, table
 estimating    what a plan will take: time, memory, disk
+record        what jobs, sweeps and results are on disk, with their metrics: all others read it from here
 store         results on disk: published whole, verified, deleted
 sweeps        many jobs of one line: planned together, what they share made first, watched (hydra_plugins calls it)
-tracking      MLflow, a view of the store
+tracking      MLflow, a view of the record
 reporting     tables, figures and pages of runs and sweeps; references: the published figures beside ours
 for all       gpu, heap, process, environment, disk
 """

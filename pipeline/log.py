@@ -20,12 +20,18 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
 from pipeline.progress import ProgressFile
 from stages.contracts import CURVES
+
+RATE_SECONDS = 600.0
+"""A rate is that of the last so many seconds: steps may take minutes."""
+SECONDS_BETWEEN_LINES = 30.0
+"""Of progress, where there is no terminal."""
 
 
 class StageLog:
@@ -94,15 +100,19 @@ class StageLog:
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             _Rate(unit),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeElapsedColumn(),
+            TextColumn("[dim]elapsed, left[/]"),
+            TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[shown]}"),
             console=self._console,
             transient=True,
-            disable=not self._bars,
+            disable=not (self._bars and self._console.is_terminal),  # elsewhere it would leave empty lines
+            speed_estimate_period=RATE_SECONDS,
         )
         self._progress.begin(what, total, unit)
+        say = self.note if self._bars and not self._console.is_terminal else None
         with progress:
-            yield _Bar(progress, progress.add_task(what, total=total, shown=""), self._progress, what, unit)
+            yield _Bar(progress, progress.add_task(what, total=total, shown=""), self._progress, what, unit, say)
 
     def _write(self, point: dict[str, Any]) -> None:
         if self._file is None:
@@ -127,12 +137,18 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 class _Bar:
-    def __init__(self, progress: Progress, task: TaskID, file: ProgressFile, what: str, unit: str) -> None:
+    def __init__(
+        self, progress: Progress, task: TaskID, file: ProgressFile, what: str, unit: str,
+        say: Callable[[str], None] | None,
+    ) -> None:  # fmt: skip
+        """`say`: where there is no terminal to draw on, it gets a line now and then."""
         self._progress = progress
         self._task = task
         self._file = file
         self._what = what
         self._unit = unit
+        self._say = say
+        self._said = time.monotonic()
 
     def advance(self, steps: int = 1, **shown: float) -> None:
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
@@ -142,6 +158,9 @@ class _Bar:
             self._progress.update(self._task, advance=steps)
         task = self._progress.tasks[0]
         self._file.tell(self._what, int(task.completed), int(task.total or 0), self._unit, shown)
+        if self._say and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._say(f"{self._what} {task.completed:.0f}/{task.total:.0f} {self._unit}  {text}".rstrip())
+            self._said = time.monotonic()
 
 
 class _Rate(ProgressColumn):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
+from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry, Store
 from stages.contracts import Benchmark, Metrics, UserError
@@ -20,8 +21,6 @@ from stages.model.spec import ModelOptions
 from stages.sources.identity import digest, identity, local
 from stages.stage import Stage
 
-Status = Literal["hit", "run", "unneeded"]
-"""unneeded: not stored, but nothing that has to run asks for it."""
 MEASUREMENTS = (Metrics, Benchmark)
 """Kinds of results that are wanted for themselves."""
 NEAREST = 200
@@ -57,6 +56,7 @@ class Planned:
     """Role -> fingerprint."""
     fingerprint: str
     status: Status
+    """HIT, TO_RUN or UNNEEDED."""
     reason: str
     entry: Entry | None
     replace: bool = False
@@ -105,19 +105,19 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: boo
         return Planned(node, spec, described, inputs, key, status, reason, entry, **more)
 
     if node.name in config.force:
-        return planned("run", "forced", replace=True)
+        return planned(Status.TO_RUN, "forced", replace=True)
     remade = [source for source in node.inputs.values() if plan[source].replace]
     if remade and entry:
-        return planned("run", f"its input {remade[0]} is made again", replace=True)
+        return planned(Status.TO_RUN, f"its input {remade[0]} is made again", replace=True)
     if entry is None:
         if damage := store.damage(node.stage, key):
-            return planned("run", f"the stored result is damaged: {damage}", replace=True)
-        return planned("run", _why_missing(node, spec, described, inputs, store) if reasons else "not stored")
+            return planned(Status.TO_RUN, f"the stored result is damaged: {damage}", replace=True)
+        return planned(Status.TO_RUN, _why_missing(node, spec, described, inputs, store) if reasons else "not stored")
     outdated = "its code changed since" if entry.meta.get("code") != code_digest(spec.module) else ""
     outdated = outdated or _changed_since(entry, node, plan)
     if outdated and config.cache.code == "strict":
-        return planned("run", f"{outdated} (cache.code=strict)", replace=True)
-    return planned("hit", "", warning=f"{outdated}; cache.code=strict would run it again" if outdated else "")
+        return planned(Status.TO_RUN, f"{outdated} (cache.code=strict)", replace=True)
+    return planned(Status.HIT, "", warning=f"{outdated}; cache.code=strict would run it again" if outdated else "")
 
 
 def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
@@ -178,13 +178,11 @@ def _drop_unneeded(plan: Plan) -> Plan:
     wanted = {name for name, item in plan.items() if name not in used or item.spec.makes in MEASUREMENTS}
     needed: set[str] = set()
     for name, item in reversed(plan.items()):
-        if item.status == "run" and (item.replace or name in wanted or name in needed):
+        if item.status == Status.TO_RUN and (item.replace or name in wanted or name in needed):
             needed |= {name, *item.node.inputs.values()}
     return {
         name: item
-        if item.status == "hit" or name in needed
-        else Planned(
-            **{**item.__dict__, "status": "unneeded", "reason": "not stored, and nothing that runs asks for it"}
-        )
+        if item.status == Status.HIT or name in needed
+        else replace(item, status=Status.UNNEEDED, reason="not stored, and nothing that runs asks for it")
         for name, item in plan.items()
     }

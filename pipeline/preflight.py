@@ -19,6 +19,7 @@ import psutil
 from pipeline.disk import format_bytes
 from pipeline.estimating.estimates import of_plan, total
 from pipeline.plan import Plan, Planned, Stores
+from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry
 from stages.contracts import Artifact, Checkpoint, DataSet, UserError
@@ -72,7 +73,7 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
     The estimates are low rather than high, so what they ask for is needed.
     """
     filled = {
-        name: replace(item, entry=entries[name], status="hit") if name in entries else item
+        name: replace(item, entry=entries[name], status=Status.HIT) if name in entries else item
         for name, item in plan.items()
     }
     estimates = of_plan(filled, config, stores)
@@ -109,7 +110,7 @@ def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None
 
 def working(plan: Plan) -> list[str]:
     """The nodes that have to run, without the sources."""
-    return [name for name, item in plan.items() if item.status == "run" and not item.spec.is_source]
+    return [name for name, item in plan.items() if item.status == Status.TO_RUN and not item.spec.is_source]
 
 
 def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet | None]:

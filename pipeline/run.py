@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +22,9 @@ from pipeline.failures import explain
 from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
 from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores
+from pipeline.record.metrics import of_result
+from pipeline.record.outcome import Outcome, Outcomes
+from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry, Slot
 from pipeline.tracking.tracker import Tracker
@@ -30,22 +33,6 @@ from stages.data.spec import Data
 from stages.index import STAGES
 from stages.model.spec import Model
 
-Status = Literal["hit", "done", "failed", "not run", "unneeded"]
-
-
-@dataclass
-class Outcome:
-    """What became of a node."""
-
-    stage: str
-    fingerprint: str
-    status: Status
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-
-
-Outcomes = dict[str, Outcome]
 Send = Callable[[Mapping[str, float], int, float], None]
 """Passes a point of a curve on to the tracker: values, step, seconds since the epoch."""
 
@@ -59,187 +46,192 @@ def run_plan(
     a failed stage: its outcome says so, and tracebacks of bugs are kept in `folder`. KeyboardInterrupt stops at once;
     what is published stays."""
     cpu.use(config.threads)
-    entries: dict[str, Entry] = {}
-    refused: dict[str, str] | None = None
-    for name, item in plan.items():
-        outcome = outcomes[name] = Outcome(item.node.stage, item.fingerprint, "not run")
-        if item.status == "unneeded":
-            outcome.status = "unneeded"
-            continue
-        if refused is None and item.status == "run" and not item.spec.is_source:
-            _mend_sources(plan, entries, outcomes, config, stores, tracker, console, bars)
-            refused = _refused(plan, entries, config, stores, console, folder)
-        if refused and item.status == "run":
-            outcome.status = "failed" if name in refused else "not run"
-            outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
-            continue
-        lost = [source for source in item.node.inputs.values() if source not in entries]
-        if lost and item.status != "hit":  # what is stored needs none of what it was made from
-            outcome.error = f"needs {', '.join(lost)}"
-            continue
-        if failed and item.fingerprint in failed:
-            outcome.status, outcome.error = "failed", failed[item.fingerprint]
-            console.print(f"[red]✗ {name}[/], shared: {escape(outcome.error)}", highlight=False, soft_wrap=True)
-            continue
-        if item.status == "hit":
-            stores.for_stage(item.spec).tidy(item.node.stage, item.fingerprint)
-        if item.status == "run" and (broken := [it for it in item.node.after if _is_lost(it, outcomes)]):
-            outcome.error = f"nothing could judge it: {broken[0]} {outcomes[broken[0]].status}"
-            continue
+    outcomes |= {name: Outcome(name, item.node.stage, item.fingerprint) for name, item in plan.items()}
+    _Run(plan, config, stores, tracker, console, folder, bars, outcomes, failed or {}).run()
+
+
+@dataclass
+class _Run:
+    """A plan at work."""
+
+    plan: Plan
+    config: Config
+    stores: Stores
+    tracker: Tracker
+    console: Console
+    folder: Path
+    bars: bool
+    outcomes: Outcomes
+    failed: Mapping[str, str]
+    entries: dict[str, Entry] = field(default_factory=dict)
+    """By node, of the results that are there."""
+
+    def run(self) -> None:
+        refused: dict[str, str] | None = None
+        for name, item in self.plan.items():
+            outcome = self.outcomes[name]
+            if item.status == Status.UNNEEDED:
+                outcome.status = Status.UNNEEDED
+                continue
+            if refused is None and item.status == Status.TO_RUN and not item.spec.is_source:
+                self._mend_sources()
+                refused = self._refused()
+            if refused and item.status == Status.TO_RUN:
+                outcome.status = Status.FAILED if name in refused else Status.NOT_RUN
+                outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
+            elif item.status == Status.TO_RUN and (lost := self._lost_inputs(item)):
+                outcome.error = f"needs {', '.join(lost)}"
+            elif item.fingerprint in self.failed:
+                outcome.status, outcome.error = Status.FAILED, self.failed[item.fingerprint]
+                self._say(f"[red]✗ {name}[/], shared: {escape(outcome.error)}")
+            elif item.status == Status.TO_RUN and (broken := [it for it in item.node.after if self._is_lost(it)]):
+                outcome.error = f"nothing could judge it: {broken[0]} {self.outcomes[broken[0]].status}"
+            else:
+                self._node(item, outcome)
+
+    def _node(self, item: Planned, outcome: Outcome) -> None:
         started = time.monotonic()
         try:
-            if item.status == "hit" and item.entry:
-                entries[name], outcome.status = item.entry, "hit"
+            if item.status == Status.HIT and item.entry:
+                self.stores.for_stage(item.spec).tidy(item.node.stage, item.fingerprint)
+                self.entries[outcome.name], outcome.status = item.entry, Status.HIT
                 if item.spec.makes in MEASUREMENTS:  # the end of the job shows their figures
-                    _mend(name, plan, entries, outcomes, config, stores, tracker, console, bars)
-                entry = entries[name]
+                    self._mend(outcome.name)
+                self._stored(outcome, self.entries[outcome.name], outcome.status)
             else:
-                _mend_inputs(item, plan, entries, outcomes, config, stores, tracker, console, bars)
-                entry, outcome.status = _fill(item, entries, config, stores, tracker, console, bars)
-            if outcome.status == "hit":
-                tracker.hit(name, entry)
-            entries[name] = entry
-            outcome.metrics = dict(entry.meta["metrics"])
-            outcome.seconds = float(entry.meta["seconds"])
+                self._mend_inputs(item)
+                self._stored(outcome, *self._fill(item))
         except Stopped as stopped:
             outcome.error = str(stopped)
-            console.print(f"[yellow]■ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
+            self._say(f"[yellow]■ {item.node.name}[/]: {escape(outcome.error)}")
             raise KeyboardInterrupt from stopped
         except Exception as error:
-            outcome.status, outcome.error = "failed", explain(error, name, folder)
+            outcome.status, outcome.error = Status.FAILED, explain(error, item.node.name, self.folder)
             outcome.seconds = time.monotonic() - started
-            console.print(f"[red]✗ {name}[/]: {escape(outcome.error)}", highlight=False, soft_wrap=True)
+            self._say(f"[red]✗ {item.node.name}[/]: {escape(outcome.error)}")
 
+    def _stored(self, outcome: Outcome, entry: Entry, status: Status) -> None:
+        self.entries[outcome.name] = entry
+        outcome.status, outcome.seconds = status, float(entry.meta["seconds"])
+        outcome.metrics = of_result(entry.stage, entry.meta["metrics"], entry.path)
+        self.tracker.sync(self.outcomes)
 
-def _refused(
-    plan: Plan, entries: Mapping[str, Entry], config: Config, stores: Stores, console: Console, folder: Path
-) -> dict[str, str]:
-    """By node, in one line each: what the checks before the work found; said as it is found."""
-    found: dict[str, str] = {}
-    try:
-        found = {name: str(error) for name, error in preflight.problems(plan, entries, config.device).items()}
-        if not found and (short := preflight.shortages(plan, entries, config, stores)):
-            found = {preflight.working(plan)[0]: "; ".join(map(str, short))}
-    except Exception as error:  # a bug in a check, like one in a stage
-        found = {preflight.working(plan)[0]: explain(error, "checks", folder)}
-    for name, line in found.items():
-        console.print(f"[red]✗ {name}[/], checked beforehand: {escape(line)}", highlight=False, soft_wrap=True)
-    return found
+    def _lost_inputs(self, item: Planned) -> list[str]:
+        return [source for source in item.node.inputs.values() if source not in self.entries]
 
+    def _is_lost(self, name: str) -> bool:
+        return name in self.outcomes and self.outcomes[name].status in (Status.FAILED, Status.NOT_RUN)
 
-def _mend_sources(
-    plan: Plan, entries: dict[str, Entry], outcomes: Outcomes, config: Config, stores: Stores, tracker: Tracker,
-    console: Console, bars: bool,
-) -> None:  # fmt: skip
-    """The sources are read by the checks, before any stage. A damaged one that cannot be made again is told by the
-    stage that needs it."""
-    for name in list(entries):
-        reader = replace(plan[name], node=replace(plan[name].node, inputs={"source": name}))
-        with suppress(UserError):
-            _mend_inputs(reader, plan, entries, outcomes, config, stores, tracker, console, bars)
-
-
-def _mend_inputs(
-    item: Planned, plan: Plan, entries: dict[str, Entry], outcomes: Outcomes, config: Config, stores: Stores,
-    tracker: Tracker, console: Console, bars: bool,
-) -> None:  # fmt: skip
-    """Compares the files of a node's inputs with their recorded digests, and makes a damaged one again.
-
-    Raises UserError where that needs results that are not there.
-    """
-    for source in item.node.inputs.values():
-        _mend(source, plan, entries, outcomes, config, stores, tracker, console, bars)
-
-
-def _mend(
-    name: str, plan: Plan, entries: dict[str, Entry], outcomes: Outcomes, config: Config, stores: Stores,
-    tracker: Tracker, console: Console, bars: bool,
-) -> None:  # fmt: skip
-    """Compares the files of a node's result with their recorded digests, and makes it again if they are damaged."""
-    item, entry = plan[name], entries[name]
-    if not (why := stores.for_stage(item.spec).corruption(entry)):
-        return
-    place = f"{entry.stage}/{entry.path.name}"
-    if any(source not in entries for source in item.node.inputs.values()):
-        options = f"--runs {config.runs}"
-        options += f" --cache {config.cache.folder}" if item.spec.in_cache else ""
-        raise UserError(
-            f"the result {name} ({place}) is damaged: {why}; `python -m pipeline.store {options} verify --remove` "
-            "deletes it, and the same line makes it again"
-        )
-    console.print(f"! {name} ({place}): {why}; it is made again", style="yellow", markup=False, soft_wrap=True)
-    again = replace(item, status="run", reason=f"the stored result is damaged: {why}", replace=True)
-    _mend_inputs(again, plan, entries, outcomes, config, stores, tracker, console, bars)
-    entries[name], outcomes[name].status = _fill(again, entries, config, stores, tracker, console, bars)
-    outcomes[name].metrics = dict(entries[name].meta["metrics"])
-
-
-def _is_lost(name: str, outcomes: Outcomes) -> bool:
-    return name in outcomes and outcomes[name].status in ("failed", "not run")
-
-
-def _fill(
-    item: Planned, entries: dict[str, Entry], config: Config, stores: Stores, tracker: Tracker, console: Console,
-    bars: bool,
-) -> tuple[Entry, Literal["hit", "done"]]:  # fmt: skip
-    name = item.node.name
-
-    def waiting(who: str) -> None:
-        console.print(f"… {name}: waiting for {escape(who)}, which is making the same", highlight=False)
-
-    store = stores.for_stage(item.spec)
-    with store.fill(item.node.stage, item.fingerprint, waiting, replace=item.replace) as slot:
-        if slot.entry:
-            return slot.entry, "hit"
-        console.print(f"[bold]▶ {name}[/] [dim]{escape(item.reason)}[/]", highlight=False, soft_wrap=True)
-        stage_run = tracker.start_stage(name, item.node.stage, item.fingerprint, item.config)
+    def _refused(self) -> dict[str, str]:
+        """By node, in one line each: what the checks before the work found; said as it is found."""
+        found: dict[str, str] = {}
         try:
-            entry = _execute(item, entries, config, slot, stage_run.metrics, console, bars)
-        except BaseException as error:
-            stage_run.fail(error)
-            raise
-        stage_run.finish(entry)
-        console.print(f"[green]✓ {name}[/] [dim]{entry.meta['seconds']:.1f} s[/]", highlight=False)
-        return entry, "done"
+            problems = preflight.problems(self.plan, self.entries, self.config.device)
+            found = {name: str(error) for name, error in problems.items()}
+            if not found and (short := preflight.shortages(self.plan, self.entries, self.config, self.stores)):
+                found = {preflight.working(self.plan)[0]: "; ".join(map(str, short))}
+        except Exception as error:  # a bug in a check, like one in a stage
+            found = {preflight.working(self.plan)[0]: explain(error, "checks", self.folder)}
+        for name, line in found.items():
+            self._say(f"[red]✗ {name}[/], checked beforehand: {escape(line)}")
+        return found
 
+    def _mend_sources(self) -> None:
+        """The sources are read by the checks, before any stage. A damaged one that cannot be made again is reported by
+        the stage that needs it."""
+        for name in list(self.entries):
+            reader = replace(self.plan[name], node=replace(self.plan[name].node, inputs={"source": name}))
+            with suppress(UserError):
+                self._mend_inputs(reader)
 
-def _execute(
-    item: Planned, entries: dict[str, Entry], config: Config, slot: Slot,
-    send: Send, console: Console, bars: bool,
-) -> Entry:  # fmt: skip
-    run = importlib.import_module(item.spec.module).run
-    inputs: dict[str, Artifact] = {
-        role: entries[source].artifact(STAGES[entries[source].stage].makes) for role, source in item.node.inputs.items()
-    }
-    started = time.monotonic()
-    contents = {role: entries[source].content for role, source in item.node.inputs.items()}
-    code = code_digest(item.spec.module)
-    of_code = code if config.cache.code == "strict" else "any"
-    slot.resume_from({"contents": contents, "code": of_code}, anew=item.node.name in config.force)
-    Ending.stage_begins()
-    log = StageLog(
-        item.node.name, slot.out, slot.resume, console, bars, send, slot.progress, config.device, Ending.should_stop
-    )
-    with heap.kept(), log:
-        metrics = run(_with_commit(item), inputs, slot.out, log)
-    return slot.publish(
-        {
-            "stage": item.node.stage,
-            "version": item.spec.version,
-            "fingerprint": item.fingerprint,
-            "config": item.config,
-            "inputs": item.inputs,
-            "contents": contents,
-            "inputs_compared": True,
-            "facts": log.found,
-            "metrics": {name: float(value) for name, value in metrics.items()},
-            "seconds": time.monotonic() - started,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": environment(config.threads),
-            "device": config.device,
-            "code": code,
+    def _mend_inputs(self, item: Planned) -> None:
+        """Compares the files of a node's inputs with their recorded digests, and makes a damaged one again.
+
+        Raises UserError where that needs results that are not there.
+        """
+        for source in item.node.inputs.values():
+            self._mend(source)
+
+    def _mend(self, name: str) -> None:
+        """Compares the files of a node's result with their recorded digests, and makes it again if they are damaged."""
+        item, entry = self.plan[name], self.entries[name]
+        if not (why := self.stores.for_stage(item.spec).corruption(entry)):
+            return
+        place = f"{entry.stage}/{entry.path.name}"
+        if self._lost_inputs(item):
+            options = f"--runs {self.config.runs}"
+            options += f" --cache {self.config.cache.folder}" if item.spec.in_cache else ""
+            raise UserError(
+                f"the result {name} ({place}) is damaged: {why}; `python -m pipeline.store {options} verify --remove` "
+                "deletes it, and the same command makes it again"
+            )
+        line = f"! {name} ({place}): {why}; it is made again"
+        self.console.print(line, style="yellow", markup=False, soft_wrap=True)
+        reason = f"the stored result is damaged: {why}"
+        again = replace(item, status=Status.TO_RUN, reason=reason, replace=True)
+        self._mend_inputs(again)
+        self._stored(self.outcomes[name], *self._fill(again))
+
+    def _fill(self, item: Planned) -> tuple[Entry, Status]:
+        """The node's result, made here (DONE) or by another process meanwhile (HIT)."""
+        name = item.node.name
+
+        def waiting(who: str) -> None:
+            self.console.print(f"… {name}: waiting for {escape(who)}, which is making the same", highlight=False)
+
+        store = self.stores.for_stage(item.spec)
+        with store.fill(item.node.stage, item.fingerprint, waiting, replace=item.replace) as slot:
+            if slot.entry:
+                return slot.entry, Status.HIT
+            self._say(f"[bold]▶ {name}[/] [dim]{escape(item.reason)}[/]")
+            stream = self.tracker.start_stage(name, item.node.stage, item.fingerprint, item.config)
+            try:
+                entry = self._execute(item, slot, stream.metrics)
+            except BaseException as error:
+                stream.fail(error)
+                raise
+            self._say(f"[green]✓ {name}[/] [dim]{entry.meta['seconds']:.1f} s[/]")
+            return entry, Status.DONE
+
+    def _execute(self, item: Planned, slot: Slot, send: Send) -> Entry:
+        run = importlib.import_module(item.spec.module).run
+        sources = {role: self.entries[source] for role, source in item.node.inputs.items()}
+        inputs: dict[str, Artifact] = {
+            role: entry.artifact(STAGES[entry.stage].makes) for role, entry in sources.items()
         }
-    )
+        started = time.monotonic()
+        contents = {role: entry.content for role, entry in sources.items()}
+        code = code_digest(item.spec.module)
+        of_code = code if self.config.cache.code == "strict" else "any"
+        slot.resume_from({"contents": contents, "code": of_code}, anew=item.node.name in self.config.force)
+        Ending.stage_begins()
+        log = StageLog(
+            item.node.name, slot.out, slot.resume, self.console, self.bars, send, slot.progress, self.config.device,
+            Ending.should_stop,
+        )  # fmt: skip
+        with heap.kept(), log:
+            metrics = run(_with_commit(item), inputs, slot.out, log)
+        return slot.publish(
+            {
+                "stage": item.node.stage,
+                "version": item.spec.version,
+                "fingerprint": item.fingerprint,
+                "config": item.config,
+                "inputs": item.inputs,
+                "contents": contents,
+                "inputs_compared": True,
+                "facts": log.found,
+                "metrics": {name: float(value) for name, value in metrics.items()},
+                "seconds": time.monotonic() - started,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "environment": environment(self.config.threads),
+                "device": self.config.device,
+                "code": code,
+            }
+        )
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
 
 
 def _with_commit(item: Planned) -> Any:

@@ -1,10 +1,10 @@
-"""What a run tells at its end: the table of nodes, quality and speed at a glance, summary.json."""
+"""What a run prints at its end: the table of nodes, quality and speed at a glance, and where the models are."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,15 @@ from rich.table import Table
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
-from pipeline.headline import baseline_label, is_quality
-from pipeline.plan import Plan
-from pipeline.run import Outcomes
+from pipeline.plan import Plan, Stores
+from pipeline.record.headline import baseline_label, node_headline
+from pipeline.record.metrics import Metric, qualities
+from pipeline.record.outcome import Outcomes
+from pipeline.record.status import Status
+from pipeline.record.text import describe, format_value
 from pipeline.store.store import Store
 from stages.contracts import UserError
 
-STYLES = {"hit": "cyan", "done": "green", "failed": "red", "not run": "yellow", "unneeded": "dim", "run": "yellow"}
-MAIN_METRICS = {
-    "model": ("parameters",),
-    "data": ("train_rows", "test_rows"),
-    "calibrate": ("samples",),
-    "dense": ("validation_loss", "tokens_per_second"),
-    "prune": ("sparsity", "mean_layer_error"),
-    "finetune": ("sparsity", "validation_loss", "tokens_per_second"),
-    "quantize": ("sparsity", "weight_bytes"),
-}
-"""What stands in the table of nodes; of the other stages the first three."""
-SHOWN = 3
 WIDTH = 110
 
 
@@ -51,13 +42,13 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
             column, no_wrap=column != "why", overflow="fold", justify="right" if column == "time" else "left"
         )
     for name, item in plan.items():
-        status = item.status.upper() if item.status == "run" else item.status
+        status = item.status.upper() if item.status == Status.TO_RUN else item.status
         time = told_seconds(estimated[name]) if name in estimated else ""
         why = escape(item.reason or item.warning)
-        table.add_row(name, f"[{STYLES[item.status]}]{status}[/]", item.fingerprint[:16], time, why)
+        table.add_row(name, f"[{item.status.style}]{status}[/]", item.fingerprint[:16], time, why)
     console.print(table)
-    running = sum(item.status == "run" for item in plan.values())
-    hits = sum(item.status == "hit" for item in plan.values())
+    running = sum(item.status == Status.TO_RUN for item in plan.values())
+    hits = sum(item.status == Status.HIT for item in plan.values())
     console.print(f"{running} to run, {hits} stored", highlight=False)
     if estimated:
         console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
@@ -85,35 +76,36 @@ def show_outcomes(outcomes: Outcomes, console: Console) -> None:
     table.add_column("seconds", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, outcome in outcomes.items():
-        seconds = f"{outcome.seconds:.1f}" if outcome.metrics else ""
-        told = _main_metrics(outcome.stage, outcome.metrics) or escape(outcome.error)
-        table.add_row(name, f"[{STYLES[outcome.status]}]{outcome.status}[/]", seconds, told)
+        seconds = f"{outcome.seconds:.1f}" if outcome.status.is_stored else ""
+        metric = node_headline(outcome)
+        said = describe(metric) if metric else outcome.error
+        table.add_row(name, f"[{outcome.status.style}]{outcome.status.label}[/]", seconds, escape(said))
     console.print(table)
 
 
 def show_quality(outcomes: Outcomes, console: Console) -> None:
     """One row for each evaluated model: its quality, and what is left of the dense one's."""
-    judged = {name: o.metrics for name, o in outcomes.items() if o.stage == "evaluate" and o.metrics}
-    names = list(dict.fromkeys(metric for metrics in judged.values() for metric in metrics if is_quality(metric)))
+    judged = {name: it.metrics for name, it in outcomes.items() if it.stage == "evaluate" and it.metrics}
+    names = list(dict.fromkeys(metric.name for metrics in judged.values() for metric in qualities(metrics)))
     if not names:
         return
     table = Table(title="quality (test split)", title_justify="left", box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
-    came = outcomes["model"].metrics.get("sparsity", 0.0) if "model" in outcomes else 0.0
+    came = (outcomes["model"].value("sparsity") if "model" in outcomes else None) or 0.0
     labels = LABELS | {"dense_eval": baseline_label(came, False), "dense_eval_q": baseline_label(came, True)}
-    for metric in names:
-        table.add_column(metric, justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
         table.add_column("recovery", justify="right")
-    for name, metrics in judged.items():
-        cells = []
-        for metric in names:
-            error = metrics.get(f"{metric}_stderr")
-            value = f"{metrics[metric]:.3f}" if metric in metrics else "–"
-            cells.append(value + (f" ± {error:.3f}" if error is not None else ""))
-            recovery = metrics.get(f"{metric}_recovery")
-            cells.append(f"{recovery:.1f} %" if recovery is not None else "")
-        table.add_row(labels.get(name, name.removeprefix("evaluate_")), *cells)
+    for node, metrics in judged.items():
+        cells = [text for name in names for text in _quality(metrics.get(name))]
+        table.add_row(labels.get(node, node.removeprefix("evaluate_")), *cells)
     console.print(table)
+
+
+def _quality(metric: Metric | None) -> tuple[str, str]:
+    if metric is None:
+        return "–", ""
+    return format_value(metric), f"{metric.recovery:.1f} %" if metric.recovery is not None else ""
 
 
 LABELS = {
@@ -123,9 +115,30 @@ LABELS = {
 }
 
 
-def summary(outcomes: Outcomes) -> dict[str, Any]:
-    """{node: {stage, fingerprint, status, seconds, metrics, error}}."""
-    return {name: asdict(outcome) for name, outcome in outcomes.items()}
+def show_models(plan: Plan, outcomes: Outcomes, stores: Stores, console: Console) -> None:
+    """The folders of the models that the job is about, and the command that uses them."""
+    found = {
+        label: stores.for_stage(plan[name].spec).folder(plan[name].node.stage, plan[name].fingerprint)
+        for label, name in _finished_models(plan).items()
+        if outcomes[name].status.is_stored
+    }
+    for label, folder in found.items():
+        console.print(f"{label:<10} {folder}", highlight=False, markup=False, soft_wrap=True)
+    if found:
+        chosen = shlex.quote(str(list(found.values())[-1]))
+        command = f"python -m engine export {chosen} OUT"
+        if "data" in plan and plan["data"].config["format"] != "speech":
+            command += ' && python -m engine generate OUT --prompt "..."'
+        console.print(f"use        {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _finished_models(plan: Plan) -> dict[str, str]:
+    """Label -> node: what the last evaluations judge, or else the last checkpoint that is not the one-shot baseline."""
+    made = [name for name, item in plan.items() if item.node.stage in ("dense", "prune", "finetune")]
+    model = plan["evaluate"].node.inputs["model"] if "evaluate" in plan else None
+    model = model or next((name for name in reversed(made) if name != "one_shot"), None)
+    int8 = next((name for name in ("quantize", "quantize_dense") if name in plan), None)
+    return {label: name for label, name in (("model", model), ("int8 model", int8)) if name}
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -194,14 +207,3 @@ def _with_range(row: dict[str, Any], key: str) -> str:
 
 def _times(ratio: float | None) -> str:
     return f"{ratio:.2f}" if ratio is not None else "–"
-
-
-def _main_metrics(stage: str, metrics: dict[str, float]) -> str:
-    names = MAIN_METRICS.get(stage) or tuple(metrics)[:SHOWN]
-    return "  ".join(f"{name} {_short(metrics[name])}" for name in names if name in metrics)
-
-
-def _short(value: float) -> str:
-    if abs(value) >= 1e5:
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if value != int(value) else f"{int(value)}"

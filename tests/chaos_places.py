@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import disk
-from pipeline.job import SUMMARY
+from pipeline.record.job import SUMMARY
 from pipeline.store.__main__ import main as store_main
 from pipeline.store.store import Entry, Store
 from tests import tiny

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from pipeline.plan import Stores, make_plan
 from pipeline.recipes import build
-from pipeline.run import Outcomes, run_plan
-from pipeline.tracking.tracker import NullTracker
+from pipeline.record.outcome import Outcomes
+from pipeline.run import run_plan
+from pipeline.tracking.tracker import Tracker
 from tests import tiny
 from tests.composed import config
 
@@ -71,7 +72,7 @@ class Place:
         stores = Stores.of(resolved)
         plan = make_plan(resolved, build(resolved), stores)
         outcomes: Outcomes = {}
-        run_plan(plan, resolved, stores, NullTracker(), Console(quiet=True), self.folder / "job", False, outcomes)
+        run_plan(plan, resolved, stores, Tracker(), Console(quiet=True), self.folder / "job", False, outcomes)
         return outcomes
 
     def command(self, *overrides: str) -> list[str]:

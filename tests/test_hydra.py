@@ -14,9 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from setuptools import find_namespace_packages
 
 from pipeline import __main__
+from pipeline.record.sweep import Sweep, sweeps
 from pipeline.sweeps import state as sweep_state
 from pipeline.sweeps.plan import expand_overrides
-from pipeline.sweeps.sweep import Sweep, sweeps
 from stages.contracts import UserError
 from tests.composed import CONF, composed
 from tests.running import PROJECT, Place

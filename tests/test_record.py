@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.record import metrics as measured
+from pipeline.record.headline import headline
+from pipeline.record.job import ended_jobs
 from pipeline.record.metrics import Metric
 from pipeline.record.outcome import Outcome, read_outcomes, status_of, write_outcomes
 from pipeline.record.status import Status
+from pipeline.record.sweep import read_shared, sweeps
+from pipeline.store.store import Store
+from pipeline.sweeps import state as sweep_state
 
 ACCURACY = "squarehead_qa_exact_match_strict_match"
 PROTOCOL = {"kind": "lm-eval", "metric": "exact_match", "higher_is_better": None}
@@ -84,3 +90,53 @@ def test_summaries_that_held_plain_numbers_are_read(tmp_path: Path) -> None:
     assert (wer.value, wer.stderr, wer.recovery, wer.unit, wer.higher_is_better) == (4.0, 0.1, 90.0, "%", False)
     assert [metric.name for metric in measured.qualities(found.metrics)] == ["wer", "cer"]
     assert found.metrics["wer_substitutions"].value == 3.0
+
+
+RECORDED = Path(__file__).with_name("recorded")
+"""What a sweep and a job left behind that version 0.1 ran, and the results of their evaluations and benchmark."""
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(RECORDED, tmp_path / "runs"))
+
+
+def test_a_job_of_an_older_version_is_read(recorded: Path) -> None:
+    alone, of_sweep = sorted(ended_jobs(recorded), key=lambda job: job.sweep)
+    assert (alone.sweep, of_sweep.sweep) == ("", "20261128-113453-499410")
+    assert {outcome.status for outcome in alone.outcomes.values()} == {Status.HIT}
+    assert status_of(of_sweep.outcomes) == (Status.DONE, "")
+    for job in (alone, of_sweep):
+        found = headline(job.outcomes)
+        assert found.quality is not None
+        assert (found.quality.name, found.quality.higher_is_better) == ("perplexity", False)
+        assert found.quality.recovery == pytest.approx(101.57, abs=0.01)
+        assert found.sparsity == pytest.approx(0.5)
+        assert found.speedup is not None
+        assert found.speedup.protocol["backend"] == "engine_int8_head"
+
+
+def test_a_sweep_of_an_older_version_is_read(recorded: Path) -> None:
+    (sweep,) = sweeps(recorded)
+    assert [job.name for job in sweep.jobs] == ["distill=ce", "distill=squarehead", "distill=kd"]
+    assert sweep.jobs[0].nodes["finetune_50"].stage == "finetune"
+    shared = read_shared(sweep.folder)
+    assert {outcome.name for outcome in shared.values()} >= {"model", "dense", "dense_eval"}
+    state = sweep_state.read(sweep)
+    assert [job.status for job in state.jobs] == [Status.DONE, Status.NOT_RUN, Status.NOT_RUN]
+    assert state.jobs[0].headline.recovery == pytest.approx(101.57, abs=0.01)
+
+
+def test_results_of_an_older_version_say_the_same_as_the_summary_of_their_job(recorded: Path) -> None:
+    store = Store(recorded / "store")
+    (job,) = (job for job in ended_jobs(recorded) if job.sweep)
+    for outcome in job.outcomes.values():
+        if outcome.stage in ("evaluate", "benchmark"):
+            entry = store.find(outcome.stage, outcome.fingerprint)
+            assert entry is not None
+            stored = measured.of_result(entry.stage, entry.meta["metrics"], entry.path)
+            assert measured.flat(stored) == measured.flat(outcome.metrics) == entry.meta["metrics"]
+            assert [(it.name, it.higher_is_better) for it in stored.values()] == [
+                (it.name, it.higher_is_better) for it in outcome.metrics.values()
+            ]
+    assert stored["engine_int8.sparse.decode_speedup"].protocol["model"] == "sparse"

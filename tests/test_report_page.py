@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree, html
 
-from pipeline.job import Job
+from pipeline.plan import Stores
+from pipeline.record.job import Job, ended_at
 from pipeline.reporting import (
     analysis,
     cells,
@@ -34,8 +35,9 @@ from pipeline.reporting import (
 from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.study import Study
 from pipeline.store.store import SHORT
+from pipeline.tracking.report import PLACE
 from pipeline.tracking.server import connect
-from pipeline.tracking.view import View
+from pipeline.tracking.view import Record, View
 from tests.tiny_reports import Runs
 
 NASTY = "<script>alert('&')</script> 100 % of_{x} | \\ #1"
@@ -295,18 +297,17 @@ def test_the_report_goes_to_the_sweeps_run_which_is_closed(tmp_path: Path) -> No
     record["config"]["tracking"]["enabled"] = True
     (place / "job.json").write_text(json.dumps(record))
     job = Job.read(place)
-    run = view.create_job(job)
-    parent = view.search(kind="sweep")[0].info.run_id
-    view.connection.client.set_terminated(run, "FINISHED")
+    stores = Stores.below(made.folder, made.folder)
+    view.start(Record.of_job(job, {}, stores))
+    view.sync(Record.of_job(job, {}, stores, ended=ended_at(job)))
+    parent = view.runs.search(kind="sweep")[0].info.run_id
     file = tmp_path / "report.html"
     file.write_text("<p>page</p>")
     found = study.collect([made.place], None, made.folder)
     (line,) = logged.log(found, [file], made.folder)
     assert "finished" in line
-    client = view.connection.client
-    assert [artifact.path for artifact in client.list_artifacts(parent, logged.PLACE)] == [
-        f"{logged.PLACE}/report.html"
-    ]
+    client = view.runs.client
+    assert [artifact.path for artifact in client.list_artifacts(parent, PLACE)] == [f"{PLACE}/report.html"]
     assert client.get_run(parent).info.status == "FINISHED"
     shutil.move(made.folder / "mlflow.db", tmp_path)
     (line,) = logged.log(found, [file], made.folder)

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.plan import Stores
-from pipeline.run import Outcome
+from pipeline.record.outcome import Outcome
 from pipeline.store.store import Store
 from stages.calibrate import run as calibrate
 from stages.contracts import UserError
@@ -72,7 +72,7 @@ def test_every_experiment_runs(place: Place, experiment: str) -> None:
     ]
     outcomes = place.run_config(*line)
     assert {outcome.status for outcome in outcomes.values()} == {"done"}, statuses(outcomes)
-    assert outcomes["evaluate"].metrics["perplexity"] > 1
+    assert outcomes["evaluate"].metrics["perplexity"].value > 1
     assert set(statuses(place.run_config(*line)).values()) == {"hit"}
 
 
@@ -102,7 +102,7 @@ def test_every_experiment_of_encoder_decoders_runs(place: Place, experiment: str
     ]
     outcomes = place.run_config(*line)
     assert {outcome.status for outcome in outcomes.values()} == {"done"}, statuses(outcomes)
-    judged = outcomes["evaluate_q"].metrics
+    judged = {name: metric.value for name, metric in outcomes["evaluate_q"].metrics.items()}
     assert judged["wer"] > 0 if hears else 0 <= judged["bleu"] < 100
     assert outcomes["evaluate"].metrics.keys() >= ({"wer", "cer"} if hears else {"bleu", "chrf"})
     assert set(statuses(place.run_config(*line)).values()) == {"hit"}

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline import table
+from pipeline.record.metrics import of_result
+from pipeline.record.outcome import Outcome
+from pipeline.record.status import Status
 from pipeline.reporting import quality_tables, study
-from pipeline.run import Outcome
 from stages import masks
 from stages.contracts import Artifact, Checkpoint, UserError
 from stages.finetune import run as finetune
@@ -253,7 +255,7 @@ def test_a_checkpoint_of_50_percent_is_imported_again_and_taken_to_60(tmp_path: 
     outcomes = second.run(*line)
     assert {name: outcome.status for name, outcome in outcomes.items()} == dict.fromkeys(outcomes, "done")
     half = zeros_of(published)
-    assert outcomes["model"].metrics["sparsity"] == outcomes["dense"].metrics["sparsity"] == pytest.approx(share(half))
+    assert outcomes["model"].value("sparsity") == outcomes["dense"].value("sparsity") == pytest.approx(share(half))
     assert share(half) == pytest.approx(0.5, abs=0.01)
     for stage, expected in (("dense", 0.5), ("finetune", 0.6)):
         (folder,) = second.runs.glob(f"store/{stage}/*")
@@ -283,9 +285,10 @@ def test_a_model_that_came_sparse_is_not_called_dense(zeros: float, label: str, 
 
 
 def test_the_terminal_does_not_call_it_dense_either() -> None:
-    judged = Outcome("evaluate", "b", "done", metrics={"perplexity": 9.0})
+    perplexity = of_result("evaluate", {"perplexity": 9.0}, None)
+    judged = Outcome("dense_eval", "evaluate", "b", Status.DONE, metrics=perplexity)
     for metrics, label in (({}, "dense"), ({"sparsity": 0.5}, "imported, 50 % sparse")):
-        model = Outcome("model", "a", "hit", metrics=metrics)
+        model = Outcome("model", "model", "a", Status.HIT, metrics=of_result("model", metrics, None))
         console = Console(record=True, width=120)
         table.show_quality({"model": model, "dense_eval": judged, "dense_eval_q": judged}, console)
         written = console.export_text()

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from pipeline import progress
 from pipeline.log import StageLog
 from pipeline.process import this_process
 from pipeline.progress import ProgressFile
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep, SweepJob, SweepNode, sweeps
 from pipeline.store import garbage
 from pipeline.store.store import Slot, Store
 from pipeline.sweeps import __main__ as command_line
 from pipeline.sweeps import state as sweep_state
-from pipeline.sweeps.sweep import Sweep, SweepJob, sweeps
 from pipeline.sweeps.watch import screen, wait_for_sweep, watch
 
 DEAD = this_process().replace(f" {os.getpid()} ", " 1 ")
@@ -38,8 +40,8 @@ def make_sweep(runs: Path, process: str = "", jobs: int = 3, parallel: int = 1) 
         SweepJob(
             num, f"seed={num}", [f"seed={num}"], {"seed": str(num)},
             {
-                "dense": {"stage": "dense", "fingerprint": fingerprint("dense")},
-                "finetune_50": {"stage": "finetune", "fingerprint": fingerprint(f"finetune {num}")},
+                "dense": SweepNode("dense", fingerprint("dense")),
+                "finetune_50": SweepNode("finetune", fingerprint(f"finetune {num}")),
             },
         )
         for num in range(jobs)
@@ -102,12 +104,16 @@ def test_every_job_has_the_status_that_its_folder_tells(tmp_path: Path) -> None:
     begin_job(sweep, 3, DEAD)
     begin_job(sweep, 4, this_process())
     state = sweep_state.read(sweep)
-    assert [job.status for job in state.jobs] == ["done", "failed", "killed", "killed", "running", "missing"]
+    assert [job.status for job in state.jobs] == [
+        Status.DONE, Status.FAILED, Status.INTERRUPTED, Status.INTERRUPTED, Status.RUNNING, Status.NOT_RUN,
+    ]  # fmt: skip
     assert state.jobs[1].reason == "evaluate: lr: too large"
-    assert (state.jobs[0].metric, state.jobs[0].headline["recovery"]) == ("perplexity", 80.0)
-    assert state.status == "running"
+    found = state.jobs[0].headline
+    assert found.quality is not None
+    assert (found.quality.name, found.recovery) == ("perplexity", 80.0)
+    assert state.status == Status.RUNNING
     (sweep.folder / "4" / "job.json").write_text(json.dumps({"process": DEAD}))
-    assert sweep_state.read(sweep).status == "unfinished"
+    assert sweep_state.read(sweep).status == Status.INTERRUPTED
 
 
 def test_a_summary_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
@@ -117,12 +123,12 @@ def test_a_summary_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
     (sweep.folder / "1" / "summary.json").write_text('{"dense": {"sta')
     begin = json.dumps({"process": DEAD})
     (sweep.folder / "1" / "job.json").write_text(begin)
-    assert [job.status for job in sweep_state.read(sweep).jobs] == ["done", "killed"]
+    assert [job.status for job in sweep_state.read(sweep).jobs] == [Status.DONE, Status.INTERRUPTED]
 
 
-def test_jobs_of_a_living_sweep_wait_and_those_of_a_killed_one_are_missing(tmp_path: Path) -> None:
-    assert {job.status for job in sweep_state.read(make_sweep(tmp_path)).jobs} == {"waiting"}
-    assert {job.status for job in sweep_state.read(make_sweep(tmp_path, DEAD)).jobs} == {"missing"}
+def test_jobs_of_a_living_sweep_wait_and_those_of_a_killed_one_never_run(tmp_path: Path) -> None:
+    assert {job.status for job in sweep_state.read(make_sweep(tmp_path)).jobs} == {Status.TO_RUN}
+    assert {job.status for job in sweep_state.read(make_sweep(tmp_path, DEAD)).jobs} == {Status.NOT_RUN}
 
 
 def test_a_job_that_cannot_be_planned_has_failed(tmp_path: Path) -> None:
@@ -130,7 +136,7 @@ def test_a_job_that_cannot_be_planned_has_failed(tmp_path: Path) -> None:
     sweep.jobs[0].__dict__["error"] = "sparsity: too much"
     sweep.write()
     (job,) = sweep_state.read(Sweep.read(sweep.folder)).jobs
-    assert (job.status, job.reason) == ("failed", "sparsity: too much")
+    assert (job.status, job.reason) == (Status.FAILED, "sparsity: too much")
 
 
 def test_a_running_stage_is_seen_with_its_step_rate_and_time_left_and_a_killed_one_as_such(tmp_path: Path) -> None:
@@ -143,8 +149,10 @@ def test_a_running_stage_is_seen_with_its_step_rate_and_time_left_and_a_killed_o
     written = progress.Progress(this_process(), now - 30, now, "finetune", 30, 100, "step", 1.0, {"loss": 2.5})
     scratch.write_text(json.dumps(written.__dict__))
     state = sweep_state.read(sweep)
-    assert {node.name: node.status for node in state.nodes if node.users == 3} == {"dense": "stored"}
-    assert sorted(node.status for node in state.nodes) == ["running", "stored", "stored", "waiting"]
+    assert {node.name: node.status for node in state.nodes if node.users == 3} == {"dense": Status.HIT}
+    assert sorted(node.status for node in state.nodes) == sorted(
+        [Status.RUNNING, Status.HIT, Status.HIT, Status.TO_RUN]
+    )
     seconds, unknown = state.seconds_left()
     assert (seconds, unknown) == (pytest.approx((70 + 100) / 2, abs=1), 0)
     text = shown(state)
@@ -153,7 +161,7 @@ def test_a_running_stage_is_seen_with_its_step_rate_and_time_left_and_a_killed_o
     assert "loss 2.5" in text
     assert "about 85 s left" in text
     scratch.write_text(json.dumps(written.__dict__ | {"process": DEAD}))
-    assert "killed" in shown(sweep_state.read(sweep))
+    assert "interrupted" in shown(sweep_state.read(sweep))
 
 
 def test_what_kinds_of_stages_take_is_not_guessed(tmp_path: Path) -> None:
@@ -218,7 +226,7 @@ def test_watching_ends_with_the_sweep(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path, DEAD, jobs=1)
     end_job(sweep, 0)
     state = watch(sweep, Console(quiet=True), until=lambda state: not state.alive)
-    assert state.status == "done"
+    assert state.status == Status.DONE
 
 
 def test_watching_waits_for_the_next_sweep_if_none_runs(tmp_path: Path) -> None:
@@ -238,7 +246,7 @@ def test_watching_waits_for_the_next_sweep_if_none_runs(tmp_path: Path) -> None:
     thread.join()
     said = console.export_text()
     assert "waiting for a sweep" in said
-    assert "20260101-1, is unfinished (--latest shows it)" in said
+    assert "20260101-1, is interrupted (--latest shows it)" in said
 
 
 def test_watching_takes_the_sweep_that_runs(tmp_path: Path) -> None:
@@ -256,7 +264,7 @@ def test_the_record_of_a_sweep_reads_back_as_it_was_written(tmp_path: Path) -> N
             "num": 0,
             "name": "seed=0",
             "overrides": ["seed=0"],
-            "nodes": sweep.jobs[0].nodes,
+            "nodes": {name: asdict(node) for name, node in sweep.jobs[0].nodes.items()},
         }.items()
     )
     assert record["command"] == sweep.command
@@ -269,7 +277,7 @@ def test_what_a_sweep_has_planned_is_no_garbage_before_its_jobs_begin(tmp_path: 
         with suppress(RuntimeError), results.fill("dense", fingerprint(name), lambda who: None) as slot:
             (slot.resume / "checkpoint").write_text("")
             raise RuntimeError
-    assert garbage.planned(tmp_path) == {node["fingerprint"] for node in sweep.jobs[0].nodes.values()}
+    assert garbage.planned(tmp_path) == {node.fingerprint for node in sweep.jobs[0].nodes.values()}
     found = {item.path.name for item in garbage.collect(results, garbage.planned(tmp_path))}
     assert found == {f"dense-{fingerprint('another')[:16]}"}
 

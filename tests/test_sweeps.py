@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from pipeline import __main__
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep, sweeps
 from pipeline.store.store import Store
 from pipeline.sweeps import __main__ as command_line
 from pipeline.sweeps import state as sweep_state
-from pipeline.sweeps.sweep import Sweep, sweeps
 from tests import cheap
 from tests.running import PROJECT, Place
 
@@ -70,7 +71,7 @@ def shell(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def nodes_of(sweep: Sweep) -> set[str]:
-    return {node["fingerprint"] for job in sweep.jobs for node in job.nodes.values()}
+    return {node.fingerprint for job in sweep.jobs for node in job.nodes.values()}
 
 
 def executed(sweep: Sweep) -> Counter[str]:
@@ -90,7 +91,7 @@ def test_a_sweep_is_recorded_with_its_plan_and_runs_what_jobs_share_once_and_fir
     for job in sweep.jobs:
         planned = json.loads((sweep.folder / str(job.num) / "plan.json").read_text())["nodes"]
         assert {name: node["fingerprint"] for name, node in planned.items()} == {
-            name: node["fingerprint"] for name, node in job.nodes.items()
+            name: node.fingerprint for name, node in job.nodes.items()
         }
     first = json.loads((sweep.folder / "shared.json").read_text()).values()
     assert [node["node"] for node in first] == [
@@ -260,7 +261,7 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         made |= {path: path.stat().st_ino for path in place.runs.glob("store/*/*/meta.json")}
-    assert [sweep_state.read(sweep).status for sweep in sweeps(place.runs)] == ["unfinished"] * 2
+    assert [sweep_state.read(sweep).status for sweep in sweeps(place.runs)] == [Status.INTERRUPTED] * 2
     assert len(made) < 20, "the kills came too late to prove anything"
     finished = subprocess.run(command, capture_output=True, text=True, timeout=900, **settings)
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -272,7 +273,7 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
     assert set(executed(third).values()) == {1}
     state = sweep_state.read(third)
     assert (state.status, state.counts) == ("done", {"done": 12})
-    assert {node.status for node in state.nodes} == {"stored"}
+    assert {node.status for node in state.nodes} == {Status.HIT}
     unbroken = Place(place.sources, tmp_path / "unbroken")
     unbroken.folder.mkdir()
     command = [sys.executable, "-m", "tests.cheap", *unbroken.command(*TWELVE)[3:]]

@@ -21,21 +21,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from pipeline import dashboard
 from pipeline.environment import environment
-from pipeline.job import Job
+from pipeline.plan import Stores
+from pipeline.record.job import Job
+from pipeline.record.metrics import of_result
+from pipeline.record.outcome import Outcome, Outcomes, write_outcomes
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep
 from pipeline.schema import Tracking
 from pipeline.store.store import Entry, Slot, Store
-from pipeline.sweeps.sweep import Sweep
 from pipeline.tracking import __main__ as command_line
+from pipeline.tracking import dashboard
 from pipeline.tracking.relog import relog
 from pipeline.tracking.server import connect
-from pipeline.tracking.tracker import RELOG, Tracker, TrackingLostError, open_sweep_tracker, open_tracker
-from pipeline.tracking.values import PARAM_CHARACTERS
+from pipeline.tracking.terms import PARAM_CHARACTERS
+from pipeline.tracking.tracker import RELOG, TrackingLostError, open_sweep_tracker, open_tracker
 from pipeline.tracking.view import View
 from stages.contracts import UserError
 from tests.running import hear_interrupts
@@ -67,7 +72,7 @@ def settings(**changed: Any) -> Tracking:
 def make_job(runs: Path, number: int = 0, sweep: str = SWEEP, **dials: str) -> Job:
     folder = runs / "sweeps" / sweep / str(number) if sweep else runs / "jobs" / str(number)
     name = " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"
-    config = {"seed": 0, "distill": {"ce": 1.0}, "cache": {"folder": str(runs / "cache")}}
+    config = {"seed": 0, "distill": {"ce": 1.0}, "cache": {"folder": str(runs / "cache")}, "data": {"path": "texts"}}
     return Job(name=name, sweep=sweep, folder=folder, config=config, dials=dials)
 
 
@@ -78,16 +83,15 @@ class Told:
         self.said: list[str] = []
         self.job = job
         self.store = Store(runs / "store")
-        self.nodes: dict[str, dict[str, Any]] = {}
-        self.tracker: Tracker = open_tracker(config or settings(), runs, job, 1, self.said.append)
+        self.nodes: Outcomes = {}
+        self.tracker = open_tracker(config or settings(), job, Stores.below(runs, runs / "cache"), 1, self.said.append)
 
     def node(self, name: str, stage: str = "finetune", config: Mapping[str, Any] | None = None, card: str = "") -> str:
         config = {"training": {"lr": 1e-4, "betas": [0.9, 0.999]}} if config is None else config
         fingerprint = hashlib.sha256(json.dumps([stage, config]).encode()).hexdigest()
         with self.store.fill(stage, fingerprint, lambda who: None) as slot:
             if slot.entry:
-                entry, status = slot.entry, "hit"
-                self.tracker.hit(name, entry)
+                entry, status = slot.entry, Status.HIT
             else:
                 run = self.tracker.start_stage(name, stage, fingerprint, config)
                 curve = [{"step": step, "time": 1e9 + step, "metrics": {"loss": 3.0 - step}} for step in range(3)]
@@ -96,23 +100,17 @@ class Told:
                     (slot.out / "README.md").write_text(card)
                 for point in curve[1:]:
                     run.metrics(point["metrics"], point["step"], point["time"])
-                entry, status = publish(slot, stage, fingerprint, config, curve), "done"
-                run.finish(entry)
+                entry, status = publish(slot, stage, fingerprint, config, curve), Status.DONE
         self.note(name, stage, fingerprint, status, entry.meta["metrics"])
+        self.tracker.sync(self.nodes)
         return fingerprint
 
-    def note(self, name: str, stage: str, fingerprint: str, status: str, metrics: dict[str, float]) -> None:
-        self.nodes[name] = {
-            "stage": stage,
-            "fingerprint": fingerprint,
-            "status": status,
-            "seconds": 2.5,
-            "metrics": metrics,
-        }
+    def note(self, name: str, stage: str, fingerprint: str, status: Status, metrics: dict[str, float]) -> None:
+        self.nodes[name] = Outcome(name, stage, fingerprint, status, 2.5, of_result(stage, metrics, None))
 
-    def end(self, ok: bool = True) -> None:
-        (self.job.folder / "summary.json").write_text(json.dumps(self.nodes))
-        self.tracker.finish(self.nodes, ok)
+    def end(self) -> None:
+        write_outcomes(self.nodes, self.job.folder / "summary.json")
+        self.tracker.finish(self.nodes)
 
 
 def publish(slot: Slot, stage: str, fingerprint: str, config: Mapping[str, Any], curve: list[Any]) -> Entry:
@@ -146,12 +144,12 @@ def only(found: list[Any]) -> Any:
 
 
 def history(view: View, run: Any, name: str) -> dict[int, float]:
-    return {point.step: point.value for point in view.connection.client.get_metric_history(run.info.run_id, name)}
+    return {point.step: point.value for point in view.runs.client.get_metric_history(run.info.run_id, name)}
 
 
 def artifacts(view: View, run: Any, folder: str | None = None) -> set[str]:
     found = set()
-    for file in view.connection.client.list_artifacts(run.info.run_id, folder):
+    for file in view.runs.client.list_artifacts(run.info.run_id, folder):
         found |= artifacts(view, run, file.path) if file.is_dir else {file.path}
     return found
 
@@ -160,7 +158,7 @@ def test_stage_run_holds_config_curves_summary_facts_data_environment_and_files(
     told = Told(runs, make_job(runs))
     fingerprint = told.node("finetune_0.5")
     view = view_of(runs)
-    run = only(view.search("FINISHED", kind="stage", fingerprint=fingerprint))
+    run = only(view.runs.search("FINISHED", kind="stage", fingerprint=fingerprint))
     assert run.info.run_name == "finetune_0.5"
     assert run.data.params == {"training.lr": "0.0001", "training.betas": "[0.9, 0.999]"}
     assert history(view, run, "loss") == {0: 3.0, 1: 2.0, 2: 1.0}
@@ -183,7 +181,7 @@ def test_files_on_a_local_artifact_root_are_the_store_s_own(runs: Path) -> None:
     told = Told(runs, make_job(runs))
     entry = told.store.find("finetune", told.node("finetune"))
     assert entry is not None
-    run = only(view_of(runs).search(kind="stage"))
+    run = only(view_of(runs).runs.search(kind="stage"))
     shown = runs / "mlartifacts" / run.info.run_id / "artifacts" / "weights" / "model.safetensors"
     assert shown.samefile(entry.path / "weights" / "model.safetensors")
     assert shown.stat().st_mode & 0o222 == 0
@@ -196,7 +194,7 @@ def test_artifacts_option_limits_what_is_shown(runs: Path, artifacts_: str, expe
     told = Told(runs, make_job(runs), settings(artifacts=artifacts_))
     told.node("finetune")
     view = view_of(runs)
-    assert artifacts(view, only(view.search("FINISHED", kind="stage"))) == expected
+    assert artifacts(view, only(view.runs.search("FINISHED", kind="stage"))) == expected
 
 
 def test_runs_form_a_tree_of_sweep_jobs_and_executed_stages(runs: Path) -> None:
@@ -206,13 +204,13 @@ def test_runs_form_a_tree_of_sweep_jobs_and_executed_stages(runs: Path) -> None:
         told.node("prune", "prune", {"sparsity": sparsity})
         told.end()
     view = view_of(runs)
-    sweep = only(view.search(kind="sweep"))
-    jobs = {run.info.run_name: run for run in view.search(kind="job")}
+    sweep = only(view.runs.search(kind="sweep"))
+    jobs = {run.info.run_name: run for run in view.runs.search(kind="job")}
     assert set(jobs) == {"sparsity=0.5", "sparsity=0.7"}
     assert {run.data.tags["mlflow.parentRunId"] for run in jobs.values()} == {sweep.info.run_id}
     children = {
         name: sorted(
-            run.info.run_name for run in view.search(**{"kind": "stage", "mlflow.parentRunId": job.info.run_id})
+            run.info.run_name for run in view.runs.search(**{"kind": "stage", "mlflow.parentRunId": job.info.run_id})
         )
         for name, job in jobs.items()
     }
@@ -228,11 +226,13 @@ def test_job_run_tells_of_all_its_nodes_and_links_a_hit_to_its_maker(runs: Path)
     second.node("teacher")
     second.end()
     view = view_of(runs)
-    maker = only(view.search(kind="stage"))
-    job = only(view.search(kind="job", job=f"{SWEEP}/1"))
+    maker = only(view.runs.search(kind="stage"))
+    job = only(view.runs.search(kind="job", job=f"{SWEEP}/1"))
     assert job.data.tags["node.teacher"] == maker.info.run_id
-    assert job.data.metrics == {"teacher/loss": 1.0, "teacher/perplexity": 12.5, "seconds": 2.5}
-    assert f"runs/{maker.info.run_id}) | hit |" in job.data.tags["mlflow.note.content"]
+    assert job.data.metrics == {"seconds": 2.5}
+    link = f"runs/{maker.info.run_id}?workflowType=machine_learning"
+    assert f"{link}) | hit |" in job.data.tags["mlflow.note.content"]
+    assert only(job.inputs.dataset_inputs).dataset.name == "texts"
     assert (job.data.params["distill.ce"], job.data.tags["dial.lr"]) == ("1.0", "2")
     assert {"summary.json", "job.json"} <= artifacts(view, job)
 
@@ -244,52 +244,61 @@ def test_jobs_are_compared_by_what_was_chosen_and_by_metrics_of_the_same_names(r
         told = Told(runs, replace(plain, config=config, choices={"distill": "ce", "evaluate": "bleu"}))
         level = f"{100 * sparsity:g}"
         told.node("dense", "dense", {"lr": 1.0})
-        told.note("one_shot", "prune", "aa" * 32, "done", {"sparsity": sparsity, "model_sparsity": 0.1})
-        told.note(f"finetune_{level}", "finetune", "ab" * 32, "done", {"sparsity": sparsity, "model_sparsity": 0.3})
-        told.note("evaluate", "evaluate", "ac" * 32, "done", {"bleu": 20.0, "bleu_stderr": 0.5, "bleu_recovery": 90.0})
-        told.note("evaluate_q", "evaluate", "ad" * 32, "done", {"bleu": 19.0})
+        told.note("one_shot", "prune", "aa" * 32, Status.DONE, {"sparsity": sparsity, "model_sparsity": 0.1})
+        told.note(
+            f"finetune_{level}", "finetune", "ab" * 32, Status.DONE, {"sparsity": sparsity, "model_sparsity": 0.3}
+        )
+        told.note(
+            "evaluate", "evaluate", "ac" * 32, Status.DONE, {"bleu": 20.0, "bleu_stderr": 0.5, "bleu_recovery": 90.0}
+        )
+        told.note("evaluate_q", "evaluate", "ad" * 32, Status.DONE, {"bleu": 19.0, "chrf": 50.0})
         measured = {"decode_speedup": 2.0, "decode_tokens_per_second": 9.0}
         speeds = {f"engine_int8.sparse.{key}": value for key, value in measured.items()}
-        told.note("benchmark", "benchmark", "ae" * 32, "done", speeds | {"torch_fp32.dense.decode_speedup": 1.0})
+        told.note("benchmark", "benchmark", "ae" * 32, Status.DONE, speeds | {"torch_fp32.dense.decode_speedup": 1.0})
         told.end()
     view = view_of(runs)
-    jobs = {run.info.run_name: run.data for run in view.search(kind="job", family="t5", sweep=SWEEP)}
+    jobs = {run.info.run_name: run.data for run in view.runs.search(kind="job", family="t5", sweep=SWEEP)}
     assert set(jobs) == {"sparsity=0.5 distill=ce", "sparsity=0.75 distill=ce"}
     found = jobs["sparsity=0.75 distill=ce"]
     assert (found.params["sparsity"], found.params["distill"], found.params["seed"]) == ("0.75", "ce", "0")
-    expected = {"bleu": 20.0, "bleu_stderr": 0.5, "bleu_recovery": 90.0, "recovery": 90.0, "int8_bleu": 19.0}
-    expected |= {"sparsity": 0.75, "model_sparsity": 0.3, "decode_speedup.engine_int8": 2.0, "best_decode_speedup": 2.0}
-    assert {name: found.metrics[name] for name in expected} == expected
-    assert only(view.search("FINISHED", kind="stage")).data.tags["family"] == "t5"
+    expected = {"bleu": 20.0, "bleu_stderr": 0.5, "recovery": 90.0, "int8_bleu": 19.0, "seconds": 15.0}
+    expected |= {"sparsity": 0.75, "model_sparsity": 0.3, "best_decode_speedup": 2.0}
+    assert found.metrics == expected
+    assert found.tags["best_backend"] == "engine_int8"
+    sweep = only(view.runs.search(kind="sweep"))
+    assert sweep.data.tags["quality"] == "bleu"
+    assert history(view, sweep, "bleu/ce") == {50: 20.0, 75: 20.0}
+    assert history(view, sweep, "recovery/ce") == {50: 90.0, 75: 90.0}
+    assert only(view.runs.search("FINISHED", kind="stage")).data.tags["family"] == "t5"
 
 
 def test_a_job_tried_again_goes_on_in_its_run(runs: Path) -> None:
-    Told(runs, make_job(runs)).end(ok=False)
+    first = Told(runs, make_job(runs))
+    first.note("eval", "evaluate", "ef" * 32, Status.FAILED, {})
+    first.end()
     told = Told(runs, make_job(runs))
     view = view_of(runs)
-    assert {run.info.status for run in (*view.search(kind="job"), *view.search(kind="sweep"))} == {"RUNNING"}
-    told.node("eval", "evaluate", {})
+    assert {run.info.status for run in (*view.runs.search(kind="job"), *view.runs.search(kind="sweep"))} == {"RUNNING"}
+    told.node("dense_eval", "evaluate", {})
     told.end()
-    job = only(view.search(kind="job"))
-    assert (job.info.status, job.data.metrics["eval/perplexity"]) == ("FINISHED", 12.5)
-    assert only(view.search(kind="sweep")).info.status == "FINISHED"
+    job = only(view.runs.search(kind="job"))
+    assert (job.info.status, job.data.metrics["perplexity"]) == ("FINISHED", 12.5)
+    assert only(view.runs.search(kind="sweep")).info.status == "FINISHED"
 
 
 def test_stages_that_run_before_the_jobs_of_a_sweep_stand_under_the_sweep(runs: Path) -> None:
-    before = open_sweep_tracker(settings(), runs, SWEEP, {"sweep": SWEEP}, print)
+    before = open_sweep_tracker(settings(), SWEEP, Stores.below(runs, runs / "cache"), {"sweep": SWEEP}, print)
     told = Told(runs, make_job(runs))
     told.tracker, own = before, told.tracker
     fingerprint = told.node("dense", "dense", {"lr": 1.0})
-    (runs / "sweeps" / SWEEP / "shared.json").write_text(
-        json.dumps({fingerprint: {"node": "dense", **told.nodes["dense"]}})
-    )
+    write_outcomes({fingerprint: told.nodes["dense"]}, runs / "sweeps" / SWEEP / "shared.json")
     told.tracker = own
     told.node("dense", "dense", {"lr": 1.0})
     told.end()
     view = view_of(runs)
-    stage, sweep = only(view.search(kind="stage")), only(view.search(kind="sweep"))
+    stage, sweep = only(view.runs.search(kind="stage")), only(view.runs.search(kind="sweep"))
     assert stage.data.tags["mlflow.parentRunId"] == sweep.info.run_id
-    assert only(view.search(kind="job")).data.tags["node.dense"] == stage.info.run_id
+    assert only(view.runs.search(kind="job")).data.tags["node.dense"] == stage.info.run_id
 
 
 def test_the_cards_of_sources_stand_with_the_job(runs: Path) -> None:
@@ -297,7 +306,7 @@ def test_the_cards_of_sources_stand_with_the_job(runs: Path) -> None:
     told.node("model", "model", {}, card="# A model")
     told.end()
     view = view_of(runs)
-    job = only(view.search(kind="job"))
+    job = only(view.runs.search(kind="job"))
     assert "cards/model/README.md" in artifacts(view, job)
 
 
@@ -308,7 +317,7 @@ def test_hit_unknown_to_mlflow_is_shown_from_the_store(runs: Path) -> None:
     told = Told(runs, make_job(runs, 1))
     told.node("dense")
     view = view_of(runs)
-    run = only(view.search("FINISHED", kind="stage"))
+    run = only(view.runs.search("FINISHED", kind="stage"))
     assert history(view, run, "loss") == {0: 3.0, 1: 2.0, 2: 1.0}
     assert artifacts(view, run) == {"meta.json", "metrics.jsonl", "weights/model.safetensors"}
 
@@ -321,14 +330,15 @@ def test_failed_stage_keeps_its_curve_and_traceback_and_fails_job_and_sweep(runs
         raise ValueError("the disk is made of cheese")
     except ValueError as error:
         run.fail(error)
-    told.end(ok=False)
+    told.note("finetune", "finetune", "ef" * 32, Status.FAILED, {})
+    told.end()
     view = view_of(runs)
-    stage = only(view.search("FAILED", kind="stage"))
+    stage = only(view.runs.search("FAILED", kind="stage"))
     assert history(view, stage, "loss") == {4: 7.0}
     assert stage.data.tags["error"] == "ValueError: the disk is made of cheese"
     report = runs / "mlartifacts" / stage.info.run_id / "artifacts" / "error.txt"
     assert "test_failed_stage_keeps" in report.read_text()
-    assert {only(view.search(kind=kind)).info.status for kind in ("job", "sweep")} == {"FAILED"}
+    assert {only(view.runs.search(kind=kind)).info.status for kind in ("job", "sweep")} == {"FAILED"}
 
 
 def test_what_jobs_were_told_to_differ_in_is_where_mlflow_s_comparison_begins(runs: Path) -> None:
@@ -337,7 +347,7 @@ def test_what_jobs_were_told_to_differ_in_is_where_mlflow_s_comparison_begins(ru
         plain = make_job(runs, number, distill=loss, sparsity=str(0.5 + number / 10))
         settings = {"distill": {"ce": 1, "kd": kd, "squarehead": squarehead}, "training": {"lr": 0.1 * (number + 1)}}
         Told(runs, replace(plain, config=plain.config | settings, choices={"distill": loss})).end()
-    found = [run.data.params for run in view_of(runs).search(kind="job")]
+    found = [run.data.params for run in view_of(runs).runs.search(kind="job")]
     differing = sorted(key for key in found[0] if len({params[key] for params in found}) > 1)
     assert differing == ["distill", "sparsity", "training.lr"]  # MLflow's first three: by name
 
@@ -347,7 +357,7 @@ def test_names_and_values_beyond_mlflow_s_limits_are_fitted(runs: Path) -> None:
     run = told.tracker.start_stage("n", "prune", "ef" * 32, {"skip": "x" * 7000, "empty": "", "none": None})
     run.metrics({"layers[0]:α/../error (%)": 1.0, "../": 2.0}, 0, time.time())
     run.fail(KeyboardInterrupt())
-    found = only(view_of(runs).search("KILLED", kind="stage"))
+    found = only(view_of(runs).runs.search("KILLED", kind="stage"))
     assert found.data.metrics == {"layers_0___/error ___": 1.0, "_": 2.0}
     assert found.data.params["skip"] == "x" * (PARAM_CHARACTERS - 3) + "..."
     assert (found.data.params["empty"], found.data.params["none"]) == ("", "null")
@@ -360,7 +370,7 @@ def test_more_values_than_one_call_takes_all_arrive(runs: Path) -> None:
         run.metrics({"a": step, "b": step, "c": step}, step, time.time())
     run.fail(RuntimeError())
     view = view_of(runs)
-    found = only(view.search(kind="stage"))
+    found = only(view.runs.search(kind="stage"))
     assert len(found.data.params) == 230
     assert all(history(view, found, name) == {step: step for step in range(450)} for name in "abc")
 
@@ -371,14 +381,14 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
         told.node("dense", "dense", {"lr": 1.0})
         told.node(f"prune_{number}", "prune", {"sparsity": number})
         if not status:
-            told.note("finetune", "finetune", "ef" * 32, "failed", {})
-        told.end(status)
-    before = open_sweep_tracker(settings(), runs, SWEEP, {"sweep": SWEEP}, print)
+            told.note("finetune", "finetune", "ef" * 32, Status.FAILED, {})
+        told.end()
+    before = open_sweep_tracker(settings(), SWEEP, Stores.below(runs, runs / "cache"), {"sweep": SWEEP}, print)
     told.tracker = before
     shared = told.node("data", "calibrate", {"samples": 1})
     planned = Sweep(runs / "sweeps" / SWEEP, [], "", "", "", "", 1, "", [])
     planned.write()
-    (planned.folder / "shared.json").write_text(json.dumps({shared: {"node": "data", **told.nodes["data"]}}))
+    write_outcomes({shared: told.nodes["data"]}, planned.folder / "shared.json")
     alone = Told(runs, make_job(runs, 7, sweep=""))
     alone.node("dense", "dense", {"lr": 1.0})
     alone.end()
@@ -388,7 +398,7 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
     view = view_of(runs)
     assert relog(view, runs) == {"sweep": 1, "job": 3, "stage": 4}
     assert told_by(view) == live
-    (sweep,) = view.search(kind="sweep")
+    (sweep,) = view.runs.search(kind="sweep")
     assert sweep.info.start_time <= sweep.info.end_time
     assert relog(view, runs) == {"sweep": 0, "job": 0, "stage": 0}
     assert told_by(view) == live
@@ -396,7 +406,7 @@ def test_relog_rebuilds_the_view_and_adds_nothing_twice(runs: Path, database: Pa
 
 def told_by(view: View) -> dict[str, Any]:
     """All that the view tells, with names in the place of ids, and without the clock."""
-    runs = view.search()
+    runs = view.runs.search()
     names = {run.info.run_id: run.info.run_name for run in runs}
 
     def named(text: str) -> str:
@@ -435,11 +445,9 @@ def test_database_that_fails_midway_costs_no_result_and_relog_makes_up_for_it(
     assert command_line.main(["relog", "--runs", str(runs)]) == 0
     assert capsys.readouterr().out == "made 0 sweep runs, 0 job runs, 2 stage runs\n"
     view = view_of(runs)
-    assert {run.info.run_name for run in view.search("FINISHED", kind="stage")} == {"dense", "prune", "finetune"}
-    job = only(view.search("FINISHED", kind="job"))
-    assert set(job.data.metrics) == {"seconds"} | {
-        f"{node}/{name}" for node in told.nodes for name in ("loss", "perplexity")
-    }
+    assert {run.info.run_name for run in view.runs.search("FINISHED", kind="stage")} == {"dense", "prune", "finetune"}
+    job = only(view.runs.search("FINISHED", kind="job"))
+    assert job.data.metrics == {"seconds": 7.5}
 
 
 def test_what_a_killed_process_left_running_is_closed_when_its_stage_starts_again(runs: Path) -> None:
@@ -450,17 +458,17 @@ def test_what_a_killed_process_left_running_is_closed_when_its_stage_starts_agai
         told = Told(runs, make_job(runs, 1))
         assert ready.wait(60)
         view = view_of(runs)
-        assert len(view.search("RUNNING", kind="job")) == 2
+        assert len(view.runs.search("RUNNING", kind="job")) == 2
         process.kill()
         process.join()
         told.tracker.start_stage("finetune", "finetune", "ef" * 32, {})
-        assert sorted(run.info.status for run in view.search(kind="stage")) == ["KILLED", "RUNNING"]
+        assert sorted(run.info.status for run in view.runs.search(kind="stage")) == ["KILLED", "RUNNING"]
         told.end()
     finally:
         process.kill()
     Told(runs, make_job(runs, 2)).end()
-    assert sorted(run.info.status for run in view.search(kind="job")) == ["FINISHED", "FINISHED", "KILLED"]
-    assert only(view.search(kind="sweep")).info.status == "FAILED"
+    assert sorted(run.info.status for run in view.runs.search(kind="job")) == ["FINISHED", "FINISHED", "KILLED"]
+    assert only(view.runs.search(kind="sweep")).info.status == "FAILED"
 
 
 def test_processes_that_touch_a_new_database_at_once_share_experiment_and_sweep(tmp_path: Path) -> None:
@@ -472,18 +480,18 @@ def test_processes_that_touch_a_new_database_at_once_share_experiment_and_sweep(
         job.join(120)
     assert [job.exitcode for job in jobs] == [0] * 4
     view = view_of(tmp_path)
-    assert sorted(found.name for found in view.connection.client.search_experiments()) == ["Default", "squarehead"]
-    assert only(view.search(kind="sweep")).info.status == "FINISHED"
-    assert len(view.search("FINISHED", kind="job")) == 4
-    maker = only(view.search(kind="stage")).info.run_id
-    assert {run.data.tags["node.dense"] for run in view.search(kind="job")} == {maker}
+    assert sorted(found.name for found in view.runs.client.search_experiments()) == ["Default", "squarehead"]
+    assert only(view.runs.search(kind="sweep")).info.status == "FINISHED"
+    assert len(view.runs.search("FINISHED", kind="job")) == 4
+    maker = only(view.runs.search(kind="stage")).info.run_id
+    assert {run.data.tags["node.dense"] for run in view.runs.search(kind="job")} == {maker}
 
 
 def test_server_that_is_away_is_told_in_seconds_with_the_option_and_no_password(tmp_path: Path) -> None:
     uri = f"http://user:secret@127.0.0.1:{free_port()}"
     started = time.monotonic()
     with pytest.raises(UserError, match=r"^tracking.uri: cannot use MLflow at http://127.0.0.1:\d+: ") as caught:
-        open_tracker(settings(uri=uri), tmp_path, make_job(tmp_path), 1, print)
+        open_tracker(settings(uri=uri), make_job(tmp_path), Stores.below(tmp_path, tmp_path), 1, print)
     assert time.monotonic() - started < 20
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -491,9 +499,9 @@ def test_server_that_is_away_is_told_in_seconds_with_the_option_and_no_password(
 
 def test_experiment_deleted_in_mlflow_is_an_error_that_names_the_option(runs: Path) -> None:
     view = view_of(runs)
-    view.connection.client.delete_experiment(view.connection.experiment)
+    view.runs.client.delete_experiment(view.runs.experiment)
     with pytest.raises(UserError, match=r"^tracking\.experiment: 'squarehead' was deleted"):
-        open_tracker(settings(), runs, make_job(runs), 1, print)
+        open_tracker(settings(), make_job(runs), Stores.below(runs, runs), 1, print)
 
 
 def test_files_are_uploaded_to_a_server_and_its_end_midway_costs_no_result(tmp_path: Path, database: Path) -> None:
@@ -523,22 +531,21 @@ def test_files_are_uploaded_to_a_server_and_its_end_midway_costs_no_result(tmp_p
 
 
 def test_dashboard_serves_the_experiment_on_this_machine_and_ends_with_ctrl_c(runs: Path) -> None:
-    told = Told(runs, make_job(runs, sparsity="0.5"))
+    told = Told(runs, make_job(runs, sparsity="0.5", distill="kd"))
     told.node("evaluate", "evaluate", {})
+    told.note("prune", "prune", "ab" * 32, Status.DONE, {"sparsity": 0.5})
     told.end()
+    open_sweep_tracker(settings(), "29990101-000000", Stores.below(runs, runs), {"sweep": "29990101-000000"}, print)
     port = free_port()
     command = [sys.executable, "-m", "pipeline.dashboard", "--runs", str(runs), "--port", str(port), "--no-open"]
     with background(command) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        experiment = view_of(runs).connection.experiment
-        assert f"http://127.0.0.1:{port}/#/experiments/{experiment}/runs?" in line
+        experiment = view_of(runs).runs.experiment
+        assert f"http://127.0.0.1:{port}/#/metric?runs=" in line, "of the sweep that has come to something"
+        assert quote('["loss/kd"]') in line
         shown = get(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=squarehead")
-        tags = {tag["key"]: tag["value"] for tag in json.loads(shown)["experiment"]["tags"]}
-        shown_view = json.loads(tags["mlflow.sharedViewState.squarehead"])
-        assert {"metrics.`perplexity`", "params.`sparsity`"} <= set(shown_view["selectedColumns"])
-        assert shown_view["searchFilter"] == f"tags.sweep = '{SWEEP}' and tags.kind = 'job'"
-        assert shown_view["compareRunCharts"][0]["type"] == "PARALLEL"
+        assert json.loads(shown)["experiment"]["experiment_id"] == experiment
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     with pytest.raises(URLError):

@@ -12,22 +12,24 @@ from rich.markup import escape
 
 from pipeline import credentials, os_errors
 from pipeline.command.errors import JobFailedError
-from pipeline.headline import headline, main_metric
-from pipeline.job import SUMMARY, Job, is_done, read_summary, went_well
 from pipeline.plan import Plan, Stores
+from pipeline.record.headline import headline
+from pipeline.record.job import SUMMARY, Job, is_done
+from pipeline.record.outcome import Outcomes, read_outcomes, status_of, write_outcomes
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep, dials, name_of, read_shared
 from pipeline.reporting import plots
-from pipeline.run import Outcomes, run_plan
+from pipeline.run import run_plan
 from pipeline.schema import Config
 from pipeline.sweeps.join import with_this_job
 from pipeline.sweeps.shared import failures, settled
-from pipeline.sweeps.sweep import Sweep, dials, name_of, read_shared
 from pipeline.sweeps.tables import show_job_end
 from pipeline.table import (
     show_benchmark,
+    show_models,
     show_outcomes,
     show_quality,
     show_warnings,
-    summary,
     warn,
     write_json,
 )
@@ -69,8 +71,8 @@ def say_where(stores: Stores, console: Console) -> None:
 
 
 def _quality(folder: Path) -> float | None:
-    nodes = read_summary(folder)
-    return headline(nodes).get(main_metric(nodes))
+    found = headline(read_outcomes(folder / SUMMARY)).quality
+    return found.value if found else None
 
 
 def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:
@@ -94,43 +96,45 @@ def _run(
     job: Job, config: Config, plan: Plan, stores: Stores, console: Console, bars: bool, failed: Mapping[str, str]
 ) -> None:
     folder = job.folder
-    tracker = open_tracker(config.tracking, Path(config.runs), job, config.threads, lambda line: warn(line, console))
+    tracker = open_tracker(config.tracking, job, stores, config.threads, lambda line: warn(line, console))
     outcomes: Outcomes = {}
     ok = False
     try:
         run_plan(plan, config, stores, tracker, console, folder, bars, outcomes, failed)
-        ok = went_well(summary(outcomes))
+        ok = status_of(outcomes)[0] == Status.DONE
     finally:
         try:
-            write_json(summary(outcomes), folder / SUMMARY)
+            write_outcomes(outcomes, folder / SUMMARY)
         except OSError as error:  # MLflow and the terminal can still be told
             ok = False
             refused = os_errors.of_this_line(error)
             console.print(f"[red]✗ record[/]: {escape(str(refused))}", highlight=False, soft_wrap=True)
-        measured = any(it.status == "done" and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
-        # of a sweep's jobs only those that bring something new: it takes as long as all the rest of a stored one
-        plot = _plot(outcomes, stores, folder, console) if measured or not job.sweep else None
+        measured = any(it.status == Status.DONE and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
+        # of a sweep's jobs only those that bring something new: plotting costs as much as the rest of a cached job
+        plot = _plot(stores, folder, console) if measured or not job.sweep else None
         try:
-            tracker.finish(summary(outcomes), ok)
+            tracker.finish(outcomes)
         except UserError as lost:
             ok = False
             console.print(f"[red]✗ tracking[/]: {escape(str(lost))}", highlight=False, soft_wrap=True)
     if job.sweep:
-        show_job_end(job.name, summary(outcomes), console)
+        show_job_end(job.name, outcomes, console)
     else:
         show_outcomes(outcomes, console)
         show_quality(outcomes, console)
         show_benchmark(outcomes, stores.runs, console)
-        console.print(f"artifacts  {stores.runs.root}\nrecord     {folder / 'summary.json'}", highlight=False)
+        console.print(f"results    {stores.runs.root}\nrecord     {folder / SUMMARY}", highlight=False)
         if plot:
             console.print(f"plot       {plot}", highlight=False)
         if config.tracking.enabled:
-            console.print("dashboard  make dashboard", highlight=False)
+            where = config.tracking.uri or "make dashboard"
+            console.print(f"dashboard  {where}", highlight=False, markup=False, soft_wrap=True)
+        show_models(plan, outcomes, stores, console)
     if not ok:
         raise JobFailedError
 
 
-def _plot(outcomes: Outcomes, stores: Stores, folder: Path, console: Console) -> Path | None:
+def _plot(stores: Stores, folder: Path, console: Console) -> Path | None:
     try:
         return plots.quality_speed(folder, stores.runs.root.parent)
     except Exception as error:  # a picture that fails must not cost the record of what was measured

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pipeline.disk import format_bytes
 from pipeline.estimating.history import SOURCES, History, Past
 from pipeline.plan import Plan, Planned, Stores
+from pipeline.record.status import Status
 from pipeline.schema import Config
 from stages import model_size
 from stages.cost import Cost, Setting, Workload
@@ -81,7 +82,7 @@ def _estimates(plan: Plan, config: Config, history: History, known: Container[st
     return {
         name: _estimate(item, plan, config, size, history)
         for name, item in plan.items()
-        if item.status == "run" and item.fingerprint not in known
+        if item.status == Status.TO_RUN and item.fingerprint not in known
     }
 
 

@@ -75,10 +75,10 @@ def read_outcomes(path: Path) -> Outcomes:
         return {}
 
 
-def status_of(outcomes: Outcomes) -> tuple[Status, str]:
+def status_of(outcomes: Mapping[str, Outcome]) -> tuple[Status, str]:
     """How a job ended by its outcomes, and why it is not done, in one line."""
     if failed := [it for it in outcomes.values() if it.status == Status.FAILED]:
         return Status.FAILED, f"{failed[0].name}: {failed[0].error}"
-    if left := [it for it in outcomes.values() if it.status == Status.NOT_RUN]:
+    if left := [it for it in outcomes.values() if it.status in (Status.NOT_RUN, Status.TO_RUN)]:
         return Status.INTERRUPTED, f"interrupted at {left[0].name}"
     return Status.DONE, ""

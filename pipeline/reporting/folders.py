@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from pipeline.job import RECORD, SUMMARY
 from pipeline.process import is_dead
+from pipeline.record.job import RECORD, SUMMARY
 from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
 from pipeline.record.status import Status
-from pipeline.sweeps.sweep import RECORD as SWEEP
-from pipeline.sweeps.sweep import SHARED
+from pipeline.record.sweep import RECORD as SWEEP
+from pipeline.record.sweep import SHARED
 from stages.contracts import UserError
 
 PLAN = "plan.json"

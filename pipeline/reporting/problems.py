@@ -12,7 +12,7 @@ from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Results
 from pipeline.reporting.table import models
 from pipeline.store.store import SHORT
-from pipeline.tracking.values import cut
+from pipeline.tracking.terms import cut
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.headline import baseline_label
+from pipeline.record.headline import baseline_label
 from pipeline.record.metrics import of_result
 from pipeline.reporting.choices import common_options
 from pipeline.reporting.folders import JobRecord, Node

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.record import sweep
 from pipeline.store import record
 from pipeline.store.store import RESUME, RESUMES, SHORT, Entry, Store
-from pipeline.sweeps import sweep
 from stages.contracts import UserError
 
 SECONDS_A_DAY = 86400
@@ -45,7 +45,7 @@ def planned(runs: Path) -> set[str]:
     found = set().union(*plans(runs).values())
     for path in sweep.records(runs):
         jobs = sweep.Sweep.read(path.parent).jobs
-        found |= {node["fingerprint"] for job in jobs for node in job.nodes.values()}
+        found |= {node.fingerprint for job in jobs for node in job.nodes.values()}
     return found
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep, records, sweeps
 from pipeline.sweeps.state import RETRIED, read
-from pipeline.sweeps.sweep import Sweep, records, sweeps
 from pipeline.sweeps.tables import show_jobs, sweeps_table
 from pipeline.sweeps.watch import wait_for_sweep, watch
 from pipeline.table import table_console
@@ -102,7 +103,8 @@ def _show(sweep: Sweep, console: Console) -> int:
     state = read(sweep)
     show_jobs(state, console)
     console.print(
-        f"[bold]sweep {sweep.id}[/]: {state.status}; {len(state.nodes)} distinct nodes, {state.executed} executed here",
+        f"[bold]sweep {sweep.id}[/]: {state.status.label}; {len(state.nodes)} distinct nodes, {state.executed} "
+        "executed here",
         highlight=False,
     )
     console.print(f"command    {shlex.join(sweep.command)}", highlight=False, markup=False, soft_wrap=True)
@@ -115,8 +117,8 @@ def _watch(runs: Path, begins: str, latest: bool, console: Console) -> int:
     return _exit_code(state.status)
 
 
-def _exit_code(status: str) -> int:
-    return 0 if status in ("done", "running") else 1
+def _exit_code(status: Status) -> int:
+    return 0 if status in (Status.DONE, Status.RUNNING) else 1
 
 
 def _retry(sweep: Sweep, runs: Path, console: Console) -> int:
@@ -130,7 +132,7 @@ def _retry(sweep: Sweep, runs: Path, console: Console) -> int:
         return 0
     for job in again:
         console.print(
-            f"retry job {job.job.num} {job.job.name}: {job.status} {job.reason}", highlight=False, markup=False
+            f"retry job {job.job.num} {job.job.name}: {job.status.label} {job.reason}", highlight=False, markup=False
         )
     command = [
         sys.executable,

@@ -11,14 +11,15 @@ from rich.console import Console
 
 from pipeline.command.running import say_where
 from pipeline.credentials import public
-from pipeline.job import is_done
 from pipeline.plan import Stores
 from pipeline.process import this_process
+from pipeline.record.job import is_done
+from pipeline.record.status import Status
+from pipeline.record.sweep import RECORD, Sweep, sweeps
 from pipeline.sweeps.join import new_sweep
 from pipeline.sweeps.launchers import is_local
 from pipeline.sweeps.plan import JobPlan, distinct
 from pipeline.sweeps.shared import run_shared
-from pipeline.sweeps.sweep import RECORD, Sweep, sweeps
 from pipeline.table import warn
 from pipeline.tracking.tracker import open_sweep_tracker
 from stages.contracts import UserError
@@ -38,9 +39,8 @@ def begin(master: DictConfig, plans: Sequence[JobPlan], side_by_side: int, conso
     if config and is_local(master.hydra):
         # opened even if nothing is to run: a server that is away stops the sweep here, before its jobs
         about = {"sweep": sweep.id, "family": config.model.family}
-        tracker = open_sweep_tracker(
-            config.tracking, Path(master.runs), sweep.id, about, lambda line: warn(line, console)
-        )
+        stores = Stores.of(config)
+        tracker = open_sweep_tracker(config.tracking, sweep.id, stores, about, lambda line: warn(line, console))
     sweep.write()
     (sweep.folder / "multirun.yaml").write_text(public(OmegaConf.to_yaml(master)), encoding="utf-8")
     _announce(sweep, plans, console)
@@ -70,7 +70,7 @@ def _unfinished(runs: Path, plans: Sequence[JobPlan]) -> str:
 
 def _announce(sweep: Sweep, plans: Sequence[JobPlan], console: Console) -> None:
     results = distinct(plans).values()
-    stored, to_run = (sum(item.status == status for item in results) for status in ("hit", "run"))
+    stored, to_run = (sum(item.status == status for item in results) for status in (Status.HIT, Status.TO_RUN))
     nodes = sum(len(item.plan) for item in plans)
     console.print(
         f"[bold]sweep {sweep.id}[/]: {len(plans)} jobs of {nodes} nodes, {len(results)} distinct: {stored} stored, "

@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from pipeline.plan import Plan
 from pipeline.process import parent_process, this_process
+from pipeline.record.sweep import RECORD, Sweep, SweepJob, add_job
 from pipeline.sweeps.launchers import LOCAL, WORKERS, parallel
 from pipeline.sweeps.plan import sweep_job
-from pipeline.sweeps.sweep import RECORD, Sweep, SweepJob, add_job
 
 
 def new_sweep(folder: Path, cache: str, side_by_side: int, process: str, jobs: list[SweepJob]) -> Sweep:

@@ -19,10 +19,11 @@ from rich.console import Console
 from pipeline import preflight
 from pipeline.command.errors import EXPECTED, JobFailedError, explain
 from pipeline.ending import Ending
+from pipeline.record.status import Status
+from pipeline.record.sweep import end
 from pipeline.sweeps import state as sweep_state
 from pipeline.sweeps.launchers import parallel
 from pipeline.sweeps.plan import JobPlan, expand_overrides, plan_jobs
-from pipeline.sweeps.sweep import end
 from pipeline.sweeps.tables import show_end, show_plans
 from pipeline.table import say_problem, table_console, warn
 from stages.contracts import UserError
@@ -72,7 +73,7 @@ def run_sweep(
         print(f"squarehead: {explain(error)}", file=sys.stderr)
     state = sweep_state.read(end(sweep.folder))
     show_end(state, console)
-    if state.status != "done" or any(job.status == JobStatus.FAILED for job in returns):
+    if state.status != Status.DONE or any(job.status == JobStatus.FAILED for job in returns):
         raise JobFailedError
     return returns
 

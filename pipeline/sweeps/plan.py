@@ -18,9 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.credentials import public
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.recipes import build
+from pipeline.record.status import Status
+from pipeline.record.sweep import SweepJob, SweepNode, dials, name_of
 from pipeline.resolve import resolve
 from pipeline.schema import Config, parse
-from pipeline.sweeps.sweep import SweepJob, dials, name_of
 from stages.contracts import UserError
 
 
@@ -91,7 +92,7 @@ def plan_jobs(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]
 def sweep_job(num: int, overrides: list[str], common: Sequence[str], plan: Plan, error: str = "") -> SweepJob:
     """A job for the record of its sweep, named by what is not `common` to its jobs."""
     chosen = dials(overrides, common)
-    nodes = {name: {"stage": item.node.stage, "fingerprint": item.fingerprint} for name, item in plan.items()}
+    nodes = {name: SweepNode(item.node.stage, item.fingerprint) for name, item in plan.items()}
     return SweepJob(num, name_of(chosen), overrides, chosen, nodes, error)
 
 
@@ -99,7 +100,7 @@ def distinct(plans: Sequence[JobPlan]) -> dict[str, Planned]:
     """What all jobs come to, each result once, by fingerprint; to run, if any of them needs it run."""
     found: dict[str, Planned] = {}
     for item in (item for job in plans for item in job.plan.values()):
-        if item.fingerprint not in found or found[item.fingerprint].status == "unneeded":
+        if item.fingerprint not in found or found[item.fingerprint].status == Status.UNNEEDED:
             found[item.fingerprint] = item
     return found
 

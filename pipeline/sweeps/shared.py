@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from engine import cpu
 from pipeline import preflight
 from pipeline.plan import Plan, Planned, Stores
-from pipeline.run import Outcome, Outcomes, run_plan
+from pipeline.record.outcome import Outcome, Outcomes, write_outcomes
+from pipeline.record.status import Status
+from pipeline.record.sweep import SHARED, Sweep, read_shared, shared
+from pipeline.run import run_plan
 from pipeline.store.store import Entry
 from pipeline.sweeps.plan import JobPlan, distinct
-from pipeline.sweeps.sweep import SHARED, Sweep, read_shared, shared
 from pipeline.sweeps.tables import listed
-from pipeline.table import warn, write_json
+from pipeline.table import warn
 from pipeline.tracking.tracker import Tracker
 from stages.contracts import UserError
 
 
-def settled(plan: Plan, done: Mapping[str, Mapping[str, Any]], stores: Stores) -> Plan:
+def settled(plan: Plan, done: Outcomes, stores: Stores) -> Plan:
     """The plan of a job after its sweep's shared stages: what was to be made again has been, once for all jobs."""
     return {
-        name: replace(item, status="hit", entry=entry, replace=False)
-        if item.replace and done.get(item.fingerprint, {}).get("status") == "done"
+        name: replace(item, status=Status.HIT, entry=entry, replace=False)
+        if item.replace and item.fingerprint in done and done[item.fingerprint].status == Status.DONE
         and (entry := stores.for_stage(item.spec).find(item.node.stage, item.fingerprint))
         else item
         for name, item in plan.items()
@@ -35,7 +36,7 @@ def settled(plan: Plan, done: Mapping[str, Mapping[str, Any]], stores: Stores) -
 
 def failures(folder: Path) -> dict[str, str]:
     """{fingerprint: why} of shared stages that failed, so that no job tries them again."""
-    return {key: it["error"] for key, it in read_shared(folder).items() if it["status"] == "failed"}
+    return {key: it.error for key, it in read_shared(folder).items() if it.status == Status.FAILED}
 
 
 def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console: Console) -> None:
@@ -53,7 +54,7 @@ def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console
         work.run(lambda item: item.fingerprint in common)
     finally:
         try:
-            tracker.finish({}, all(it["status"] != "failed" for it in work.told.values()))
+            tracker.finish(work.told)
         except UserError as lost:
             warn(f"tracking: {lost}", console)
 
@@ -66,7 +67,7 @@ class SharedWork:
     plans: Sequence[JobPlan]
     tracker: Tracker
     console: Console
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    told: Outcomes = field(default_factory=dict)
     """By fingerprint: what became of it."""
     made: dict[str, Entry] = field(default_factory=dict)
     """By fingerprint."""
@@ -78,20 +79,20 @@ class SharedWork:
             return
         self.console.print(f"[bold]shared stages first[/]: {listed([it.node.name for it in waiting.values()])}")
         for job in self.plans:
-            part = {name: it for name, it in self._now(job.plan).items() if wanted(it) and it.status != "unneeded"}
+            part = {name: it for name, it in self._now(job.plan).items() if wanted(it) and it.status != Status.UNNEEDED}
             if job.config is None or not any(it.fingerprint in waiting and self._waits(it) for it in part.values()):
                 continue
             config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
             stores = Stores.of(config)
             outcomes: Outcomes = {}
-            known = {key: str(it["error"]) for key, it in self.told.items() if it["status"] == "failed"}
+            known = {key: it.error for key, it in self.told.items() if it.status == Status.FAILED}
             try:
                 run_plan(part, config, stores, self.tracker, self.console, self.sweep.folder, True, outcomes, known)
             finally:
                 for name, outcome in outcomes.items():
-                    if part[name].status == "run" and outcome.fingerprint not in self.told:
-                        self.told[outcome.fingerprint] = {"node": name, **asdict(outcome)}
-                write_json(self.told, self.sweep.folder / SHARED)
+                    if part[name].status == Status.TO_RUN:
+                        self.told.setdefault(outcome.fingerprint, outcome)
+                write_outcomes(self.told, self.sweep.folder / SHARED)
             for outcome in outcomes.values():
                 if entry := _stored(outcome, part, stores):
                     self.made[outcome.fingerprint] = entry
@@ -103,7 +104,7 @@ class SharedWork:
             if job.config is None:
                 continue
             plan = self._now(job.plan)
-            entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == "hit"}
+            entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == Status.HIT}
             if found := preflight.problems(plan, entries, job.config.device):
                 name, error = next(iter(found.items()))
                 broken[job.job.num] = f"job {job.job.num} ({job.job.name}) cannot end well: {name}: {error}"
@@ -115,18 +116,18 @@ class SharedWork:
     def _now(self, plan: Plan) -> Plan:
         """The plan of a job with what has been made since."""
         return {
-            name: replace(item, status="hit", entry=self.made[item.fingerprint], replace=False)
+            name: replace(item, status=Status.HIT, entry=self.made[item.fingerprint], replace=False)
             if item.fingerprint in self.made
             else item
             for name, item in plan.items()
         }
 
     def _waits(self, item: Planned) -> bool:
-        return item.status == "run" and item.fingerprint not in self.told
+        return item.status == Status.TO_RUN and item.fingerprint not in self.told
 
 
 def _stored(outcome: Outcome, part: Plan, stores: Stores) -> Entry | None:
-    if outcome.status not in ("done", "hit"):
+    if not outcome.status.is_stored:
         return None
     spec = next(item.spec for item in part.values() if item.fingerprint == outcome.fingerprint)
     return stores.for_stage(spec).find(outcome.stage, outcome.fingerprint)

@@ -7,52 +7,45 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
 
 from pipeline import progress
-from pipeline.headline import headline, main_metric
-from pipeline.job import RECORD, end_of, read_summary
 from pipeline.plan import Stores
 from pipeline.process import is_dead
 from pipeline.progress import Progress
+from pipeline.record.headline import Headline, headline
+from pipeline.record.job import RECORD, SUMMARY
+from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep, SweepJob, SweepNode, read_shared, shared, users
 from pipeline.store.record import META
 from pipeline.store.store import Store
-from pipeline.sweeps.sweep import Sweep, SweepJob, read_shared, shared, users
 from stages.index import STAGES
 
-NodeStatus = Literal["stored", "running", "stopped", "failed", "waiting"]
-"""stopped: its process was killed; what it had done so far is kept where the stage can go on from it."""
-JobStatus = Literal["done", "failed", "running", "killed", "waiting", "missing"]
-"""waiting: its sweep runs and will come to it. missing: its sweep ended before."""
-RETRIED: tuple[JobStatus, ...] = ("failed", "killed", "missing")
+RETRIED = (Status.FAILED, Status.INTERRUPTED, Status.NOT_RUN)
 
 
-@dataclass(frozen=True)
-class Node:
-    name: str
-    stage: str
-    fingerprint: str
-    status: NodeStatus
-    users: int
+@dataclass
+class SharedOutcome(Outcome):
+    """A result of a sweep, wherever it was made: HIT (stored by now), RUNNING, INTERRUPTED, FAILED or TO_RUN."""
+
+    users: int = 1
     """Jobs that have it."""
-    seconds: float | None = None
-    """It took; of a stored one."""
     progress: Progress | None = None
+    """Of what is running, or was when it was interrupted."""
 
 
 @dataclass(frozen=True)
 class JobState:
     job: SweepJob
-    status: JobStatus
+    status: Status
+    """TO_RUN while its sweep runs and will come to it, NOT_RUN where the sweep ended before."""
     reason: str
     """Of a failure, in one line."""
-    metric: str
-    """Its main one; empty if there is none yet."""
-    headline: dict[str, float]
+    headline: Headline
     executed: int
     """Nodes that this job itself ran."""
     stored: int
@@ -63,7 +56,7 @@ class JobState:
 class SweepState:
     sweep: Sweep
     jobs: list[JobState]
-    nodes: list[Node]
+    nodes: list[SharedOutcome]
     """Each result once."""
     shared_executed: int
     """Nodes that ran before the jobs."""
@@ -71,19 +64,20 @@ class SweepState:
     @property
     def alive(self) -> bool:
         """Whether something of it runs, as far as can be known."""
-        return self.sweep.alive or self.counts["running"] > 0
+        return self.sweep.alive or self.counts[Status.RUNNING] > 0
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         if self.alive:
-            return "running"
+            return Status.RUNNING
         counts = self.counts
-        if counts["done"] == len(self.jobs) and self.jobs:
-            return "done"
-        return "failed" if counts["failed"] and not counts["killed"] + counts["missing"] else "unfinished"
+        if counts[Status.DONE] == len(self.jobs) and self.jobs:
+            return Status.DONE
+        left = counts[Status.INTERRUPTED] + counts[Status.NOT_RUN]
+        return Status.FAILED if counts[Status.FAILED] and not left else Status.INTERRUPTED
 
     @property
-    def counts(self) -> Counter[str]:
+    def counts(self) -> Counter[Status]:
         return Counter(job.status for job in self.jobs)
 
     @property
@@ -95,15 +89,15 @@ class SweepState:
         measured in this sweep. A stage is taken to last as long as those of its kind did here."""
         took: dict[str, list[float]] = {}
         for node in self.nodes:
-            if node.seconds is not None:
+            if node.seconds:
                 took.setdefault(node.stage, []).append(node.seconds)
         seconds, unknown = 0.0, 0
         for node in self.nodes:
-            if node.status in ("stored", "failed"):
+            if node.status in (Status.HIT, Status.FAILED):
                 continue
             usual = statistics.median(took[node.stage]) if node.stage in took else None
             left = usual
-            if node.status == "running" and node.progress:
+            if node.status == Status.RUNNING and node.progress:
                 elapsed = time.time() - node.progress.started
                 left = node.progress.seconds_left
                 left = max(usual - elapsed, left or 0.0) if usual else left
@@ -115,76 +109,68 @@ class SweepState:
 def read(sweep: Sweep) -> SweepState:
     stores = Stores.below(sweep.folder.parent.parent, Path(sweep.cache))
     common = read_shared(sweep.folder)
-    nodes: dict[str, Node] = {}
     having = users(sweep.jobs)
-    summaries = {job.num: read_summary(sweep.folder / str(job.num)) for job in sweep.jobs}
-    failed = {
-        node["fingerprint"] for nodes_ in (common, *summaries.values()) for node in nodes_.values()
-        if node["status"] == "failed"
-    }  # fmt: skip
+    ended = {job.num: read_outcomes(sweep.folder / str(job.num) / SUMMARY) for job in sweep.jobs}
+    every = [outcome for outcomes in (common, *ended.values()) for outcome in outcomes.values()]
+    failed = {outcome.fingerprint for outcome in every if outcome.status == Status.FAILED}
+    nodes: dict[str, SharedOutcome] = {}
     for job in sweep.jobs:
         for name, node in job.nodes.items():
-            key = node["fingerprint"]
-            if key not in nodes:
-                store = stores.for_stage(STAGES[node["stage"]])
-                nodes[key] = _node(store, name, node["stage"], key, having[key], key in failed)
+            if node.fingerprint not in nodes:
+                store = stores.for_stage(STAGES[node.stage])
+                nodes[node.fingerprint] = _node(store, name, node, having[node.fingerprint], failed)
     return SweepState(
         sweep=sweep,
-        jobs=[_job_state(sweep, job, summaries[job.num], nodes) for job in sweep.jobs],
+        jobs=[_job_state(sweep, job, ended[job.num], nodes) for job in sweep.jobs],
         nodes=list(nodes.values()),
-        shared_executed=sum(node["status"] == "done" for node in common.values()),
+        shared_executed=sum(outcome.status == Status.DONE for outcome in common.values()),
     )
 
 
-def shared_nodes(state: SweepState) -> list[Node]:
+def shared_nodes(state: SweepState) -> list[SharedOutcome]:
     common = shared(state.sweep.jobs)
     return [node for node in state.nodes if node.fingerprint in common]
 
 
-def _node(store: Store, name: str, stage: str, fingerprint: str, users: int, failed: bool) -> Node:
+def _node(store: Store, name: str, node: SweepNode, users: int, failed: Collection[str]) -> SharedOutcome:
+    stage, fingerprint = node.stage, node.fingerprint
+    found = SharedOutcome(name, stage, fingerprint, Status.TO_RUN, users=users)
     if store.is_stored(stage, fingerprint):
-        return Node(name, stage, fingerprint, "stored", users, _seconds(store.folder(stage, fingerprint) / META))
-    found = progress.read(store.progress(stage, fingerprint))
-    if found:
-        return Node(name, stage, fingerprint, "running" if found.alive else "stopped", users, None, found)
-    return Node(name, stage, fingerprint, "failed" if failed else "waiting", users)
+        return replace(found, status=Status.HIT, seconds=_seconds(store.folder(stage, fingerprint) / META))
+    if at_work := progress.read(store.progress(stage, fingerprint)):
+        return replace(found, status=Status.RUNNING if at_work.alive else Status.INTERRUPTED, progress=at_work)
+    return replace(found, status=Status.FAILED) if fingerprint in failed else found
 
 
 @functools.cache
-def _seconds(record: Path) -> float | None:
+def _seconds(record: Path) -> float:
+    """That making a result took; 0 where its record cannot be read."""
     try:
         return float(json.loads(record.read_bytes())["seconds"])
     except (OSError, ValueError, KeyError):
-        return None
+        return 0.0
 
 
-def _job_state(
-    sweep: Sweep, job: SweepJob, summary: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, Node]
-) -> JobState:
-    status, reason = _status(sweep, job, summary)
+def _job_state(sweep: Sweep, job: SweepJob, outcomes: Outcomes, nodes: Mapping[str, SharedOutcome]) -> JobState:
+    status, reason = status_of(outcomes) if outcomes else _before_its_end(sweep, job)
     return JobState(
         job=job,
         status=status,
         reason=reason,
-        metric=main_metric(summary),
-        headline=headline(summary),
-        executed=sum(node["status"] == "done" for node in summary.values()),
-        stored=sum(nodes[node["fingerprint"]].status == "stored" for node in job.nodes.values()),
+        headline=headline(outcomes),
+        executed=sum(outcome.status == Status.DONE for outcome in outcomes.values()),
+        stored=sum(nodes[node.fingerprint].status == Status.HIT for node in job.nodes.values()),
     )
 
 
-def _status(sweep: Sweep, job: SweepJob, summary: Mapping[str, Mapping[str, Any]]) -> tuple[JobStatus, str]:
-    folder = sweep.folder / str(job.num)
-    if summary:
-        status, reason = end_of(summary)
-        return ("killed" if status == "interrupted" else status), reason
+def _before_its_end(sweep: Sweep, job: SweepJob) -> tuple[Status, str]:
     if job.error:
-        return "failed", job.error
+        return Status.FAILED, job.error
     try:
-        record = json.loads((folder / RECORD).read_bytes())
+        record = json.loads((sweep.folder / str(job.num) / RECORD).read_bytes())
     except (OSError, ValueError):
-        return ("waiting", "") if sweep.alive else ("missing", "")
-    return ("killed", "") if is_dead(record.get("process", "")) else ("running", "")
+        return Status.TO_RUN if sweep.alive else Status.NOT_RUN, ""
+    return Status.INTERRUPTED if is_dead(record.get("process", "")) else Status.RUNNING, ""
 
 
 def started(sweep: Sweep) -> datetime:

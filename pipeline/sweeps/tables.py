@@ -11,12 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.estimating.estimates import of_jobs, told_duration, told_total, total
-from pipeline.headline import Nodes, headline, main_metric
-from pipeline.job import went_well
 from pipeline.plan import Planned
+from pipeline.record.headline import headline
+from pipeline.record.outcome import Outcomes, status_of
+from pipeline.record.status import Status
+from pipeline.record.sweep import shared
+from pipeline.record.text import describe_job, format_value
 from pipeline.sweeps.plan import JobPlan, distinct
 from pipeline.sweeps.state import SweepState, started
-from pipeline.sweeps.sweep import shared
 from pipeline.table import warn
 
 
@@ -38,9 +40,9 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
         own = [planned for planned in item.plan.values() if planned.fingerprint not in common]
         table.add_row(str(item.job.num), escape(item.job.name), *_cells(own))
     console.print(table)
-    running = [item for item in results.values() if item.status == "run"]
+    running = [item for item in results.values() if item.status == Status.TO_RUN]
     nodes = sum(len(item.plan) for item in plans)
-    stored = sum(item.status == "hit" for item in results.values())
+    stored = sum(item.status == Status.HIT for item in results.values())
     console.print(
         f"{nodes} nodes in {len(plans)} jobs, {len(results)} distinct: {len(running)} to run, {stored} stored",
         highlight=False,
@@ -54,21 +56,14 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
 
 
 def _cells(items: Sequence[Planned]) -> tuple[str, str, str]:
-    to_run = [item.node.name for item in items if item.status == "run"]
-    stored = sum(item.status == "hit" for item in items)
+    to_run = [item.node.name for item in items if item.status == Status.TO_RUN]
+    stored = sum(item.status == Status.HIT for item in items)
     return str(len(to_run)), str(stored), listed(to_run)
 
 
 def listed(names: Sequence[str]) -> str:
     """`dense, prune_50, finetune_50 × 3`: jobs have nodes of the same name and other settings."""
     return ", ".join(name + (f" × {count}" if count > 1 else "") for name, count in Counter(names).items())
-
-
-STYLES = (
-    dict.fromkeys(("done", "stored"), "green")
-    | dict.fromkeys(("failed", "killed", "stopped", "missing", "unfinished"), "red")
-    | {"running": "yellow", "waiting": "dim"}
-)
 
 
 def show_end(state: SweepState, console: Console) -> None:
@@ -83,22 +78,17 @@ def show_end(state: SweepState, console: Console) -> None:
         f"executed, {state.shared_executed} of them before the jobs that share them; {took}",
         highlight=False,
     )
-    if state.status != "done":
+    if state.status != Status.DONE:
         console.print(f"retry      python -m pipeline.sweeps retry-failed {sweep.id}", highlight=False, soft_wrap=True)
     console.print(f"report     python -m pipeline.report {sweep.folder}", highlight=False, soft_wrap=True)
 
 
-def show_job_end(name: str, nodes: Nodes, console: Console) -> None:
+def show_job_end(name: str, outcomes: Outcomes, console: Console) -> None:
     """One line, where a run of its own shows tables."""
-    counts = Counter(node["status"] for node in nodes.values())
-    found, metric = headline(nodes), main_metric(nodes)
-    told = [f"{metric} {found[metric]:.4g}"] if metric in found else []
-    told += [f"recovery {found['recovery']:.1f} %"] if "recovery" in found else []
-    told += [f"{count} {status}" for status, count in counts.items()]
-    console.print(
-        f"{'[green]✓' if went_well(nodes) else '[red]✗'} {escape(name)}[/]: {', '.join(told)}",
-        highlight=False,
-    )
+    counts = Counter(outcome.status for outcome in outcomes.values())
+    said = [describe_job(headline(outcomes)), *(f"{count} {status.label}" for status, count in counts.items())]
+    mark = "[green]✓" if status_of(outcomes)[0] == Status.DONE else "[red]✗"
+    console.print(f"{mark} {escape(name)}[/]: {', '.join(filter(None, said))}", highlight=False)
 
 
 def show_jobs(state: SweepState, console: Console) -> None:
@@ -110,28 +100,26 @@ def show_jobs(state: SweepState, console: Console) -> None:
 
 
 def jobs_table(state: SweepState) -> Table:
-    """Jobs, their status, how many of their results are there, and their main quality."""
-    metric = next((job.metric for job in state.jobs if job.metric), "quality")
+    """Jobs, their status, how many of their results are there, and what they came to."""
+    quality = next((job.headline.quality.name for job in state.jobs if job.headline.quality), "quality")
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("job", overflow="fold")
     table.add_column("", no_wrap=True)
-    for column in ("stored", metric, "recovery", "sparsity", "decode ×", "seconds"):
+    for column in ("stored", quality, "recovery", "sparsity", "decode ×", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     for job in state.jobs:
         found = job.headline
-        value = f"{found[job.metric]:.4g}" if job.metric in found else ""
-        error = found.get(f"{job.metric}_stderr")
         table.add_row(
             str(job.job.num),
             escape(job.job.name),
-            f"[{STYLES[job.status]}]{job.status}[/]",
+            f"[{job.status.style}]{job.status.label}[/]",
             f"{job.stored}/{len(job.job.nodes)}" if job.job.nodes else "",
-            value + (f" ± {error:.2g}" if error is not None else ""),
-            _format(found.get("recovery"), ".1f", " %"),
-            _format(found.get("sparsity"), ".3g"),
-            _format(found.get("best_decode_speedup"), ".2f"),
-            _format(found.get("seconds"), ".0f"),
+            format_value(found.quality) if found.quality else "",
+            _format(found.recovery, ".1f", " %"),
+            _format(found.sparsity, ".3g"),
+            f"{found.speedup.value:.2f} {found.speedup.protocol['backend']}" if found.speedup else "",
+            _format(found.seconds or None, ".0f"),
         )
     return table
 
@@ -148,8 +136,9 @@ def sweeps_table(states: Sequence[SweepState]) -> Table:
         told = [f"→ {after}"] if after else []
         table.add_row(
             state.sweep.id,
-            f"[{STYLES[state.status]}]{state.status}[/]",
-            f"{counts['done']} of {len(state.jobs)}" + (f", {counts['failed']} failed" if counts["failed"] else ""),
+            f"[{state.status.style}]{state.status.label}[/]",
+            f"{counts[Status.DONE]} of {len(state.jobs)}"
+            + (f", {counts[Status.FAILED]} failed" if counts[Status.FAILED] else ""),
             f"{state.executed} of {len(state.nodes)}",
             escape(" ".join([*told, _asked(state)])),
         )
@@ -167,7 +156,7 @@ def _asked(state: SweepState) -> str:
 
 
 def _counted(state: SweepState) -> str:
-    counts = ", ".join(f"{count} {status}" for status, count in state.counts.items())
+    counts = ", ".join(f"{count} {status.label}" for status, count in state.counts.items())
     return f"{len(state.jobs)} jobs: {counts}"
 
 

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.estimating.estimates import told_duration
-from pipeline.sweeps.state import Node, SweepState, read
-from pipeline.sweeps.sweep import Sweep, sweeps
+from pipeline.record.status import Status
+from pipeline.record.sweep import Sweep, sweeps
+from pipeline.sweeps.state import SharedOutcome, SweepState, read
 from pipeline.sweeps.tables import jobs_table
 
 SECONDS_BETWEEN = 1.0
@@ -42,7 +43,9 @@ def wait_for_sweep(runs: Path, console: Console) -> Sweep:
         if found := next((sweep for sweep in known if sweep.alive or sweep.folder not in before), None):
             return found
         if not said:
-            newest = f"; the newest, {known[0].id}, is {read(known[0]).status} (--latest shows it)" if known else ""
+            newest = (
+                f"; the newest, {known[0].id}, is {read(known[0]).status.label} (--latest shows it)" if known else ""
+            )
             console.print(f"waiting for a sweep in {runs / 'sweeps'}{newest}", highlight=False, soft_wrap=True)
             said = True
         time.sleep(SECONDS_BETWEEN)
@@ -50,29 +53,29 @@ def wait_for_sweep(runs: Path, console: Console) -> Sweep:
 
 def screen(state: SweepState) -> Group:
     parts = [_head(state), jobs_table(state)]
-    if at_work := [node for node in state.nodes if node.status in ("running", "stopped")]:
+    if at_work := [node for node in state.nodes if node.status in (Status.RUNNING, Status.INTERRUPTED)]:
         parts.append(_stages(at_work))
     return Group(*parts)
 
 
 def _head(state: SweepState) -> Table:
-    stored = sum(node.status == "stored" for node in state.nodes)
+    stored = sum(node.status == Status.HIT for node in state.nodes)
     head = Table.grid(padding=(0, 1))
     seconds, unknown = state.seconds_left()
     left = f"about {told_duration(seconds)} left" if seconds else ""
     if unknown:
         left += f"{' and ' if left else ''}{unknown} stages of kinds not measured yet"
-    told = left if state.alive else state.status
+    told = left if state.alive else state.status.label
     head.add_row(
         Text(f"sweep {state.sweep.id}", style="bold"),
         ProgressBar(total=max(len(state.nodes), 1), completed=stored, width=30),
-        f"{stored} of {len(state.nodes)} results, {state.counts['done']} of {len(state.jobs)} jobs",
+        f"{stored} of {len(state.nodes)} results, {state.counts[Status.DONE]} of {len(state.jobs)} jobs",
         told,
     )
     return head
 
 
-def _stages(nodes: list[Node]) -> Table:
+def _stages(nodes: list[SharedOutcome]) -> Table:
     table = Table(title="stages at work", title_justify="left", box=None, pad_edge=False)
     for column in ("stage", "", ""):
         table.add_column(column, no_wrap=True)
@@ -85,8 +88,8 @@ def _stages(nodes: list[Node]) -> Table:
         bar = ProgressBar(total=found.total, completed=found.done, width=24) if found.total else ""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in found.shown.items())
         told = [f"for {node.users} jobs"] if node.users > 1 else []
-        if node.status == "stopped":
-            told.append("[red]killed[/]; goes on from its checkpoint, if it made one")
+        if node.status == Status.INTERRUPTED:
+            told.append("[red]interrupted[/]; continues from its checkpoint, if it made one")
         elif (silent := time.time() - found.updated) > SILENT_SECONDS:
             told.append(f"last sign {told_duration(silent)} ago")
         table.add_row(
@@ -96,7 +99,7 @@ def _stages(nodes: list[Node]) -> Table:
             f"{found.done}/{found.total}" if found.total else "",
             _rate(found.rate, found.unit),
             told_duration(found.seconds_left) if found.seconds_left is not None else "",
-            told_duration((time.time() if node.status == "running" else found.updated) - found.started),
+            told_duration((time.time() if node.status == Status.RUNNING else found.updated) - found.started),
             "  ".join([shown, *told]).strip(),
         )
     return table

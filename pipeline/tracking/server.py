@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,20 +14,12 @@ from filelock import FileLock
 
 from pipeline.credentials import public, reveal
 from pipeline.tracking import database
+from pipeline.tracking.runs import Runs
 from stages.contracts import UserError
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 """While it is not known whether there is a server at all."""
-
-
-@dataclass(frozen=True)
-class Connection:
-    client: Any
-    experiment: str
-    """Its id."""
-    lock: FileLock
-    """Held while something that must exist once is looked for and made."""
 
 
 def default_uri(runs: Path) -> str:
@@ -40,7 +31,7 @@ def artifact_folder(runs: Path) -> Path:
     return runs.resolve() / "mlartifacts"
 
 
-def connect(uri: str, experiment: str, runs: Path) -> Connection:
+def connect(uri: str, experiment: str, runs: Path) -> Runs:
     """Opens the experiment; makes it, and the database under runs/, if there is none. Empty uri: the default.
 
     Raises UserError, in seconds, if the server does not answer.
@@ -70,7 +61,7 @@ def connect(uri: str, experiment: str, runs: Path) -> Connection:
         raise UserError(reason, "tracking.experiment")
     for key, value in PATIENT.items():
         os.environ.setdefault(key, value)
-    return Connection(client, str(found.experiment_id), lock)
+    return Runs(client, str(found.experiment_id), lock)
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -1,4 +1,4 @@
-"""MLflow while jobs run: a run for the sweep, one for the job under it, one for each stage the job executes.
+"""MLflow while jobs run: the record is brought in after each result, and the curves of a stage as they come.
 
 The store is the truth, MLflow a view of it. If MLflow fails on the way, work goes on without it, and
 `python -m pipeline.tracking relog` brings in later what is missing.
@@ -12,20 +12,19 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.credentials import public
 from pipeline.environment import environment
-from pipeline.job import Job
+from pipeline.plan import Stores
 from pipeline.process import this_process
+from pipeline.record.job import SUMMARY, Job, ended_at
+from pipeline.record.outcome import Outcomes
 from pipeline.schema import Tracking
-from pipeline.store.store import Entry
 from pipeline.tracking.server import connect, explain, failures
-from pipeline.tracking.values import Point
-from pipeline.tracking.view import View, card_of
+from pipeline.tracking.terms import Point
+from pipeline.tracking.view import Live, Record, View
 from stages.contracts import UserError
-
-__all__ = ["Job", "StageRun", "Tracker", "TrackingLostError", "open_sweep_tracker", "open_tracker"]
 
 FLUSH_SECONDS = 2.0
 RELOG = "python -m pipeline.tracking relog"
@@ -37,62 +36,32 @@ class TrackingLostError(UserError):
     """MLflow failed while a job ran. Its results are complete in the store."""
 
 
-class StageRun(Protocol):
-    """A stage at work."""
-
-    def metrics(self, values: Mapping[str, float], step: int, when: float) -> None:
-        """Points of curves; `when` in seconds since the epoch."""
-
-    def finish(self, entry: Entry) -> None:
-        """The stage is published."""
-
-    def fail(self, error: BaseException) -> None:
-        """The stage ended without a result."""
-
-
-class Tracker(Protocol):
-    """A job at work."""
-
-    def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> StageRun:
-        """A node that is about to be executed. Whoever calls this holds the store's lock of the fingerprint."""
-
-    def hit(self, node: str, entry: Entry) -> None:
-        """A node whose result was there."""
-
-    def finish(self, nodes: Mapping[str, Mapping[str, Any]], ok: bool) -> None:
-        """The end of the job; `nodes` is its summary, and its folder holds the files to show.
-
-        Raises TrackingLostError if MLflow failed, now or earlier.
-        """
-
-
-def open_tracker(config: Tracking, runs: Path, job: Job, threads: int, say: Callable[[str], None] = print) -> Tracker:
-    """`say` gets one line if MLflow fails later on. Raises UserError if it cannot be used now."""
+def open_tracker(
+    config: Tracking, job: Job, stores: Stores, threads: int, say: Callable[[str], None] = print
+) -> Tracker:
+    """For a job that starts, whose record it writes. `say` gets one line if MLflow fails later on. Raises UserError if
+    it cannot be used now."""
     job = replace(job, environment=environment(threads), process=this_process())
     job.write()
-    if not config.enabled:
-        return NullTracker()
-    view = _view(config, runs.resolve())
-    try:
-        view.close_dead()
-        run_id = view.create_job(job)
-    except failures() as error:
-        raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
-    return _MlflowTracker(view, job, run_id, job.about, say)
+    return _open(config, Record.of_job(job, {}, stores), say)
 
 
 def open_sweep_tracker(
-    config: Tracking, runs: Path, sweep: str, about: Mapping[str, str], say: Callable[[str], None]
+    config: Tracking, sweep: str, stores: Stores, about: Mapping[str, str], say: Callable[[str], None]
 ) -> Tracker:
     """For stages that run before the jobs that share them: they stand under the sweep itself. Raises UserError."""
+    return _open(config, Record({}, stores, sweep, about), say)
+
+
+def _open(config: Tracking, record: Record, say: Callable[[str], None]) -> Tracker:
     if not config.enabled:
-        return NullTracker()
-    view = _view(config, runs.resolve())
+        return Tracker()
+    view = _view(config, record.stores.runs.root.parent.resolve())
     try:
-        view.close_dead()
-        return _MlflowTracker(view, None, view.sweep(sweep), about, say)
+        view.start(record)
     except failures() as error:
         raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
+    return Tracker(view, record, say)
 
 
 @functools.cache
@@ -101,118 +70,79 @@ def _view(config: Tracking, runs: Path) -> View:
     return View(connect(config.uri, config.experiment, runs), config.artifacts)
 
 
-class _MlflowTracker:
+class Tracker:
+    """A job at work. Without a view (tracking.enabled=false) results stay in the store."""
+
     def __init__(
-        self, view: View, job: Job | None, run_id: str, about: Mapping[str, str], say: Callable[[str], None]
+        self, view: View | None = None, record: Record | None = None, say: Callable[[str], None] = print
     ) -> None:
-        self.view = view
-        self._job = job
-        self._run_id = run_id
-        self._about = about
+        self._view = view
+        self._record = record
         self._say = say
-        self._links: dict[str, str] = {}
-        self._cards: dict[str, Path] = {}
         self._lost = ""
 
-    def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> StageRun:
-        def start() -> str:
-            self.view.close_dead(kind="stage", fingerprint=fingerprint)
-            return self.view.create_stage(node, stage, fingerprint, config, self._run_id, self._about)
+    def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> Stream:
+        """A node that is about to be executed. Whoever calls this holds the store's lock of the fingerprint."""
+        live = self.attempt(lambda view, record: view.begin(record, node, stage, fingerprint, config))
+        return Stream(self, live)
 
-        run_id = self.attempt(start)
-        if run_id is None:
-            return _NullStageRun()
-        self._links[node] = run_id
-        return _MlflowStageRun(self, node, run_id)
+    def sync(self, outcomes: Outcomes) -> None:
+        """A result is there: all that is so far is brought in."""
+        self.attempt(lambda view, record: view.sync(replace(record, outcomes=outcomes)))
 
-    def hit(self, node: str, entry: Entry) -> None:
-        self.keep_card(node, entry)
-        run_id = self.attempt(lambda: self.view.show(entry, node, self._run_id, self._about))
-        if run_id is not None:
-            self._links[node] = run_id
+    def finish(self, outcomes: Outcomes) -> None:
+        """The end of the job, whose folder holds the files to show.
 
-    def finish(self, nodes: Mapping[str, Mapping[str, Any]], ok: bool) -> None:
-        if job := self._job:
-            self.attempt(lambda: self.view.close_job(self._run_id, job, nodes, self._links, self._cards, ok))
+        Raises TrackingLostError if MLflow failed, now or earlier.
+        """
+        self.attempt(lambda view, record: view.sync(replace(record, outcomes=outcomes, ended=_ended(record.job))))
         if self._lost:
             raise TrackingLostError(
                 f"MLflow failed ({self._lost}); results are stored, show them with `{RELOG}`", "tracking"
             )
 
-    def keep_card(self, node: str, entry: Entry) -> None:
-        if card := card_of(entry):
-            self._cards[node] = card
-
-    def attempt(self, action: Callable[[], T]) -> T | None:
+    def attempt(self, action: Callable[[View, Record], T]) -> T | None:
         """Does it, unless MLflow has failed before: a server that is away shall cost its timeout once."""
-        if self._lost:
+        if self._view is None or self._record is None or self._lost:
             return None
         try:
-            return action()
+            return action(self._view, self._record)
         except failures() as error:
             self._lost = explain(error)
             self._say(f"MLflow failed, the job goes on without it: {self._lost}")
             return None
 
 
-class _MlflowStageRun:
-    def __init__(self, tracker: _MlflowTracker, node: str, run_id: str) -> None:
+class Stream:
+    """The curves of a stage at work."""
+
+    def __init__(self, tracker: Tracker, live: Live | None) -> None:
         self._tracker = tracker
-        self._node = node
-        self._run_id = run_id
+        self._live = live
         self._waiting: list[Point] = []
-        self._shown: set[tuple[str, int]] = set()
         self._flushed = 0.0
 
     def metrics(self, values: Mapping[str, float], step: int, when: float) -> None:
+        """`when` in seconds since the epoch."""
         self._waiting += [Point(name, float(value), step, when) for name, value in values.items()]
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self._flush()
 
-    def finish(self, entry: Entry) -> None:
-        self._flush()
-        self._tracker.keep_card(self._node, entry)
-        # A stage that resumed from a checkpoint has earlier points in its record than it showed here.
-        self._tracker.attempt(lambda: self._tracker.view.complete(self._run_id, entry, self._shown))
-
     def fail(self, error: BaseException) -> None:
+        """The stage ended without a result."""
         self._flush()
         report = public("".join(traceback.format_exception(error)))
-
-        def close() -> None:
-            view = self._tracker.view
-            view.log(self._run_id, tags={"error": public(f"{type(error).__name__}: {error}")})
-            view.connection.client.log_text(self._run_id, report, "error.txt")
-            view.close(self._run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-
-        self._tracker.attempt(close)
+        if live := self._live:
+            self._tracker.attempt(lambda view, record: view.fail(live, error, report))
 
     def _flush(self) -> None:
         points, self._waiting = self._waiting, []
-        self._tracker.attempt(lambda: self._tracker.view.log(self._run_id, points=points))
-        self._shown |= {(point.name, point.step) for point in points}
+        if live := self._live:
+            self._tracker.attempt(lambda view, record: view.runs.log(live.run_id, points=points))
+            live.shown.update((point.name, point.step) for point in points)
         self._flushed = time.monotonic()
 
 
-class NullTracker:
-    """tracking.enabled=false: results stay in the store."""
-
-    def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> StageRun:
-        return _NullStageRun()
-
-    def hit(self, node: str, entry: Entry) -> None:
-        pass
-
-    def finish(self, nodes: Mapping[str, Mapping[str, Any]], ok: bool) -> None:
-        pass
-
-
-class _NullStageRun:
-    def metrics(self, values: Mapping[str, float], step: int, when: float) -> None:
-        pass
-
-    def finish(self, entry: Entry) -> None:
-        pass
-
-    def fail(self, error: BaseException) -> None:
-        pass
+def _ended(job: Job | None) -> float:
+    """When the summary of a job was written, so that bringing it in again changes nothing."""
+    return ended_at(job) if job and (job.folder / SUMMARY).exists() else time.time()

@@ -1,17 +1,17 @@
-"""The tree of runs in MLflow: sweep -> jobs -> executed stages, and how a stored result is shown in it.
+"""MLflow as a projection of the record: `View.sync` brings in what it does not know of a job and its results.
 
-Tags tell runs apart: `kind` (sweep, job, stage); `sweep` (its id); `job` (its folder under runs/); `fingerprint`
-(of a stage's result); `process` (who writes into the run while it is RUNNING).
+Runs form a tree: sweep -> jobs -> results, each result below whoever made it. Tags tell them apart: `kind` (sweep,
+job, stage); `sweep` (its id); `job` (its folder under runs/); `fingerprint` (of a stage's result); `process` (which
+writes into the run while it is RUNNING).
 """
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,269 +19,278 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pipeline.headline import headline
-from pipeline.job import Job
+from pipeline.credentials import public
+from pipeline.plan import Stores
 from pipeline.process import is_dead, this_process
+from pipeline.record.headline import Headline, headline
+from pipeline.record.job import Job
+from pipeline.record.outcome import Outcome, Outcomes, status_of
+from pipeline.record.status import Status
 from pipeline.store.store import Entry
-from pipeline.tracking.server import Connection
-from pipeline.tracking.values import (
+from pipeline.tracking.runs import Runs
+from pipeline.tracking.terms import (
     DIGEST_CHARACTERS,
-    PARAM_CHARACTERS,
-    TAG_CHARACTERS,
+    DataSet,
     Point,
     clean_name,
     curves,
     cut,
     data_sets,
-    describe,
+    describe_nodes,
     environment_tags,
     fact_tags,
     job_params,
-    numbers,
+    series,
     summary_points,
     texts,
 )
 
 SMALL_BYTES = 1_000_000
-BATCH_METRICS = 1000
-BATCH_OTHERS = 100
-SEARCH_RUNS = 1000
-"""MLflow's limits of one call, and its usual number of runs on a page."""
+NAME_WIDTH = 60
+"""Characters of a job's name that its run is called by; its options are parameters and tags."""
+QUALITY = "quality"
+"""Tag of a sweep: the metric by which its jobs are compared first."""
+STATUSES = {Status.DONE: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
+"""How a job ended, in MLflow's words."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job with the outcomes of its nodes so far; or without a job, what runs before the jobs of a sweep."""
+
+    outcomes: Outcomes
+    stores: Stores
+    sweep: str
+    """Id; empty for a job of its own."""
+    about: Mapping[str, str]
+    """Tags by which its runs are found."""
+    job: Job | None = None
+    started: float = 0.0
+    """Seconds since the epoch; 0: now."""
+    ended: float = 0.0
+    """The same; 0: it has not."""
+
+    @classmethod
+    def of_job(cls, job: Job, outcomes: Outcomes, stores: Stores, started: float = 0.0, ended: float = 0.0) -> Record:
+        return cls(outcomes, stores, job.sweep, job.about, job, started, ended)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The run of a stage that this process is executing."""
+
+    run_id: str
+    fingerprint: str
+    shown: set[tuple[str, int]] = field(default_factory=set)
+    """Points of its curves (name, step) that MLflow has."""
 
 
 @dataclass(frozen=True)
 class View:
-    connection: Connection
+    runs: Runs
     artifacts: str = "all"
     """Which files of a result to show: all, small (under 1 MB), none."""
-    makers: dict[str, str] = field(default_factory=dict)
-    """Fingerprint -> run, of those found so far: jobs of a sweep ask for the same again and again."""
+    known: dict[str, str] = field(default_factory=dict)
+    """Fingerprint, or key of a job -> run, of those found so far: jobs of a sweep ask for the same again and again."""
+    live: dict[str, Live] = field(default_factory=dict)
+    """By fingerprint."""
 
-    # ---- runs ----
+    def sync(self, record: Record) -> None:
+        """Brings in what MLflow does not know of a record. What it knows stays; the same call again changes nothing."""
+        parent = self._parent(record)
+        links = {}
+        for outcome in record.outcomes.values():
+            if outcome.status.is_stored and (made := self._result(outcome, record, parent)):
+                links[outcome.name] = made
+        if record.job and record.ended:
+            self._end(record.job, record, parent, links)
 
-    def create(self, kind: str, name: str, tags: Mapping[str, str], parent: str = "", start: float = 0.0) -> str:
-        """A new run with status RUNNING, by this process. Returns its id."""
-        all_tags = {
-            **{clean_name(key): cut(value, TAG_CHARACTERS) for key, value in tags.items()},
-            # MLflow's table opens a parent by itself if its children are of this type; else it is all one sees.
-            **({"mlflow.parentRunId": parent, "mlflow.runType": "evaluation"} if parent else {}),
-            "kind": kind,
-            "process": this_process(),
-            "mlflow.source.name": "squarehead",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
-        }
-        run = self.connection.client.create_run(
-            self.connection.experiment, start_time=_milliseconds(start or time.time()), tags=all_tags, run_name=name
-        )
-        return str(run.info.run_id)
+    # ---- jobs and sweeps ----
 
-    def close(self, run_id: str, status: str, end: float = 0.0) -> None:
-        self.connection.client.set_terminated(run_id, status, end_time=_milliseconds(end or time.time()))
+    def start(self, record: Record) -> None:
+        """Marks a job's runs as running, by this process."""
+        self.close_dead()
+        run_id = self._parent(record)
+        if record.job:
+            self.runs.reopen(run_id)
+            self.runs.log(run_id, tags={"process": this_process()})
+            if record.sweep:
+                self.runs.reopen(self.sweep_run(record.sweep))
 
-    def search(self, status: str = "", **tags: str) -> list[Any]:
-        """All runs with these tags, the newest first."""
-        found: list[Any] = []
-        page = None
-        while page != "":
-            runs = self._page(status, tags, page)
-            found += runs
-            page = runs.token or ""
-        return found
+    def _parent(self, record: Record) -> str:
+        job = record.job
+        if job is None:
+            return self.sweep_run(record.sweep, record.started) if record.sweep else ""
+        if job.key not in self.known:
+            self.known[job.key] = self._job_run(job, record)
+        return self.known[job.key]
 
-    def latest(self, status: str = "", by: str = "start_time", **tags: str) -> Any | None:
-        """The run with these tags that started, or ended, last: one, where a search brings all of them whole."""
-        return next(iter(self._page(status, tags, None, by, 1)), None)
+    def _job_run(self, job: Job, record: Record) -> str:
+        """The run of a job, under that of its sweep. A job that is tried again goes on in the run it had."""
+        params = job_params(job)
+        sweep = self.sweep_run(job.sweep, record.started) if job.sweep else ""
+        if there := self.runs.latest(kind="job", job=job.key):
+            run_id = str(there.info.run_id)
+            params = {key: value for key, value in params.items() if clean_name(key) not in there.data.params}
+        else:
+            tags = {"job": job.key, **job.about, **texts({"dial": job.dials})}
+            run_id = self.runs.create("job", cut(job.name, NAME_WIDTH), tags, sweep, record.started)
+        self.runs.log(run_id, params=params, tags=environment_tags(job.environment))
+        return run_id
 
-    def _page(
-        self, status: str, tags: Mapping[str, str], page: str | None, by: str = "start_time", size: int = SEARCH_RUNS
-    ) -> Any:
-        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        if status:
-            terms.append(f"attributes.status = '{status}'")
-        return self.connection.client.search_runs(
-            [self.connection.experiment],
-            " and ".join(terms),
-            max_results=size,
-            order_by=[f"attributes.{by} DESC"],
-            page_token=page,
-        )
+    def sweep_run(self, sweep: str, start: float = 0.0) -> str:
+        """The parent of a sweep's jobs, made by whichever of them comes first."""
+        with self.runs.lock:
+            if found := self.runs.latest(kind="sweep", sweep=sweep):
+                return str(found.info.run_id)
+            return self.runs.create("sweep", f"sweep {sweep}", {"sweep": sweep}, start=start)
 
-    def made_by(self, fingerprint: str) -> str:
-        """The run that made a result, or is just making it, or empty."""
-        if fingerprint in self.makers:
-            return self.makers[fingerprint]
-        if runs := self.search("FINISHED", kind="stage", fingerprint=fingerprint):
-            self.makers[fingerprint] = str(runs[0].info.run_id)
-            return self.makers[fingerprint]
-        self.close_dead(kind="stage", fingerprint=fingerprint)
-        # RUNNING: its process has published the result, which is how we know of it, and is bringing it in here.
-        runs = self.search("RUNNING", kind="stage", fingerprint=fingerprint)
-        return str(runs[0].info.run_id) if runs else ""
+    def close_sweep(self, sweep: str) -> None:
+        """Gives the run of a sweep the status of its jobs so far: running, failed if any failed, finished."""
+        with self.runs.lock:
+            last = self.runs.latest(by="end_time", kind="job", sweep=sweep)
+            parent = self.runs.latest(kind="sweep", sweep=sweep)
+            if not last or not parent:
+                return
+            if self.runs.latest("RUNNING", kind="job", sweep=sweep):
+                self.runs.reopen(parent.info.run_id)
+                return
+            failed = any(self.runs.latest(status, kind="job", sweep=sweep) for status in ("FAILED", "KILLED"))
+            self.runs.close(parent.info.run_id, "FAILED" if failed else "FINISHED", last.info.end_time / 1000)
 
     def close_dead(self, **tags: str) -> None:
         """Sets KILLED what a process of this machine left RUNNING when it was killed."""
         sweeps = set()
-        for run in self.search("RUNNING", **tags):
+        for run in self.runs.search("RUNNING", **tags):
             if is_dead(run.data.tags.get("process", "")):
-                self.close(run.info.run_id, "KILLED")
+                self.runs.close(run.info.run_id, "KILLED")
                 sweeps.add(run.data.tags.get("sweep", ""))
         for sweep in sweeps - {""}:
-            self.settle(sweep)
+            self.close_sweep(sweep)
 
-    # ---- sweeps and jobs ----
-
-    def create_job(self, job: Job, start: float = 0.0) -> str:
-        """The run of a job, under that of its sweep. A job that is tried again goes on in the run it had."""
-        params = job_params(job)
-        tags = {"job": job.key, **job.about, **texts({"dial": job.dials})}
-        if known := self.search(kind="job", job=job.key):
-            run_id = str(known[0].info.run_id)
-            params = {key: value for key, value in params.items() if clean_name(key) not in known[0].data.params}
-            self.connection.client.update_run(run_id, status="RUNNING")
-            self.log(run_id, tags={"process": this_process()})
-            if job.sweep:
-                self._run_again(self.sweep(job.sweep))
-        else:
-            parent = self.sweep(job.sweep, start) if job.sweep else ""
-            run_id = self.create("job", job.name, tags, parent, start)
-            if parent:
-                self._run_again(parent)
-        self.log(run_id, params=params, tags=environment_tags(job.environment))
-        return run_id
-
-    def _run_again(self, run_id: str) -> None:
-        if self.connection.client.get_run(run_id).info.status != "RUNNING":
-            self.connection.client.update_run(run_id, status="RUNNING")
-
-    def sweep(self, sweep: str, start: float = 0.0) -> str:
-        """The parent of a sweep's jobs, made by whichever of them comes first."""
-        with self.connection.lock:
-            if found := self.latest(kind="sweep", sweep=sweep):
-                return str(found.info.run_id)
-            return self.create("sweep", f"sweep {sweep}", {"sweep": sweep}, start=start)
-
-    def settle(self, sweep: str) -> None:
-        """Gives the parent of a sweep the status of its jobs so far: running, failed if any failed, finished."""
-        with self.connection.lock:
-            last = self.latest(by="end_time", kind="job", sweep=sweep)
-            if not last:
-                return
-            running = self.latest("RUNNING", kind="job", sweep=sweep)
-            failed = any(self.latest(status, kind="job", sweep=sweep) for status in ("FAILED", "KILLED"))
-            for parent in self.search(kind="sweep", sweep=sweep):
-                if running:
-                    self.connection.client.update_run(parent.info.run_id, status="RUNNING")
-                else:
-                    status = "FAILED" if failed else "FINISHED"
-                    self.close(parent.info.run_id, status, last.info.end_time / 1000)
-
-    def close_job(
-        self,
-        run_id: str,
-        job: Job,
-        nodes: Mapping[str, Mapping[str, Any]],
-        links: Mapping[str, str],
-        cards: Mapping[str, Path],
-        ok: bool,
-        end: float = 0.0,
-    ) -> None:
-        """The end of a job: its headline, `<node>/<metric>` of all its nodes, links to the runs that made them, its
-        files, and the cards of the models and data it began with (node -> file)."""
-        when = end or time.time()
-        values = headline(nodes)  # first of all: MLflow's page of a comparison begins with the first metric
-        values |= {f"{node}/{name}": v for node, it in nodes.items() for name, v in numbers(it["metrics"]).items()}
+    def _end(self, job: Job, record: Record, run_id: str, links: Mapping[str, str]) -> None:
+        """What the job came to, links to the runs of its results, its data sets and files, and the cards of the models
+        and data it began with."""
+        found = headline(record.outcomes)
+        entries = {name: entry for name, it in record.outcomes.items() if (entry := _stored(it, record.stores))}
         tags = {f"node.{node}": made for node, made in links.items()}
-        tags["mlflow.note.content"] = describe(nodes, links, self.connection.experiment)
-        self.log(run_id, tags=tags, points=[Point(name, value, 0, when) for name, value in values.items()])
-        # Copied, not linked: unlike a stored result, a job's files may be written again.
-        self.connection.client.log_artifacts(run_id, str(job.folder))
-        for node, card in cards.items():
-            self.connection.client.log_artifact(run_id, str(card), f"cards/{node}")
-        self.close(run_id, "FINISHED" if ok else "FAILED", when)
+        tags["mlflow.note.content"] = describe_nodes(record.outcomes, links, self.runs.experiment)
+        if found.speedup:
+            tags["best_backend"] = found.speedup.protocol["backend"]
+        points = [Point(name, value, 0, record.ended) for name, value in found.numbers().items()]
+        self.runs.log(run_id, tags=tags, points=points)
+        source = str(job.config.get("data", {}).get("path", "data"))
+        digests = dict.fromkeys(data.digest for entry in entries.values() for data in data_sets(entry.meta)
+                                if data.name == "data")  # fmt: skip
+        self._log_data(run_id, [DataSet(source, digest) for digest in digests], "job")
+        # copied, not linked: unlike a stored result, a job's files may be written again
+        self.runs.client.log_artifacts(run_id, str(job.folder))
+        for node, entry in entries.items():
+            if (card := entry.path / "README.md").exists():
+                self.runs.client.log_artifact(run_id, str(card), f"cards/{node}")
+        self.runs.close(run_id, STATUSES[status_of(record.outcomes)[0]], record.ended)
         if job.sweep:
-            self.settle(job.sweep)
+            self._chart(job, found, record.ended)
+            self.close_sweep(job.sweep)
+
+    def _chart(self, job: Job, found: Headline, when: float) -> None:
+        """On the sweep's run quality over sparsity, a metric for each line of the chart, with sparsity in percent as
+        its step."""
+        if found.sparsity is None or found.quality is None:
+            return
+        values = {found.quality.name: found.quality.value, "recovery": found.recovery}
+        values["best_decode_speedup"] = found.speedup.value if found.speedup else None
+        step, line = round(100 * found.sparsity), series(job)
+        points = [Point(f"{name}/{line}", value, step, when) for name, value in values.items() if value is not None]
+        self.runs.log(self.sweep_run(job.sweep), tags={QUALITY: found.quality.name}, points=points)
 
     # ---- results ----
 
-    def create_stage(
-        self,
-        node: str,
-        stage: str,
-        fingerprint: str,
-        config: Mapping[str, Any],
-        parent: str,
-        about: Mapping[str, str],
-        start: float = 0.0,
-    ) -> str:
-        """The run of a stage that starts, or once did; `about`: further tags, of the job it is for."""
-        tags = {"node": node, "stage": stage, "fingerprint": fingerprint, **about}
-        run_id = self.create("stage", node, tags, parent, start)
-        self.log(run_id, params=texts(config))
-        return run_id
+    def begin(self, record: Record, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> Live:
+        """The run of a stage that starts now. Whoever calls this holds the store's lock of the fingerprint."""
+        self.close_dead(kind="stage", fingerprint=fingerprint)
+        run_id = self._stage_run(node, stage, fingerprint, config, record, self._parent(record))
+        self.live[fingerprint] = Live(run_id, fingerprint)
+        return self.live[fingerprint]
 
-    def show(self, entry: Entry, node: str, parent: str, about: Mapping[str, str]) -> str:
-        """The run of a stored result: the one that made it, or, if MLflow does not know it, one from the store."""
-        with self.connection.lock:
-            if known := self.made_by(entry.fingerprint):
-                return known
-            meta = entry.meta
-            start = _made(entry) - meta["seconds"]
-            run_id = self.create_stage(node, entry.stage, entry.fingerprint, meta["config"], parent, about, start)
-            self.complete(run_id, entry, end=_made(entry))
+    def fail(self, live: Live, error: BaseException, report: str) -> None:
+        """The stage ended without a result."""
+        self.live.pop(live.fingerprint, None)
+        self.runs.log(live.run_id, tags={"error": public(f"{type(error).__name__}: {error}")})
+        self.runs.client.log_text(live.run_id, report, "error.txt")
+        self.runs.close(live.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+    def _result(self, outcome: Outcome, record: Record, parent: str) -> str:
+        """The run of a stored result: the one that made it, or, if MLflow does not know it, one from the store. Empty
+        where the store has lost it."""
+        key = outcome.fingerprint
+        if key in self.known:
+            return self.known[key]
+        if live := self.live.pop(key, None):
+            if entry := _stored(outcome, record.stores):
+                self._complete(live, entry, time.time())
+            return live.run_id
+        with self.runs.lock:
+            if made := self._made_by(key):
+                return made
+            entry = _stored(outcome, record.stores)
+            if entry is None:
+                return ""
+            end = _made_at(entry)
+            name, start = outcome.name, end - entry.meta["seconds"]
+            run_id = self._stage_run(name, entry.stage, key, entry.meta["config"], record, parent, start)
+            self._complete(Live(run_id, key), entry, end)
             return run_id
 
-    def complete(self, run_id: str, entry: Entry, shown: Collection[tuple[str, int]] = (), end: float = 0.0) -> None:
-        """Brings all of a result into its run, but for the points (name, step) already `shown`, and closes it."""
-        meta, end = entry.meta, end or time.time()
+    def _stage_run(
+        self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any], record: Record, parent: str,
+        start: float = 0.0,
+    ) -> str:  # fmt: skip
+        tags = {"node": node, "stage": stage, "fingerprint": fingerprint, **record.about}
+        run_id = self.runs.create("stage", node, tags, parent, start)
+        self.runs.log(run_id, params=texts(config))
+        return run_id
+
+    def _made_by(self, fingerprint: str) -> str:
+        """The run that made a result, or is just making it, or empty."""
+        if made := self.runs.latest("FINISHED", kind="stage", fingerprint=fingerprint):
+            self.known[fingerprint] = str(made.info.run_id)
+            return self.known[fingerprint]
+        self.close_dead(kind="stage", fingerprint=fingerprint)
+        # RUNNING: its process has published the result, which is how we know of it, and is bringing it in here
+        made = self.runs.latest("RUNNING", kind="stage", fingerprint=fingerprint)
+        return str(made.info.run_id) if made else ""
+
+    def _complete(self, live: Live, entry: Entry, end: float) -> None:
+        """Brings all of a result into its run, but for the points that it has, and closes it."""
+        run_id, meta = live.run_id, entry.meta
         points = list(curves(entry.path))
         last_steps = {point.name: point.step for point in points}
-        self.log(run_id, points=(point for point in points if (point.name, point.step) not in shown))
-        self.log(run_id, tags=fact_tags(meta), points=summary_points(meta, last_steps, end))
-        self._log_data(run_id, meta)
+        self.runs.log(run_id, points=(point for point in points if (point.name, point.step) not in live.shown))
+        self.runs.log(run_id, tags=fact_tags(meta), points=summary_points(meta, last_steps, end))
+        self._log_data(run_id, data_sets(meta), entry.stage)
         self._log_files(run_id, entry.path)
-        self.close(run_id, "FINISHED", end)
-        self.makers[entry.fingerprint] = run_id
+        self.runs.close(run_id, "FINISHED", end)
+        self.known[entry.fingerprint] = run_id
 
-    def log(
-        self,
-        run_id: str,
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        points: Iterable[Point] = (),
-    ) -> None:
-        """Any number of them, in as few calls as MLflow allows."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        client = self.connection.client
-        values = [Metric(clean_name(p.name), p.value, _milliseconds(p.when), p.step) for p in points]
-        for batch in _batches(values, BATCH_METRICS):
-            client.log_batch(run_id, metrics=batch)
-        written = [Param(clean_name(key), cut(value, PARAM_CHARACTERS)) for key, value in (params or {}).items()]
-        for batch in _batches(written, BATCH_OTHERS):
-            client.log_batch(run_id, params=batch)
-        named = [RunTag(clean_name(key), cut(value, TAG_CHARACTERS)) for key, value in (tags or {}).items()]
-        for batch in _batches(named, BATCH_OTHERS):
-            client.log_batch(run_id, tags=batch)
-
-    def _log_data(self, run_id: str, meta: Mapping[str, Any]) -> None:
+    def _log_data(self, run_id: str, found: Iterable[DataSet], context: str) -> None:
         """Digests as MLflow's data sets: the dashboard shows those in a column of their own."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        found = [
+        inputs = [
             DatasetInput(
                 Dataset(data.name, data.digest[:DIGEST_CHARACTERS], "sha256", json.dumps({"sha256": data.digest})),
-                [InputTag("mlflow.data.context", meta["stage"])],
+                [InputTag("mlflow.data.context", context)],
             )
-            for data in data_sets(meta)
+            for data in found
         ]
-        if found:
-            self.connection.client.log_inputs(run_id, datasets=found)
+        if inputs:
+            self.runs.client.log_inputs(run_id, datasets=inputs)
 
     def _log_files(self, run_id: str, folder: Path) -> None:
         if self.artifacts == "none":
             return
-        client = self.connection.client
+        client = self.runs.client
         root = _local(client.get_run(run_id).info.artifact_uri)
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             if self.artifacts == "small" and path.stat().st_size >= SMALL_BYTES:
@@ -293,22 +302,16 @@ class View:
                 client.log_artifact(run_id, str(path), inside.parent.as_posix() if inside.parent.name else None)
 
 
-def card_of(entry: Entry) -> Path | None:
-    """The card that a model or a data set came with."""
-    card = entry.path / "README.md"
-    return card if card.exists() else None
+def _stored(outcome: Outcome, stores: Stores) -> Entry | None:
+    """Sources are in the user's cache."""
+    if not outcome.status.is_stored:
+        return None
+    found = (store.find(outcome.stage, outcome.fingerprint) for store in (stores.runs, stores.cache))
+    return next(filter(None, found), None)
 
 
-def _made(entry: Entry) -> float:
+def _made_at(entry: Entry) -> float:
     return datetime.fromisoformat(entry.meta["created"]).timestamp()
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def _local(artifact_uri: str) -> Path | None:
@@ -327,10 +330,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())

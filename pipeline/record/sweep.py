@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,10 +16,19 @@ from filelock import FileLock
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 from pipeline.process import is_dead
+from pipeline.record.outcome import Outcomes, read_outcomes
 from stages.contracts import UserError
 
 RECORD = "sweep.json"
 SHARED = "shared.json"
+
+
+@dataclass(frozen=True)
+class SweepNode:
+    """A node as it was planned."""
+
+    stage: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class SweepJob:
     overrides: list[str]
     dials: dict[str, str]
     """The overrides in which it differs from other jobs of the sweep."""
-    nodes: dict[str, dict[str, str]] = field(default_factory=dict)
-    """{node: {"stage", "fingerprint"}}; empty if it cannot be planned."""
+    nodes: dict[str, SweepNode] = field(default_factory=dict)
+    """By name; empty if it cannot be planned."""
     error: str = ""
     """Why it cannot be planned."""
 
@@ -76,7 +85,7 @@ class Sweep:
         """Raises UserError for a folder that is none of a sweep."""
         try:
             record = json.loads((folder / RECORD).read_bytes())
-            jobs = [SweepJob(**job) for job in record.pop("jobs")]
+            jobs = [_job(job) for job in record.pop("jobs")]
             return cls(folder=folder, jobs=jobs, **record)
         except FileNotFoundError:
             raise UserError(f"no {RECORD} in {folder}; expected the folder of a sweep", "ID") from None
@@ -118,7 +127,7 @@ def records(runs: Path) -> list[Path]:
 
 def users(jobs: Sequence[SweepJob]) -> Counter[str]:
     """Fingerprint -> how many jobs have it."""
-    return Counter(fingerprint for job in jobs for fingerprint in {n["fingerprint"] for n in job.nodes.values()})
+    return Counter(fingerprint for job in jobs for fingerprint in {it.fingerprint for it in job.nodes.values()})
 
 
 def shared(jobs: Sequence[SweepJob]) -> set[str]:
@@ -126,13 +135,14 @@ def shared(jobs: Sequence[SweepJob]) -> set[str]:
     return {fingerprint for fingerprint, count in users(jobs).items() if count > 1}
 
 
-def read_shared(folder: Path) -> dict[str, dict[str, Any]]:
-    """{fingerprint: {node, stage, fingerprint, status, seconds, metrics, error}} of what ran before the jobs."""
-    try:
-        found: dict[str, dict[str, Any]] = json.loads((folder / SHARED).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
+def read_shared(folder: Path) -> Outcomes:
+    """What ran before the jobs, by fingerprint."""
+    return read_outcomes(folder / SHARED)
+
+
+def _job(record: Mapping[str, Any]) -> SweepJob:
+    nodes = {name: SweepNode(**node) for name, node in record.get("nodes", {}).items()}
+    return SweepJob(**{**record, "nodes": nodes})
 
 
 MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads", "reference")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
+from pipeline.record.outcome import Outcomes, read_outcomes, status_of
+from pipeline.record.status import Status
 from stages.contracts import UserError
 
 RECORD = "job.json"
 SUMMARY = "summary.json"
-End = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Job:
         found = {"sweep": self.sweep, "family": self.config.get("model", {}).get("family", "")}
         return {key: value for key, value in found.items() if value}
 
+    @property
+    def outcomes(self) -> Outcomes:
+        """Of its nodes; empty for a job that did not come to its end."""
+        return read_outcomes(self.folder / SUMMARY)
+
     def write(self) -> None:
         """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
         record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})
@@ -79,30 +84,7 @@ def started_at(job: Job) -> float:
     return (job.folder / RECORD).stat().st_mtime
 
 
-def read_summary(folder: Path) -> dict[str, dict[str, Any]]:
-    """{node: {stage, fingerprint, status, seconds, metrics, error}}; empty for a job that did not come to its end, or
-    whose record of that is damaged."""
-    try:
-        found: dict[str, dict[str, Any]] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
-
-
-def end_of(nodes: Mapping[str, Mapping[str, Any]]) -> tuple[End, str]:
-    """What became of a job by its summary, and why in one line."""
-    if failed := [name for name, node in nodes.items() if node["status"] == "failed"]:
-        return "failed", f"{failed[0]}: {nodes[failed[0]].get('error', '')}"
-    if left := [name for name, node in nodes.items() if node["status"] == "not run"]:
-        return "interrupted", f"interrupted at {left[0]}"
-    return "done", ""
-
-
-def went_well(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
-    return end_of(nodes)[0] == "done"
-
-
 def is_done(folder: Path) -> bool:
     """Whether the job of this folder came to its end, and all went well."""
-    nodes = read_summary(folder)
-    return bool(nodes) and went_well(nodes)
+    outcomes = read_outcomes(folder / SUMMARY)
+    return bool(outcomes) and status_of(outcomes)[0] == Status.DONE

@@ -1,9 +1,8 @@
-"""Our records in MLflow's terms: its names, its limits, flat parameters, curves, the summary of a job."""
+"""Our records in MLflow's terms: its names, its limits, flat parameters, curves, links."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,10 @@ from typing import Any
 
 from pipeline.credentials import public
 from pipeline.fingerprint import flatten
-from pipeline.job import Job
+from pipeline.record.headline import node_headline
+from pipeline.record.job import Job
+from pipeline.record.outcome import Outcomes
+from pipeline.record.text import describe
 from stages.contracts import CURVES
 
 PARAM_CHARACTERS = 6000
@@ -23,6 +25,10 @@ DIGEST_CHARACTERS = 36
 
 DATA_FACTS = {"digest": "data", "data_digest": "data", "tokens_digest": "tokens"}
 """Facts that are digests of data: of the source's own, of those a stage read, of tokens drawn from them."""
+WORKFLOW = "workflowType=machine_learning"
+LOSS = "distill"
+SAME_LINE = ("sparsity", "seed", "schedule", "schedule.levels", "row", "experiment")
+"""Swept parameters that do not begin another line in a chart over sparsity."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +69,11 @@ def job_params(job: Job) -> dict[str, str]:
     """What to compare jobs by: `sparsity` 0.7, `seed` 0 and the rest of the configuration; `distill` ce and what else
     was chosen of groups; and dials that are neither, as they were typed.
 
-    The settings of a group whose option is a dial are told by that option: `distill.kd` and `distill.squarehead` would
-    take two of the three places in which MLflow's comparison begins, before `sparsity`. Stages' runs have them."""
+    For a swept group, only the chosen option is logged: `distill.kd` and `distill.squarehead` would take two of the
+    three places in which MLflow's comparison begins, before `sparsity`. Stages' runs have them."""
     dialled = {group for group in job.choices if group in job.dials}
     settings = {key: value for key, value in texts(job.config).items() if key.partition(".")[0] not in dialled}
     return {key: public(value) for key, value in (job.dials | job.choices | settings).items()}
-
-
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the values that are numbers; a chart has no place for the others."""
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
 
 
 def curves(artifact: Path) -> Iterator[Point]:
@@ -93,8 +90,8 @@ def curves(artifact: Path) -> Iterator[Point]:
 
 def summary_points(meta: Mapping[str, Any], last_steps: Mapping[str, int], when: float) -> list[Point]:
     """The summary of a result. One named like a curve stands at the curve's end, as its latest value."""
-    summary = numbers({**meta["metrics"], "seconds": meta["seconds"]})
-    return [Point(name, value, last_steps.get(name, 0), when) for name, value in summary.items()]
+    summary = {**meta["metrics"], "seconds": meta["seconds"]}
+    return [Point(name, float(value), last_steps.get(name, 0), when) for name, value in summary.items()]
 
 
 def fact_tags(meta: Mapping[str, Any]) -> dict[str, str]:
@@ -119,15 +116,24 @@ def data_sets(meta: Mapping[str, Any]) -> list[DataSet]:
     return [DataSet(name, facts[fact]) for fact, name in DATA_FACTS.items() if fact in facts]
 
 
-def describe(nodes: Mapping[str, Mapping[str, Any]], links: Mapping[str, str], experiment: str) -> str:
+def page(path: str) -> str:
+    """The address of a page of MLflow, from the `#` on. Without the workflow MLflow opens it as one about agents."""
+    return f"#/{path}?{WORKFLOW}"
+
+
+def describe_nodes(outcomes: Outcomes, links: Mapping[str, str], experiment: str) -> str:
     """A job's nodes as a Markdown table, each linked to the run that made it: MLflow shows it on the job's page."""
-    lines = ["| node | status | seconds | metrics |", "|---|---|--:|---|"]
-    for node, found in nodes.items():
-        name = f"[{node}](#/experiments/{experiment}/runs/{links[node]})" if node in links else node
-        metrics = ", ".join(f"{key} {_short(value)}" for key, value in numbers(found["metrics"]).items())
-        lines.append(f"| {name} | {found['status']} | {found['seconds']:.1f} | {cut(metrics, 200)} |")
+    lines = ["| node | status | seconds | |", "|---|---|--:|---|"]
+    for name, outcome in outcomes.items():
+        shown = f"[{name}]({page(f'experiments/{experiment}/runs/{links[name]}')})" if name in links else name
+        metric = node_headline(outcome)
+        said = cut(describe(metric) if metric else outcome.error, 200)
+        lines.append(f"| {shown} | {outcome.status.label} | {outcome.seconds:.1f} | {said} |")
     return cut("\n".join(lines), TAG_CHARACTERS)
 
 
-def _short(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) and not value.is_integer() else f"{value:g}"
+def series(job: Job) -> str:
+    """The line of a job in a chart over sparsity: its loss, and what else differs but for sparsity and seed."""
+    others = [f"{key}={value}" for key, value in job.dials.items() if key not in SAME_LINE and key != LOSS]
+    loss = job.choices.get(LOSS) or job.dials.get(LOSS) or ""
+    return " ".join([loss, *others]).strip() or "all"

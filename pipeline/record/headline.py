@@ -1,0 +1,100 @@
+"""What a node and a job come to, in a few numbers with the same names in every job: to compare, sort and plot by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.record.metrics import Metric, Metrics, qualities
+from pipeline.record.outcome import Outcome, Outcomes
+from pipeline.record.units import UNITS
+
+
+@dataclass(frozen=True)
+class Headline:
+    qualities: tuple[Metric, ...]
+    """Of the sparse model, or of the dense one where nothing was to be pruned; the most important first."""
+    int8: Metric | None
+    """The most important quality of the int8 model."""
+    dense: Metric | None
+    """The same of the dense model."""
+    sparsity: float | None
+    """Of the prunable weights."""
+    model_sparsity: float | None
+    """Of all weights."""
+    speedup: Metric | None
+    """Of decoding with the sparse model over torch fp32 with the dense one, by the fastest backend, which its protocol
+    names."""
+    seconds: float
+    """That making the results of all its nodes took."""
+
+    @property
+    def quality(self) -> Metric | None:
+        return self.qualities[0] if self.qualities else None
+
+    @property
+    def recovery(self) -> float | None:
+        """Percent of the dense model's quality that the most important metric keeps."""
+        return self.quality.recovery if self.quality else None
+
+    def numbers(self) -> dict[str, float]:
+        """Some ten, by the names that charts know them by. What is missing is left out."""
+        found: dict[str, float | None] = {}
+        for metric in self.qualities:
+            found |= {metric.name: metric.value, f"{metric.name}_stderr": metric.stderr}
+        found["recovery"] = self.recovery
+        found |= {f"{kind}_{it.name}": it.value for kind, it in (("int8", self.int8), ("dense", self.dense)) if it}
+        found |= {"sparsity": self.sparsity, "model_sparsity": self.model_sparsity}
+        found |= {"best_decode_speedup": self.speedup.value if self.speedup else None, "seconds": self.seconds or None}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def headline(outcomes: Outcomes) -> Headline:
+    """Of a job."""
+    made = [it for it in outcomes.values() if it.stage in ("dense", "prune", "finetune") and it.name != "one_shot"]
+    is_sparse = any(it.stage in ("prune", "finetune") for it in outcomes.values())
+    judges = ("evaluate", "one_shot_eval" if is_sparse else "dense_eval")
+    judged = next((node for node in judges if node in outcomes), "")
+    ranked = _qualities(outcomes, judged)
+    sparsities = [it.value("sparsity") for it in made]
+    of_model = [it.value("model_sparsity") for it in made]
+    return Headline(
+        qualities=tuple(ranked),
+        int8=_same(ranked, _qualities(outcomes, "evaluate_q")),
+        dense=_same(ranked, _qualities(outcomes, "dense_eval")),
+        sparsity=next((value for value in reversed(sparsities) if value is not None), None),
+        model_sparsity=next((value for value in reversed(of_model) if value is not None), None),
+        speedup=best_speedup(outcomes["benchmark"].metrics) if "benchmark" in outcomes else None,
+        seconds=sum(it.seconds for it in outcomes.values()),
+    )
+
+
+def baseline_label(sparsity: float, int8: bool) -> str:
+    """What the model that pruning starts from is called; `sparsity`: that it came with."""
+    return (f"imported, {100 * sparsity:.0f} % sparse" if sparsity else "dense") + (", int8" if int8 else "")
+
+
+def node_headline(outcome: Outcome) -> Metric | None:
+    """The one number that says most about a node's result."""
+    if outcome.stage == "evaluate":
+        return next(iter(qualities(outcome.metrics)), None)
+    if outcome.stage == "benchmark":
+        return best_speedup(outcome.metrics)
+    return next((outcome.metrics[name] for name in UNITS.get(outcome.stage, {}) if name in outcome.metrics), None)
+
+
+def best_speedup(metrics: Metrics) -> Metric | None:
+    """Of decoding, by the fastest backend with a model that is not dense."""
+    speedups = [
+        it for it in metrics.values()
+        if it.protocol.get("quantity") == "decode_speedup" and it.protocol["model"] != "dense"
+    ]  # fmt: skip
+    return max(speedups, key=lambda metric: metric.value, default=None)
+
+
+def _qualities(outcomes: Outcomes, node: str) -> list[Metric]:
+    return qualities(outcomes[node].metrics) if node in outcomes else []
+
+
+def _same(ranked: list[Metric], other: list[Metric]) -> Metric | None:
+    """Of another model's qualities the one that `ranked` begins with; without `ranked`, its own most important one."""
+    return next((metric for metric in other if not ranked or metric.name == ranked[0].name), None)
