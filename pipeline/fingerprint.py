@@ -96,9 +96,9 @@ def _dotted(where: str, key: str) -> str:
 def code_digest(module: str, project: Path = PROJECT) -> str:
     """sha256 over the source of a stage module and of all project modules it can reach by imports.
 
-    Follows `import`, `from ... import` (relative and inside functions too) and string constants that name a module
-    or `module:attribute` (lazy imports), within `stages` and `engine`. Nothing is imported. Native sources beside an
-    engine module count.
+    Follows `import`, `from ... import` (relative and inside functions too), string constants that name a module or
+    `module:attribute` (lazy imports), and packages whose members are found by name (`stages.kinds`), within `stages`
+    and `engine`. Nothing is imported. Native sources beside an engine module count.
     Raises ModuleNotFoundError if `module` is not a module of the project.
     """
     files = _reachable(module, project)
@@ -142,6 +142,8 @@ def _mentioned(source: Path, module: str) -> tuple[str, ...]:
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
     text = source.read_text(encoding="utf-8")
     names: set[str] = {package, *_STRING.findall(text)}
+    if _MEMBERS.search(text):
+        names.update(f"{package}.{member.stem}" for member in source.parent.glob("[a-z]*.py"))
     for modules in _IMPORT.findall(text):
         names.update(_WORD.findall(modules))
     for dots, base, imported in _FROM_IMPORT.findall(text):
@@ -159,6 +161,8 @@ _WORD = re.compile(r"[A-Za-z_][\w.]*")
 _COMMENT = re.compile(r"#.*")
 _STRING = re.compile(rf"""["']((?:{"|".join(CODE_PACKAGES)})(?:\.\w+)*)(?::\w+)?["']""")
 """A constant that names a module, or `module:attribute`."""
+_MEMBERS = re.compile(r"= Kinds\([^)]*__name__")
+"""A package whose modules are found by their names (`stages.kinds`)."""
 _IMPORT = re.compile(r"^[ \t]*import[ \t]+(.+)$", re.MULTILINE)
 _FROM_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]*(\([^)]*\)|.+)$", re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""Things that come in kinds (pruners, allocations, metrics, backends, recipes): a file each, found by its name.
+"""Things that come in kinds (pruners, allocations, metrics, recipes): a file each, found by its name.
 
 A member is a module of the package for its kind, which defines one constant, for example `PRUNER` in
 `stages/prune/pruners/wanda.py`. Another installed package adds members of its own by entry points of the group

@@ -227,6 +227,9 @@ def test_code_that_needs_no_engine_does_not_see_its_kernels(tmp_path):
         ("benchmark", "engine/native/*"),
         ("benchmark", "engine/decoder.py"),
         ("benchmark", "stages/benchmark/*_backends.py"),
+        ("prune", "stages/prune/pruners/*.py"),
+        ("finetune", "stages/prune/allocations/*.py"),
+        ("evaluate", "stages/evaluate/metrics/*.py"),
     ],
 )
 def test_the_code_that_computes_counts_for_its_stage(stage, pattern, tmp_path):
