@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.credentials import public_values
-from pipeline.disk import replace_text
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
 from pipeline.plan import Plan, Stores
 from pipeline.record.headline import baseline_label, node_headline
@@ -139,11 +136,6 @@ def _finished_models(plan: Plan) -> dict[str, str]:
     model = model or next((name for name in reversed(made) if name != "one_shot"), None)
     int8 = next((name for name in ("quantize", "quantize_dense") if name in plan), None)
     return {label: name for label, name in (("model", model), ("int8 model", int8)) if name}
-
-
-def write_json(value: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(public_values(value), indent=1))
 
 
 def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:

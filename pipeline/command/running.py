@@ -13,6 +13,7 @@ from rich.markup import escape
 from pipeline import credentials, os_errors
 from pipeline.command.errors import JobFailedError
 from pipeline.plan import Plan, Stores
+from pipeline.record.files import write_json
 from pipeline.record.headline import headline
 from pipeline.record.job import SUMMARY, Job, is_done
 from pipeline.record.outcome import Outcomes, read_outcomes, status_of, write_outcomes
@@ -31,7 +32,6 @@ from pipeline.table import (
     show_quality,
     show_warnings,
     warn,
-    write_json,
 )
 from pipeline.tracking.tracker import open_tracker
 from stages.contracts import UserError

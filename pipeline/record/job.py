@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.credentials import public_values
-from pipeline.disk import replace_text
+from pipeline.record.files import write_json
 from pipeline.record.outcome import Outcomes, read_outcomes, status_of
 from pipeline.record.status import Status
 from stages.contracts import UserError
@@ -55,9 +54,8 @@ class Job:
 
     def write(self) -> None:
         """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
-        record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / RECORD, json.dumps(record, indent=1))
+        record = {key: value for key, value in asdict(self).items() if key != "folder"}
+        write_json(record, self.folder / RECORD)
 
     @classmethod
     def read(cls, folder: Path) -> Job:

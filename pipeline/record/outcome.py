@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.credentials import public_values
-from pipeline.disk import replace_text
 from pipeline.record import metrics as measured
+from pipeline.record.files import write_json
 from pipeline.record.metrics import Metrics
 from pipeline.record.status import Status
 
@@ -61,9 +60,7 @@ Outcomes = dict[str, Outcome]
 
 
 def write_outcomes(outcomes: Outcomes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = public_values({key: outcome.as_json() for key, outcome in outcomes.items()})
-    replace_text(path, json.dumps(record, indent=1))
+    write_json({key: outcome.as_json() for key, outcome in outcomes.items()}, path)
 
 
 def read_outcomes(path: Path) -> Outcomes:

@@ -13,9 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from pipeline.credentials import public_values
-from pipeline.disk import replace_text
 from pipeline.process import is_dead
+from pipeline.record.files import write_json
 from pipeline.record.outcome import Outcomes, read_outcomes
 from stages.contracts import UserError
 
@@ -76,9 +75,8 @@ class Sweep:
         return bool(self.process) and not self.ended and not is_dead(self.process)
 
     def write(self) -> None:
-        record = public_values({key: value for key, value in asdict(self).items() if key != "folder"})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / RECORD, json.dumps(record, indent=1))
+        record = {key: value for key, value in asdict(self).items() if key != "folder"}
+        write_json(record, self.folder / RECORD)
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
