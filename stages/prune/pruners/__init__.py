@@ -57,6 +57,11 @@ class Pruned:
     """The relative damping that their Hessian needed, of pruners that invert it."""
 
 
+def zeroed(linears: Linears, keeps: list[Tensor]) -> Pruned:
+    """What a pruner without compensation makes: the weights as they were, 0 where `keeps` is False."""
+    return Pruned([W.masked_fill_(~keep, 0) for W, keep in zip(linears.weights, keeps, strict=True)], keeps)
+
+
 class Pruner(Protocol):
     needs: Needs
     options: type[Prune]

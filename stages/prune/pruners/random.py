@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from stages.options import Seed
-from stages.prune.pruners import Linears, Needs, Pruned
+from stages.prune.pruners import Linears, Needs, Pruned, zeroed
 from stages.prune.spec import Prune
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Random:
                 linears.names, linears.weights, linears.goals, linears.kept, strict=True
             )
         ]
-        return Pruned([W.masked_fill_(~keep, 0) for W, keep in zip(linears.weights, keeps, strict=True)], keeps)
+        return zeroed(linears, keeps)
 
 
 PRUNER = Random()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stages.prune.pruners import Linears, Needs, Pruned
+from stages.prune.pruners import Linears, Needs, Pruned, zeroed
 from stages.prune.spec import HessianOptions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Wanda:
     def prune(self, linears: Linears, config: HessianOptions) -> Pruned:
         given = zip(linears.weights, linears.goals, linears.kept, strict=True)
         keeps = [wanda(W_OI, linears.input_norms, goal, kept_OI) for W_OI, goal, kept_OI in given]
-        return Pruned([W.masked_fill_(~keep, 0) for W, keep in zip(linears.weights, keeps, strict=True)], keeps)
+        return zeroed(linears, keeps)
 
 
 PRUNER = Wanda()
