@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.reporting import study, tables, writers
 from pipeline.reporting.study import Study
 from pipeline.store.store import SHORT
-from tests.tiny_reports import Runs, fingerprint
+from tests.tiny_reports import Runs, fingerprint, forget_evaluations
 
 FILE = Path(__file__).with_name("golden_reports.json")
 FINGERPRINT = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
@@ -65,12 +65,7 @@ def timed(folder: Path) -> Runs:
     """Speeds without any evaluation; a job that was killed."""
     runs = Runs(folder, ACCURACY, True, 0.3, 0.05, "mpt_gsm8k", model="owner/tiny", data="owner/sums")
     place = runs.job(0.5, "squarehead", 0.3, int8=True)
-    for name in ("plan.json", "summary.json"):
-        told = json.loads((place / name).read_text())
-        nodes = told.get("nodes", told)
-        for node in [node for node in nodes if nodes[node]["stage"] == "evaluate"]:
-            del nodes[node]
-        (place / name).write_text(json.dumps(told))
+    forget_evaluations(place)
     runs.job(0.8, "ce", 0.1, until="prune_80", summary=False)
     return runs
 

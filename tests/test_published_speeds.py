@@ -16,7 +16,7 @@ from pipeline.reporting import page, speed_axes, speed_figures, speed_tables, sp
 from pipeline.reporting.cells import Table
 from pipeline.reporting.speed_verdicts import SpeedComparison, merged, verdict
 from pipeline.reporting.study import Study
-from tests.tiny_reports import Runs, fingerprint
+from tests.tiny_reports import Runs, fingerprint, forget_evaluations
 
 ACCURACY = "squarehead_qa_exact_match_strict_match"
 
@@ -216,12 +216,7 @@ def test_csv_and_json_hold_both_ratios_unrounded(tmp_path: Path) -> None:
 def test_without_evaluations_the_csv_has_a_row_for_each_model_of_each_backend(tmp_path: Path) -> None:
     runs = of_mpt(tmp_path)
     place = runs.job(0.5, "squarehead", 0.3, int8=True)
-    for name in ("plan.json", "summary.json"):
-        told = json.loads((place / name).read_text())
-        nodes = told.get("nodes", told)
-        for node in [node for node in nodes if nodes[node]["stage"] == "evaluate"]:
-            del nodes[node]
-        (place / name).write_text(json.dumps(told))
+    forget_evaluations(place)
     found = collected(runs)
     assert found.models == []
     rows = {(row["backend"], row["model"]): row for row in csv.DictReader(io.StringIO(writers.comma_separated(found)))}

@@ -222,3 +222,13 @@ def benchmark(rates: dict[tuple[str, str], float]) -> dict[str, Any]:
     ]  # fmt: skip
     rows.append({"backend": "onnx_fp32", "model": "dense", "status": "n/a", "reason": "not installed"})
     return {"machine": {"cpu": "A CPU", "threads": 2}, "protocol": {"workload": "a prompt", "rounds": 3}, "rows": rows}
+
+
+def forget_evaluations(job: Path) -> None:
+    """Takes the evaluations out of a job's records, as of a job that measured speed alone."""
+    for name in ("plan.json", "summary.json"):
+        record = json.loads((job / name).read_text())
+        nodes = record.get("nodes", record)
+        for node in [node for node in nodes if nodes[node]["stage"] == "evaluate"]:
+            del nodes[node]
+        (job / name).write_text(json.dumps(record))
