@@ -68,8 +68,8 @@ chaos: env ## Kill, starve and damage small runs in every way, count what is at 
 sanitize: $(SANITIZED) ## Run the engine's tests with its kernels under address and undefined-behaviour sanitizers
 	$(TESTING) SQUAREHEAD_KERNELS=$(CURDIR)/$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		$(BIN)/python -m pytest --capture=sys tests/test_engine_kernels.py tests/test_engine_models.py \
-		tests/test_engine_decoder_seq2seq.py tests/test_engine_generation.py $(ARGS)
+		$(BIN)/python -m pytest --capture=sys tests/engine/test_engine_kernels.py tests/engine/test_engine_models.py \
+		tests/engine/test_engine_decoder_seq2seq.py tests/engine/test_engine_generation.py $(ARGS)
 
 sanitize-changed: ## Run `make sanitize` where engine/native differs from SINCE (the last tag, or where the branch began)
 	@if [ -n "$(SINCE)" ] && git diff --quiet "$(SINCE)" -- engine/native; then \

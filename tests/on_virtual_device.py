@@ -30,10 +30,10 @@ from stages.prune.spec import PruneOptions
 from tests import tiny, virtual_device
 from tests.recording import RecordingLog
 from tests.stage_options import pruning
-from tests.test_encoder_decoders import start
-from tests.test_generation_metrics import settings, stage_output
-from tests.test_pruning import calibrating, text_data
-from tests.test_training import ALL, TASK, training
+from tests.stages.test_encoder_decoders import start
+from tests.stages.test_generation_metrics import settings, stage_output
+from tests.stages.test_pruning import calibrating, text_data
+from tests.stages.test_training import ALL, TASK, training
 
 KINDS = ("llama", "t5", "whisper")
 
