@@ -86,11 +86,13 @@ def whole(folder: Path, sources: Sources, *line: str) -> Whole:
 
 
 def _graph(place: Place, resolved: Any) -> tuple[dict[str, str], dict[str, str]]:
-    newest = max(place.runs.glob("*/**/plan.json"), key=os.path.getmtime)
-    planned = json.loads(newest.read_text())["nodes"]
-    names = {node["fingerprint"]: name for name, node in planned.items()}
-    readers = {}
-    for name, node in build(resolved).items():
+    """(fingerprint -> node, fingerprint -> a node that reads it); a sweep has other jobs' plans, too."""
+    graph = build(resolved)
+    plans = [json.loads(path.read_text())["nodes"] for path in place.runs.glob("*/**/plan.json")]
+    names = {node["fingerprint"]: name for planned in plans for name, node in planned.items()}
+    planned = next(planned for planned in plans if graph.keys() <= planned.keys())
+    readers: dict[str, str] = {}
+    for name, node in graph.items():
         for source in node.inputs.values():
             readers.setdefault(planned[source]["fingerprint"], name)
     return names, readers
