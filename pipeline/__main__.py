@@ -1,4 +1,5 @@
-"""`python -m pipeline [group=option] [key=value]`, also `squarehead ...`: a job, or with `-m` a sweep of jobs.
+"""`python -m pipeline [group=option] [key=value]`, also `squarehead ...`: a job, or with `-m` a sweep of jobs;
+`squarehead explain NAME` describes an option.
 
 Hydra composes the configuration (`command.compose`). A job is planned and run by `command.job`, a sweep by
 `hydra_plugins.squarehead_sweeper`.
@@ -13,6 +14,7 @@ from typing import NoReturn
 from pipeline import credentials, ending
 from pipeline.command import arguments, compose
 from pipeline.command.errors import EXPECTED, JobFailedError, explain
+from pipeline.command.explain import explain_name
 from pipeline.ending import Ending
 
 
@@ -24,6 +26,9 @@ def main() -> None:
         return
     ending.listen()
     try:
+        if sys.argv[1:2] == ["explain"]:
+            print(explain_name(sys.argv[2:]))
+            return
         credentials.refuse_elsewhere(sys.argv[1:])
         compose.run()
     except JobFailedError:

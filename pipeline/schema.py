@@ -27,16 +27,21 @@ from stages.quantize.spec import Quantize
 
 
 class Schedule(Options):
+    """The steps on the way to the final sparsity."""
+
     kind: Literal["one_shot", "ladder", "cubic"]
+    """one_shot: prune once, at `sparsity`. ladder: prune and fine-tune level by level. cubic: prune gradually during
+    one fine-tuning."""
     levels: list[Sparsity] = Field([])
-    """ladder: prune and fine-tune at each of those below `sparsity`, then at `sparsity`."""
+    """ladder: prune and fine-tune at each of these levels below `sparsity`, then at `sparsity`."""
     initial: Sparsity = 0.0
-    """cubic: where the schedule starts, in one pruning step."""
+    """cubic: sparsity at begin_step, reached in one pruning step."""
     begin_step: int = Field(0, ge=0)
+    """cubic: fine-tuning step at which the schedule begins."""
     end_step: int = Field(0, ge=0)
-    """cubic: the schedule runs between these fine-tuning steps; end_step 0 means 80 % of them."""
+    """cubic: fine-tuning step at which `sparsity` is reached; 0 means after 80 % of the steps."""
     update_every: int = Field(1, ge=1)
-    """cubic: steps between mask updates."""
+    """cubic: fine-tuning steps between two mask updates."""
 
     @model_validator(mode="after")
     def _only_its_own(self) -> Schedule:
@@ -50,20 +55,35 @@ class Schedule(Options):
 
 
 class Tracking(Options):
+    """Recording of jobs and results in MLflow."""
+
     enabled: bool
+    """Whether MLflow records jobs and results."""
     uri: str
-    """MLflow tracking URI; empty: sqlite under runs/."""
+    """MLflow's tracking URI; empty: a SQLite database in the folder `runs`."""
     experiment: str = Field(min_length=1, max_length=250)
+    """Name of the MLflow experiment."""
     artifacts: Literal["all", "small", "none"]
-    """What goes to MLflow of each artifact: every file, those under 1 MB, or none."""
+    """Which files of a result MLflow gets: all, those under 1 MB, or none."""
+
+
+class CacheRules(Options):
+    """The cache of downloads, and what counts as a stored result."""
+
+    folder: str = Field(min_length=1)
+    """Folder of downloaded models and data, shared by all projects of a user."""
+    code: Literal["warn", "strict"]
+    """What a stored result is that other code has made. warn: a hit, with a warning. strict: a miss."""
 
 
 NORMALIZER, FULL_WINDOW = "evaluate.generation.normalizer", "evaluate.generation.full_window"
 
 
 class Config(Options):
+    """The whole configuration of a job."""
+
     recipe: str = "task_pruning"
-    """What becomes of the model: a file of `pipeline/recipes/`, or one that an installed package adds."""
+    """The graph of stages to run: a file of `pipeline/recipes/`, or a recipe that an installed package adds."""
     model: Model
     data: Data
     dense: Dense
@@ -80,20 +100,22 @@ class Config(Options):
     sparsity: Sparsity
     """Fraction of zeros among the prunable weights, at the end of the schedule."""
     seed: Seed
+    """Seed of everything random, unless a section sets its own."""
     threads: int = Field(ge=0)
-    """Of torch; 0: all cores (divided by the sweep's parallel jobs)."""
+    """Threads of torch; 0: all cores, divided by the parallel jobs of a sweep."""
     device: Literal["auto", "cpu", "cuda"]
-    """Where models in floating point are trained, pruned and evaluated; auto: a GPU if the system lists one. Int8
-    models, the engine and benchmarks are computed on the CPU."""
+    """Where floating-point models are trained, pruned and evaluated; auto: a GPU if the system lists one. Int8 models,
+    the engine and benchmarks always use the CPU."""
     runs: str = Field(min_length=1)
     """Folder of the store, the sweeps and the MLflow database."""
     dry_run: bool
+    """Print what would run, why, and what it is expected to take; then stop."""
     until: str
     """Run only this node and what it needs; empty: all."""
     force: list[str]
-    """Nodes to run again, with all that depends on them, even if their results are stored."""
+    """Nodes to run again, with all that depends on them, even if their results are stored: `force=[benchmark]`."""
     reference: str
-    """Table of published figures (conf/references.yaml) that reports put beside these results; empty: none."""
+    """Table of published figures (conf/references.yaml) that reports show beside the results; empty: none."""
 
     @field_validator("reference")
     @classmethod
@@ -170,13 +192,6 @@ class Config(Options):
                 if level < self.sparsity and abs(level * group - round(level * group)) > 1e-9:
                     raise UserError(f"level {level:g} is no multiple of 1/{group} as N:M needs", "schedule.levels")
         return self
-
-
-class CacheRules(Options):
-    folder: str = Field(min_length=1)
-    """Of sources (models, data), shared by all projects of this user."""
-    code: Literal["warn", "strict"]
-    """What a stored result made by other code is: a hit with a warning, or a miss."""
 
 
 def parse(composed: dict[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""What options of all stages are made of: typed, frozen, and refusing what they do not know. Torch-free."""
+"""The base of all options, typed, frozen and closed to unknown names, and the types that several stages share."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from pydantic import (
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What numpy's generators and torch's both take."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of numpy's generators
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
-LossWeight = Annotated[float, Field(ge=0, le=1e6)]
-"""Beyond, gradients overflow in 32 bits whatever the learning rate."""
+LossWeight = Annotated[float, Field(ge=0, le=1e6)]  # larger ones overflow 32-bit gradients at any learning rate
 
 Precision = Literal["fp32", "bf16", "auto"]
-"""auto: bf16 where this CPU has instructions for it, else fp32; resolved before anything is fingerprinted. Training
-with stochastic rounding computes in bf16 everywhere."""
+"""auto: bf16 if this CPU has instructions for it, otherwise fp32; it is resolved before the fingerprint. Training with
+stochastic rounding always computes in bf16."""
 
 
 class Options(BaseModel):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.command.conf_files import CONF
 from pipeline.command.errors import EXPECTED, JobFailedError, report_bug
 from pipeline.command.options_help import group_options
 from stages.contracts import UserError
-
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
 
 def _runs_folder(runs: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+
+from pipeline.command.conf_files import first_comment
 
 NAME_WIDTH, LINE_WIDTH = 24, 120
 
@@ -20,7 +21,7 @@ def group_options() -> str:
         for path in sorted(folder.rglob("*.yaml")):
             group, _, option = path.relative_to(folder).with_suffix("").as_posix().partition("/")
             if option and group != "hydra":
-                found.setdefault(group, {}).setdefault(option, first_comment(path))
+                found.setdefault(group, {}).setdefault(option, _first_sentence(path))
     lines = []
     for group, options in sorted(found.items()):
         lines += ["", f"{group}:", *(_entry(name, comment) for name, comment in options.items())]
@@ -40,9 +41,5 @@ def config_folders() -> Iterator[Path]:
             yield Path(source.path)
 
 
-def first_comment(path: Path) -> str:
-    """The first sentence of the comment at the head of a file; empty if there is none. `# @package` is Hydra's."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    said = " ".join(line.lstrip("# ") for line in comment if not line.startswith("# @package"))
-    return re.split(r"(?<=\.)\s", said)[0]
+def _first_sentence(path: Path) -> str:
+    return re.split(r"(?<=\.)\s", first_comment(path.read_text(encoding="utf-8")))[0]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
-import yaml
+from pipeline.command.conf_files import CONF, conf_files, default_choices
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 EXTRAS = {
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/submitit": "submitit",
@@ -64,20 +60,9 @@ def _did_you_mean(names: list[str]) -> str:
 def option_keys() -> dict[str, list[str]]:
     """Every key of the configuration; with the options of a group that have it, where not all configurations do."""
     known: dict[str, list[str]] = {}
-    for path in sorted(CONF.glob("*/*.yaml")):
-        group, option = path.parent.name, path.stem
-        text = path.read_text(encoding="utf-8")
-        if group != "hydra" and "@package _global_" not in text:
-            for key in _flat(yaml.safe_load(text) or {}, group):
-                known.setdefault(key, []).append(f"{group}={option}")
-    everywhere = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
-    return known | {key: [] for key in _flat(everywhere) if not key.startswith(("hydra", "defaults"))}
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        key = f"{above}.{name}" if above else str(name)
-        if isinstance(value, Mapping):
-            yield from _flat(value, key)
-        elif name != "defaults":
-            yield key
+    main, *others = conf_files()
+    for file in others:
+        for key in file.values:
+            if key.startswith(f"{file.group}.") and file.group in default_choices():
+                known.setdefault(key, []).append(file.choice)
+    return known | {key: [] for key in main.values}

@@ -1,4 +1,4 @@
-"""Stage `benchmark`: the speed of models. What the rest of the house knows of it; torch-free."""
+"""Stage `benchmark`: the speed of models. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from stages.stage import Stage
 
 
 class Benchmark(Options):
+    """How the speed of models is measured."""
+
     enabled: bool
+    """Whether speed is measured."""
     backends: list[str]
-    """Names of `stages.benchmark.backends`, at least one where the benchmark is enabled; each runs on the dense and
-    on the sparse model."""
+    """Backends to compare, at least one (`stages/benchmark/names.py` lists them). Each runs the dense and the sparse
+    model."""
     prompt_tokens: int = Field(ge=1)
-    """Of decoder-only models; encoder-decoders read whole examples."""
+    """Prompt length for decoder-only models. Encoder-decoders read whole examples."""
     samples: int = Field(ge=1)
-    """Of encoder-decoders: test examples, drawn evenly over their sizes and run one by one."""
+    """For encoder-decoders: test examples, drawn evenly over their sizes and run one by one."""
     beams: int = Field(ge=0)
-    """Of encoder-decoders: beam search beside greedy decoding; 0 and 1: none."""
+    """For encoder-decoders: also measure beam search with this many beams; 0 and 1: greedy decoding only."""
     new_tokens: int = Field(ge=1)
-    """Decoded of each sample, whatever they are: the end of a text stops nothing."""
+    """Tokens to decode for each sample; an end-of-text token does not stop it."""
     rounds: int = Field(ge=1)
-    """Interleaved rounds: every backend once in each, so that drifts of the machine hit all alike."""
+    """Interleaved rounds: each backend runs once in every round, so that drifts of the machine affect all alike."""
     warmup: int = Field(ge=0)
+    """Rounds that are not counted."""
     threads: int = Field(ge=0)
-    """0: the job's threads."""
+    """Threads of a backend; 0: the job's threads."""
 
     @model_validator(mode="after")
     def _measures_something(self) -> Benchmark:

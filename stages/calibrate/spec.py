@@ -1,4 +1,4 @@
-"""Stage `calibrate`: draws calibration samples. What the rest of the house knows of it; torch-free."""
+"""Stage `calibrate`: draws calibration samples. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from stages.stage import Stage
 
 
 class Calibrate(Options):
+    """Samples of the training data that pruning and quantization measure the inputs of layers on."""
+
     samples: int = Field(ge=1)
+    """Number of calibration samples."""
     length: int = Field(ge=2)
-    """Tokens of a sample. text: padding-free windows of packed text; qa: one item each, padded and masked."""
+    """Tokens of a sample. Running text is packed into windows without padding; of questions and answers each sample is
+    one item, padded and masked."""
     split: str
+    """Split that the samples are drawn from."""
     seed: Seed
+    """Seed of the draw."""
     draw: Literal["windows", "documents"] = "windows"
-    """text: windows of the whole stream, or a random stretch of each of some random documents longer than `length`, as
-    SparseGPT and Wanda draw from C4."""
+    """For running text. windows: windows of the whole stream. documents: a random stretch of each of some random
+    documents longer than `length`, as SparseGPT and Wanda draw from C4."""
 
 
 STAGE = Stage("calibrate", "4", Calibrate, Calibration, check_early=check_early, cost=CalibrateCost())

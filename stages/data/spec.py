@@ -1,4 +1,4 @@
-"""Stage `data`: brings in a data set as JSON Lines. What the rest of the house knows of it; torch-free."""
+"""Stage `data`: brings in a data set as JSON Lines. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ READS: dict[Family, tuple[DataFormat, ...]] = {
 
 
 class Speech(Options):
-    """How a data set of format speech is put to a Whisper model."""
+    """How Whisper models read a data set of format speech."""
 
     language: str
-    """Of the transcripts, as in `en` or `hi`; names the language token of multilingual models."""
+    """Language of the transcripts, for example `en` or `hi`. It names the language token of multilingual models."""
     task: Literal["transcribe", "translate"]
-    """translate: the texts are English translations of what is spoken."""
+    """transcribe: the texts are transcripts. translate: they are English translations of the speech."""
     timestamps: bool
-    """Transcripts begin and end with timestamp tokens."""
+    """Whether transcripts begin and end with timestamp tokens."""
     window: Literal["full", "clip"]
-    """What the encoder sees: 30 seconds always, as Whisper was trained, or the clip and one second of silence, which
-    costs a fraction, and which a model has to be fine-tuned for (`dense`): raw ones loop."""
+    """What the encoder sees. full: always 30 seconds, as Whisper was trained. clip: the clip and one second of silence,
+    which costs a fraction and needs dense fine-tuning first; raw models loop."""
 
 
 class Languages(Options):
@@ -48,42 +48,47 @@ class Languages(Options):
     Both empty where the tokenizer has no such names."""
 
     source: str
+    """The tokenizer's name of the source language; empty where it has none."""
     target: str
+    """The tokenizer's name of the target language; empty where it has none."""
 
 
 class Data(Options):
-    """A data set, brought into JSON Lines: one file for each of train, validation, test."""
+    """The data set. It is stored as JSON Lines, one file for each of train, validation and test."""
 
     path: str = Field(min_length=1)
     """A hub id, a local file or folder of JSON Lines, or an embedded package."""
     revision: str
+    """For a hub id: branch, tag or commit; empty means `main`."""
     subset: str
-    """Hub only: the configuration name (`main` for openai/gsm8k)."""
+    """For a hub id: the name of its configuration (`main` for openai/gsm8k)."""
     format: DataFormat
-    """text: running text. qa: a prompt and its completion, loss on both, answers scored after `####`. translation:
-    pairs of a source and a target. speech: audio files and their transcripts."""
+    """text: running text. qa: a prompt and its completion, with the loss on both; answers are scored after `####`.
+    translation: pairs of a source and a target. speech: audio files and their transcripts."""
     columns: dict[str, str]
-    """Our field -> theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
-    `text`. And `id`: what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
+    """Our column: theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
+    `text`. `id` is what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
     splits: dict[str, str]
-    """Our split -> theirs, where the source has splits; empty: those of the same names. Splits left out are cut by
-    hash from `train`."""
+    """Our split: theirs, where the source has splits; empty means those of the same names. Splits left out are cut from
+    `train` by hash."""
     fractions: tuple[float, float, float]
-    """Train, validation, test, where a split has to be cut by a hash of the id."""
+    """Fractions of train, validation and test, where a split is cut by the hash of the id."""
     verbatim: bool = False
-    """format=text: rows as they are, empty ones and spaces around them kept, as published perplexities of WikiText-2
-    are measured. Else rows are stripped, and those without text left out."""
+    """For running text: keep rows as they are, also empty ones and spaces around them, as published perplexities of
+    WikiText-2 are measured. Otherwise rows are stripped and those without text are left out."""
     prompt: str
+    """Template of the prompt in training and evaluation, for qa and translation. The default is that of lm-eval's
+    gsm8k; T5 has its task prefix here."""
     completion: str
-    """qa and translation: the one prompt format of training and evaluation (of lm-eval's gsm8k; T5's prefix)."""
+    """Template of what follows the prompt, for qa and translation."""
     size: int = Field(ge=0)
-    """Items to generate (generated data), or the first so many rows of each split to keep; 0 keeps all."""
+    """The first so many rows of each split; for generated data, the number of items to generate. 0 keeps all."""
     seed: Seed
-    """Of generated data."""
+    """Seed of generated data."""
     speech: Speech | None = None
-    """format=speech only."""
+    """Only for format=speech."""
     languages: Languages | None = None
-    """format=translation only."""
+    """Only for format=translation."""
 
     @field_validator("fractions")
     @classmethod

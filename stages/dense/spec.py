@@ -1,4 +1,4 @@
-"""Stage `dense`: fine-tuning before pruning. What the rest of the house knows of it; torch-free."""
+"""Stage `dense`: fine-tuning before pruning. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stages.stage import Stage
 
 
 class Dense(Options):
-    """Fine-tuning before pruning: makes the teacher, the start and the baseline."""
+    """Fine-tuning before pruning. Its result is the teacher, the starting point and the baseline."""
 
     skip: bool
-    """The pretrained model itself is the teacher, the start and the baseline."""
+    """Train nothing before pruning: the pretrained model itself is the teacher, the starting point and the baseline."""
     training: Training
 
     @model_validator(mode="after")

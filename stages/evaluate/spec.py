@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the quality of a model. What the rest of the house knows of it; torch-free."""
+"""Stage `evaluate`: the quality of a model. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -15,54 +15,62 @@ from stages.stage import Stage
 
 
 class Perplexity(Options):
+    """Token perplexity over windows of a fixed length."""
+
     split: str
+    """Split that is evaluated."""
     length: int = Field(ge=2)
+    """Tokens of a window. Windows do not overlap."""
     windows: int = Field(ge=0)
-    """The first so many windows; 0: all."""
+    """Evaluate the first so many windows; 0: all."""
     bos: Bos = "window"
     joined_by: str = "\n\n"
-    """What stands between two rows of the split (C4, as papers cut it: one space)."""
+    """Text between two rows of the split (papers join C4 by one space)."""
     documents: int = Field(0, ge=0)
-    """The first so many rows of the split; 0: all (C4, as papers cut it: 1100)."""
+    """Use the first so many rows of the split; 0: all (papers take 1100 of C4)."""
 
 
 class Task(Options):
-    """An lm-eval task: a stock one by name, or a local YAML."""
+    """An lm-eval task: one of its own by name, or a local YAML."""
 
     name: str = Field(min_length=1)
+    """Name of the task in lm-eval, or in the folder `include`."""
     include: str = ""
-    """Folder of the task's YAML; empty: a stock task. `packaged` names the tasks that come with squarehead."""
+    """Folder of the task's YAML; empty: one of lm-eval's own. `packaged` means the tasks that come with squarehead."""
     shots: int | None = Field(None, ge=0)
     """Examples before each question; null: as the task's definition says."""
     limit: int = Field(0, ge=0)
-    """The first so many documents; 0: all."""
+    """Evaluate the first so many documents; 0: all."""
     batch_size: int = Field(8, ge=1)
+    """Requests of one forward pass."""
 
 
 class Generation(Options):
-    """What an encoder-decoder writes, scored: BLEU and chrF of translations, WER of transcripts."""
+    """Scores of the texts that an encoder-decoder generates: BLEU and chrF of translations, WER of transcripts."""
 
     split: str
+    """Split that is evaluated."""
     limit: int = Field(ge=0)
-    """The first so many items; 0: all."""
+    """Evaluate the first so many items; 0: all."""
     beams: int = Field(ge=1)
-    """1: greedy."""
+    """Beams of the search; 1: greedy decoding."""
     length_penalty: float
-    """Of beam search: scores are divided by length ** length_penalty."""
+    """Beam search divides scores by length ** length_penalty."""
     max_new_tokens: int = Field(ge=1)
-    """A model that loops writes this many; its insertions depend on it."""
+    """Most tokens of one output. A model that loops writes this many, so its insertions depend on it."""
     tokenize: Literal["auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"] = "auto"
-    """Of BLEU, sacreBLEU's tokenizer. auto: zh for Chinese, char for other scripts that write without spaces (Japanese,
-    Thai, Lao, Khmer, Burmese), else 13a."""
+    """sacreBLEU's tokenizer. auto: zh for Chinese, char for other scripts that write without spaces (Japanese, Thai,
+    Lao, Khmer, Burmese), otherwise 13a."""
     normalizer: Literal["none", "basic", "english", "unicode"]
-    """Of WER, for references and hypotheses alike: nothing; Whisper's basic one (case, punctuation); Whisper's English
-    one (contractions, numbers, British spelling as well); or `unicode`, for all scripts: case and punctuation, vowel
-    signs kept."""
+    """How references and hypotheses are normalised before WER. none: not at all. basic: Whisper's basic normaliser
+    (case, punctuation). english: Whisper's English one (contractions, numbers, British spelling as well). unicode: for
+    all scripts; case and punctuation, vowel signs kept."""
     full_window: bool
-    """Speech with window=clip: also evaluate with 30-second windows, as metrics `*_full_window`."""
+    """For speech with window=clip: also evaluate with 30-second windows, as metrics `*_full_window`."""
     bootstrap: int = Field(ge=100)
     """Resamples of the items for confidence intervals."""
     seed: Seed
+    """Seed of the bootstrap."""
 
 
 def _of_the_named_metrics(value: Any) -> Any:
@@ -80,25 +88,29 @@ FurtherMetrics = Annotated[list[SerializeAsAny[MetricOptions]], BeforeValidator(
 
 
 class Evaluate(Options):
+    """How the quality of models is measured."""
+
     added: ClassVar[frozenset[str]] = frozenset({"metrics"})
 
     perplexity: Perplexity | None
     generation: Generation | None = None
-    """Encoder-decoders only."""
+    """Only for encoder-decoders."""
     tasks: list[Task]
+    """Tasks of lm-eval to evaluate."""
     metrics: FurtherMetrics = Field([])
     """Further metrics of causal models by name (files of `stages/evaluate/metrics/`, or what installed packages add),
     with options of their own: `[bits_per_byte]`, `[{name: bits_per_byte, windows: 64}]`."""
     one_shot: bool
-    """Also evaluate the model pruned in one step and not fine-tuned, the baseline of all recovery."""
+    """Also evaluate the model that was pruned in one step and not fine-tuned, the baseline of recovery."""
     every_rung: bool
-    """Evaluate after each rung of a ladder, not only at the end."""
+    """Evaluate after each rung of a ladder, not only after the last."""
     batch_size: int = Field(ge=1)
+    """Windows or items of one forward pass."""
     runtime: Literal["torch", "engine"]
     """What computes models in floating point: torch, or the sparse engine in fp32."""
     int8_runtime: Literal["auto", "torch", "engine"]
-    """What computes quantized models: torch's integer product or the sparse engine, which are the same arithmetic.
-    auto: the engine, where its kernels are built."""
+    """What computes quantized models: torch's integer product or the sparse engine; both compute the same numbers.
+    auto: the engine if its kernels are built."""
 
     @model_validator(mode="after")
     def _tasks_by_name(self) -> Evaluate:

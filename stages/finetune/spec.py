@@ -1,4 +1,4 @@
-"""Stage `finetune`: sparse fine-tuning with distillation. What the rest of the house knows of it; torch-free."""
+"""Stage `finetune`: sparse fine-tuning with distillation. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -18,48 +18,56 @@ class Training(Options):
     """One run of the optimizer, dense or sparse."""
 
     steps: int = Field(ge=0)
-    """Optimizer steps. Give either steps or epochs; the other is 0."""
+    """Number of optimizer steps. Give either steps or epochs; the other is 0."""
     epochs: float = Field(ge=0)
+    """Passes over the training split; fractions are allowed. Give either steps or epochs; the other is 0."""
     sequence_length: int = Field(ge=2)
-    """Tokens of a row; of an encoder-decoder's source and of its target, each. Longer ones are cut."""
+    """Tokens of a row; for an encoder-decoder, of the source and of the target each. Longer ones are cut."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
-    """adafactor: torch's, whose lr is relative to each matrix' root mean square and never above 1/sqrt(step)."""
+    """adafactor is torch's, whose lr is relative to each matrix' root mean square and never above 1/sqrt(step)."""
     bf16_updates: Literal["fp32_master", "stochastic_rounding"] = "fp32_master"
-    """How weights stored in bfloat16 take steps smaller than their spacing. fp32_master: training moves fp32 copies and
-    rounds them. stochastic_rounding: each step is rounded up or down by chance, which takes 6 bytes a weight less; for
-    precision=bf16 only."""
+    """How weights stored in bfloat16 take steps smaller than their spacing. fp32_master: training updates fp32 copies
+    and rounds them. stochastic_rounding: each step is rounded up or down by chance, which takes 6 bytes less for each
+    weight; it needs precision=bf16."""
     batch_size: int = Field(ge=1)
     """Sequences of an optimizer step."""
     micro_batch_size: int = Field(ge=1)
     """Sequences of one forward pass; gradients accumulate up to batch_size."""
     group_by_length: bool = False
-    """Sequences of like length in the same step: less padding, up to twice the speed where lengths differ much."""
+    """Put sequences of similar length into the same step: less padding, up to twice the speed where lengths differ
+    much."""
     lr: float = Field(gt=0)
+    """Peak learning rate, reached after warmup_steps."""
     warmup_steps: int = Field(ge=0)
+    """The learning rate rises linearly over this many steps."""
     decay: Literal["linear", "cosine", "constant"]
+    """How the learning rate falls after the warmup: linear and cosine approach 0 at the end, constant stays."""
     weight_decay: float = Field(ge=0)
+    """Weight decay of matrices; norms and biases have none."""
     betas: tuple[Beta, Beta]
-    """adamw only."""
+    """AdamW's decay rates of the running means of the gradient and of its square. Adafactor does not read them."""
     clip_norm: float = Field(ge=0)
     """Gradients are scaled down to this norm; 0 leaves them alone."""
     precision: Precision
-    """Of the forward and backward passes, of student and teacher. fp32: all in fp32, weights stored in bfloat16 too.
-    bf16: matrix products in bf16, the rest in what the weights are stored in."""
+    """Precision of the forward and backward passes of student and teacher. fp32: everything is computed in fp32, also
+    where weights are stored in bfloat16. bf16: matrix products are computed in bf16, the rest in the precision of the
+    stored weights."""
     eval_every: int = Field(ge=0)
-    """Validation loss every so many steps; 0: only at the end."""
+    """Steps between two measurements of the validation loss; 0 measures it only at the end."""
     eval_windows: int = Field(ge=1)
+    """Rows of the validation split that the validation loss is measured on."""
     checkpoint_every: int = Field(ge=0)
     """Steps between checkpoints that a killed run resumes from; 0: none."""
     divergence: float = Field(gt=1)
-    """Stop when the mean loss of the last 10 steps exceeds this multiple of where the loss began, and is at least 2
-    (nats, times the loss weights) above it. A loss or a gradient that is not finite always stops."""
+    """Training stops when the mean loss of the last 10 steps exceeds this multiple of the loss at the start and is at
+    least 2 (nats, times the loss weights) above it. A loss or gradient that is not finite always stops it."""
     activation_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time."""
     teacher_cache_gb: float = Field(ge=0)
     """Disk budget of cached teacher states (bf16); 0 runs the teacher on the fly. Over budget is an error."""
     seed: Seed
-    """Of the order of the data, and of all that a step draws (dropout, SpecAugment, stochastic rounding). The k-th
-    fine-tuning of a run (rung k) uses seed + k."""
+    """Seed of the order of the data and of all random draws of a step (dropout, SpecAugment, stochastic rounding). The
+    k-th fine-tuning of a run (rung k) uses seed + k."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -71,17 +79,24 @@ class Training(Options):
 
 
 class Distill(Options):
-    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (docs in `stages.finetune.distill`)."""
+    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (`stages/finetune/distill.py`)."""
 
     ce: LossWeight
+    """Weight of the task loss, the cross-entropy of the next token."""
     kd: LossWeight
+    """Weight of the KL divergence from the teacher's output distribution."""
     squarehead: LossWeight
+    """Weight of the SquareHead loss: the normalised squared error of each layer's output, summed over the layers."""
     temperature: float = Field(ge=1e-3, le=1e3)
+    """Softmax temperature of student and teacher in the KL divergence."""
     eps: float = Field(ge=0, le=1)
+    """Added to the denominator of each layer's normalised error."""
     normalize: Literal["layer", "token"]
-    """layer: the paper's ratio of two sums. token: a ratio for each token, then their mean (ours)."""
+    """How a layer's error is normalised. layer: the paper's ratio of two sums. token: a ratio for each token, then
+    their mean (not in the paper)."""
     skip_first: int = Field(ge=0)
-    """Leave out the first tokens of a sequence, whose attention-sink norms dominate the sums (ours; 0: faithful)."""
+    """Leave the first tokens of a sequence out of the layer losses: attention sinks give them norms that dominate the
+    sums. 0 is the paper's loss."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Distill:

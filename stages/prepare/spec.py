@@ -1,4 +1,4 @@
-"""Stage `prepare`: a data set as an encoder-decoder reads it. What the rest of the house knows of it; torch-free."""
+"""Stage `prepare`: a data set as an encoder-decoder reads it. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 

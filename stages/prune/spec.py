@@ -1,4 +1,4 @@
-"""Stage `prune`: one rung of sparsity. What the rest of the house knows of it; torch-free."""
+"""Stage `prune`: one rung of sparsity. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from stages.stage import Stage
 
 
 class Prune(Options):
-    """What every pruner is told. Validated, it is of the class that the chosen pruner names as its `options`."""
+    """Options of all pruners.
+
+    A pruner may add its own: validation returns the class that it names as its `options`.
+    """
 
     added: ClassVar[frozenset[str]] = frozenset({"allocation"})
 
     method: str
-    """A file of `stages/prune/pruners/`, or one that an installed package adds."""
+    """How weights are chosen: a file of `stages/prune/pruners/`, or a pruner that an installed package adds."""
     pattern: str
     """`unstructured`, or `N:M`: N weights KEPT of each M along the input (2:4, 4:8, 16:32, 16:64, ...)."""
     allocation: str = "uniform"
     """How sparse each linear becomes (`stages/prune/allocations/`): uniform, or er, which leaves small and narrow ones
     denser. unstructured only."""
     precision: Precision
-    """Of the calibration forward passes. Hessians and weights are fp32 always."""
+    """Precision of the calibration forward passes. Hessians and weights are always fp32."""
     micro_batch_size: int = Field(ge=1)
     """Calibration samples of one forward pass."""
     skip: list[str]
@@ -72,14 +75,15 @@ class Prune(Options):
 
 
 class HessianOptions(Prune):
-    """Of SparseGPT. Magnitude and Wanda take the same and read none of it, which keeps results stored with it hits."""
+    """Options of SparseGPT. Magnitude and Wanda accept and ignore them, which keeps their older results hits."""
 
     block_size: int = Field(ge=1)
     """Columns that SparseGPT prunes together, and over which unstructured sparsity is uniform."""
     damping: float = Field(gt=0)
-    """Of the Hessian's diagonal, relative to its mean."""
+    """Added to the Hessian's diagonal, relative to its mean."""
     max_damping: float = Field(gt=0)
-    """A Hessian that is not positive definite gets 10 times the damping, noted in the record, up to this; then stop."""
+    """A Hessian that is not positive definite gets 10 times the damping, noted in the record, up to this limit; beyond
+    it the stage fails."""
 
 
 class PruneOptions(Options):

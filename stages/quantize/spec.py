@@ -1,4 +1,4 @@
-"""Stage `quantize`: W8A8 checkpoints. What the rest of the house knows of it; torch-free."""
+"""Stage `quantize`: W8A8 checkpoints. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from stages.stage import Stage
 
 
 class Quantize(Options):
+    """Quantization to int8 after fine-tuning."""
+
     scheme: Literal["none", "w8a8"]
+    """w8a8: int8 weights with a scale for each output channel, int8 activations with a scale for each token."""
     smooth: float = Field(ge=0, le=1)
     """SmoothQuant's migration strength (arXiv 2211.10438), where a scale folds exactly; 0 is off."""
     skip: list[str]
     """Regular expressions of linears to leave in floating point (full match on the dotted name)."""
     skip_sensitive: int = Field(ge=0)
-    """Leave out this many linears whose quantization alone raises the calibration loss most, by measurement."""
+    """Leave out the linears whose quantization alone raises the calibration loss most: this many, found by
+    measurement."""
     dense: bool
-    """Quantize the dense model too, so that quantization's share is told from sparsity's."""
+    """Also quantize the dense model, to separate the cost of int8 from that of sparsity."""
 
     @field_validator("skip")
     @classmethod

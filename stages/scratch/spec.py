@@ -1,4 +1,4 @@
-"""Stage `scratch`: a model of random weights and its tokenizer. What the rest of the house knows of it; torch-free."""
+"""Stage `scratch`: a model of random weights and its tokenizer. Its description for the pipeline, without torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class Scratch(Options):
     """A model of random weights, with a tokenizer trained on the training split, for the `dense` stage to train."""
 
     label: str
-    """How it is called everywhere; says that it is no pretrained model."""
+    """Name in tables and records. It should say that the model is not a pretrained one."""
     vocabulary: int = Field(ge=8)
-    """Pieces of its SentencePiece tokenizer."""
+    """Number of pieces of its SentencePiece tokenizer."""
     settings: dict[str, int | float | str | bool]
-    """Of the family's configuration class, sizes first of all."""
+    """Arguments of the family's configuration class: sizes first of all."""
     seed: Seed
+    """Seed of the random weights."""
 
 
 class ScratchOptions(Options):

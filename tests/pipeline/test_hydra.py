@@ -178,11 +178,11 @@ def test_the_console_command_completes_and_never_answers_with_an_error(monkeypat
 
 
 def test_every_option_of_a_group_says_what_it_is() -> None:
-    from pipeline.command.options_help import first_comment
+    from pipeline.command.conf_files import first_comment
 
     options = [path for path in CONF.glob("*/**/*.yaml") if path.parent.parent.name != "hydra"]
     assert len(options) > 80
-    assert not [path for path in options if not first_comment(path)]
+    assert not [path for path in options if not first_comment(path.read_text())]
 
 
 def test_with_chdir_folders_are_where_the_command_was_typed(place: Place) -> None:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class MetricOptions(Options):
-    """What an item of `evaluate.metrics` holds; members add their own, each with a default."""
+    """Options of an item of `evaluate.metrics`. A metric may add its own, each with a default."""
 
     name: str
+    """Name of the metric: a file of `stages/evaluate/metrics/`, or one that an installed package adds."""
 
 
 @dataclass(frozen=True)

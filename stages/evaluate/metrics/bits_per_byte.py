@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 class BitsPerByteOptions(MetricOptions):
     split: str = "test"
+    """Split that is evaluated."""
     length: int = Field(256, ge=2)
     """Tokens of a window."""
     windows: int = Field(0, ge=0)

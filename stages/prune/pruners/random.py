@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class RandomOptions(Prune):
     seed: Seed = Field()
-    """Of the draw, with the name of each linear."""
+    """Seed of the draw, together with the name of each linear."""
 
 
 def ranks(name: str, shape: tuple[int, ...], seed: int) -> Tensor:

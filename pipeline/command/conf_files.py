@@ -1,0 +1,92 @@
+"""The files of `conf/` as they stand there: which option each of them sets, without composing a configuration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+MAIN = "config.yaml"
+
+
+@dataclass(frozen=True)
+class ConfFile:
+    group: str
+    """Its folder in `conf/`: `distill`; empty for the main file."""
+    option: str
+    """What chooses it in that group: `kd`, `local/llm`."""
+    values: dict[str, Any]
+    """Dotted option -> the value that the file gives it."""
+    comment: str
+    """The comment that it begins with, without its further paragraphs."""
+
+    @property
+    def choice(self) -> str:
+        """How a command line chooses it."""
+        return f"{self.group}={self.option}" if self.group else "conf/config.yaml"
+
+
+@cache
+def conf_files() -> tuple[ConfFile, ...]:
+    """The main file, then all groups; without Hydra's own options."""
+    found = [ConfFile("", "", dict(flatten(main_file())), "")]
+    for path in sorted(CONF.glob("*/**/*.yaml")):
+        group, _, option = path.relative_to(CONF).with_suffix("").as_posix().partition("/")
+        if group == "hydra":
+            continue
+        text = path.read_text(encoding="utf-8")
+        above = "" if "@package _global_" in text else group
+        values = dict(flatten(yaml.safe_load(text) or {}, above))
+        found.append(ConfFile(group, option, values, first_comment(text)))
+    return tuple(found)
+
+
+@cache
+def main_file() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CONF / MAIN).read_text(encoding="utf-8"))
+    return found
+
+
+def default_choices() -> dict[str, str]:
+    """Group -> the option that the main file chooses."""
+    chosen = {}
+    for entry in main_file()["defaults"]:
+        for group, option in entry.items() if isinstance(entry, dict) else ():
+            if option and not group.startswith("override "):
+                chosen[group] = option
+    return chosen
+
+
+def defaults() -> dict[str, Any]:
+    """Dotted option -> its value where a command line says nothing. Interpolations are not resolved."""
+    chosen = default_choices()
+    main, *others = conf_files()
+    values: dict[str, Any] = {}
+    for file in others:
+        if chosen.get(file.group) == file.option:
+            values |= file.values
+    return values | main.values
+
+
+def flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves by dotted names; Hydra's own sections are left out."""
+    for name, value in values.items():
+        if not above and name in ("defaults", "hydra"):
+            continue
+        key = f"{above}.{name}" if above else str(name)
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, key)
+        elif name != "defaults":
+            yield key, value
+
+
+def first_comment(text: str) -> str:
+    """The comment at the head of a file; empty if there is none. `# @package` is Hydra's."""
+    comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in comment if not line.startswith("# @package"))
