@@ -1,6 +1,7 @@
 """Orchestration: compose, plan, run, track. Knows no torch.
 
 commands      __main__, report, reproduce, dashboard; and those of store, sweeps, tracking
+api           the same for notebooks and scripts
 command       behind __main__: Hydra composes a configuration, a job is planned and run, errors are explained
 the way       schema (a checked configuration) -> resolve -> recipes, steps (nodes of a graph) -> fingerprint,
               plan (hit, or run and why) -> preflight
@@ -13,3 +14,8 @@ tracking      MLflow, a view of the record
 reporting     tables, figures and pages of runs and sweeps; references: the published figures beside ours
 for all       gpu, heap, process, environment, disk
 """
+
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+"""Hydra's groups, and what else is configured."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from pipeline import CONF
 from stages.contracts import UserError
 
-FILE = Path(__file__).resolve().parent.parent / "conf" / "references.yaml"
+FILE = CONF / "references.yaml"
 RATE = "decode_tokens_per_second"
 """Metric of tables of speed: their speed-ups are over their dense row."""
 

@@ -20,10 +20,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import CONF
 from pipeline.table import table_console
 from stages.contracts import UserError
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "conf" / "experiment"
+EXPERIMENTS = CONF / "experiment"
 NEEDS, TAKES = "Needs: ", "Takes: "
 
 

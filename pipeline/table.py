@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
+from pipeline.graph import Graph
 from pipeline.plan import Plan, Stores
 from pipeline.record.headline import baseline_label, node_headline
 from pipeline.record.metrics import Metric, qualities
@@ -116,7 +117,7 @@ def show_models(plan: Plan, outcomes: Outcomes, stores: Stores, console: Console
     """The folders of the models that the job is about, and the command that uses them."""
     found = {
         label: stores.for_stage(plan[name].spec).folder(plan[name].node.stage, plan[name].fingerprint)
-        for label, name in _finished_models(plan).items()
+        for label, name in finished_models({name: item.node for name, item in plan.items()}).items()
         if outcomes[name].status.is_stored
     }
     for label, folder in found.items():
@@ -129,12 +130,12 @@ def show_models(plan: Plan, outcomes: Outcomes, stores: Stores, console: Console
         console.print(f"use        {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _finished_models(plan: Plan) -> dict[str, str]:
+def finished_models(graph: Graph) -> dict[str, str]:
     """Label -> node: what the last evaluations judge, or else the last checkpoint that is not the one-shot baseline."""
-    made = [name for name, item in plan.items() if item.node.stage in ("dense", "prune", "finetune")]
-    model = plan["evaluate"].node.inputs["model"] if "evaluate" in plan else None
+    made = [name for name, node in graph.items() if node.stage in ("dense", "prune", "finetune")]
+    model = graph["evaluate"].inputs["model"] if "evaluate" in graph else None
     model = model or next((name for name in reversed(made) if name != "one_shot"), None)
-    int8 = next((name for name in ("quantize", "quantize_dense") if name in plan), None)
+    int8 = next((name for name in ("quantize", "quantize_dense") if name in graph), None)
     return {label: name for label, name in (("model", model), ("int8 model", int8)) if name}
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import CONF
 from pipeline.resolve import resolve
 from pipeline.schema import Config, parse
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:

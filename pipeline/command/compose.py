@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.command.conf_files import CONF
+from pipeline import CONF, credentials
 from pipeline.command.errors import EXPECTED, JobFailedError, report_bug
 from pipeline.command.options_help import group_options
 from stages.contracts import UserError
@@ -48,6 +52,20 @@ class JobFunction:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise error  # the sweeper knows what to do
         self.error = error
+
+
+def composed_for_python(overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Path]:
+    """The configuration of a job outside of the command line; Hydra's own section of it; and the folder of its record.
+    Raises what `EXPECTED` names."""
+    credentials.refuse_elsewhere(overrides)
+    public = credentials.withdraw_from(overrides)
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        composed = hydra.compose("config", overrides=public, return_hydra_config=True)
+    if composed.hydra.job.chdir:
+        raise UserError("Python stays in its working directory; expected false", "hydra.job.chdir")
+    values = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    found: dict[str, Any] = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
+    return found, composed.hydra, Path(composed.hydra.run.dir).absolute()
 
 
 def run() -> None:

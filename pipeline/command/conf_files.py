@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+from pipeline import CONF
+
 MAIN = "config.yaml"
 
 

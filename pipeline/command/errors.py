@@ -19,7 +19,7 @@ from stages.contracts import UserError
 
 
 class JobFailedError(Exception):
-    """Some node or job failed; everything about it has been said."""
+    """Some node or job failed; the terminal has said why."""
 
 
 EXPECTED = (UserError, HydraException, OmegaConfBaseException, OSError, BrokenProcessPool)

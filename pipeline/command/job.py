@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,10 +24,28 @@ from pipeline.table import say_problem, show_plan, show_warnings, table_console,
 from stages.contracts import UserError
 
 
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job as it was asked for and planned, before it runs."""
+
+    config: Config
+    """Resolved."""
+    stores: Stores
+    plan: Plan
+    folder: Path
+    """Of its record."""
+    overrides: list[str]
+    choices: dict[str, str]
+    """Group -> option, as composed."""
+    num: int = 0
+    """In its sweep."""
+
+
 def run_job(composed: DictConfig) -> float | None:
     """One job, single or of a sweep; its main quality, for sweepers that search. Raises JobFailedError or UserError."""
     console = table_console()
-    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    hydra = HydraConfig.get()
+    multirun = hydra.mode == RunMode.MULTIRUN
     parsed = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     if parsed.dry_run and multirun:
         raise UserError("the jobs of this sweeper are not known beforehand; leave out hydra/sweeper", "dry_run")
@@ -35,26 +55,37 @@ def run_job(composed: DictConfig) -> float | None:
 
         sweep = sweep_of_this_job(parsed.cache.folder)
         ending.listen()
-        if HydraConfig.get().launcher._target_.endswith(WORKERS):
+        if hydra.launcher._target_.endswith(WORKERS):
             ending.end_with_parent()
     config = resolve(_with_paths(parsed), max(sweep.parallel, 1) if sweep else 1)
-    stores = Stores.of(config)
-    plan = make_plan(config, build(config), stores)
+    job = plan_job(config, hydra, Path(hydra.runtime.output_dir), hydra.job.num if sweep else 0)
     if config.dry_run:
-        _show(plan, config, stores, console)
+        _show(job, console)
         return None
     from pipeline.command.running import run  # the same
 
-    return run(plan, config, stores, sweep, console)
+    return run(job, sweep, console)
 
 
-def _show(plan: Plan, config: Config, stores: Stores, console: Console) -> None:
+def plan_job(config: Config, hydra: Any, folder: Path, num: int = 0) -> PlannedJob:
+    """`config`: resolved; `hydra`: Hydra's own section of the composed configuration."""
+    stores = Stores.of(config)
+    choices = {
+        group: str(option)
+        for group, option in hydra.runtime.choices.items()
+        if option is not None and not group.startswith(("hydra/", "tracking"))
+    }
+    plan = make_plan(config, build(config), stores)
+    return PlannedJob(config, stores, plan, folder, list(hydra.overrides.task), choices, num)
+
+
+def _show(job: PlannedJob, console: Console) -> None:
     """Raises JobFailedError for what is known to end badly."""
-    show_plan(plan, of_plan(plan, config, stores), console)
-    show_warnings(plan, console)
-    for line in preflight.shortages(plan, {}, config, stores):
+    show_plan(job.plan, of_plan(job.plan, job.config, job.stores), console)
+    show_warnings(job.plan, console)
+    for line in preflight.shortages(job.plan, {}, job.config, job.stores):
         warn(str(line), console)
-    if refused := preflight.early_problems(plan):
+    if refused := preflight.early_problems(job.plan):
         for node, error in refused.items():
             say_problem(node, error, console)
         raise JobFailedError

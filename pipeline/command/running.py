@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.markup import escape
 
 from pipeline import credentials, os_errors
 from pipeline.command.errors import JobFailedError
+from pipeline.command.job import PlannedJob
 from pipeline.plan import Plan, Stores
 from pipeline.record.files import write_json
 from pipeline.record.headline import headline
@@ -22,7 +21,7 @@ from pipeline.record.sweep import Sweep, dials, name_of, read_shared
 from pipeline.reporting import plots
 from pipeline.run import run_plan
 from pipeline.schema import Config
-from pipeline.sweeps.join import with_this_job
+from pipeline.sweeps.join import with_job
 from pipeline.sweeps.shared import failures, settled
 from pipeline.sweeps.tables import show_job_end
 from pipeline.table import (
@@ -37,19 +36,18 @@ from pipeline.tracking.tracker import open_tracker
 from stages.contracts import UserError
 
 
-def run(plan: Plan, config: Config, stores: Stores, sweep: Sweep | None, console: Console) -> float | None:
+def run(planned: PlannedJob, sweep: Sweep | None, console: Console) -> float | None:
     """Returns the job's main quality. Raises JobFailedError if a node failed, UserError."""
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
+    folder, plan, stores = planned.folder, planned.plan, planned.stores
     credentials.clean_files(folder, ".hydra/*.yaml")
     if sweep:
-        sweep = with_this_job(sweep, plan)
-    job = _job(config, hydra_config, sweep)
+        sweep = with_job(sweep, planned.num, planned.overrides, plan)
+    job = _job(planned, sweep)
     if sweep:
         if is_done(folder):
-            console.print(f"[cyan]job {hydra_config.job.num}[/] {escape(job.name)}: done before", highlight=False)
+            console.print(f"[cyan]job {planned.num}[/] {escape(job.name)}: done before", highlight=False)
             return _quality(folder)
-        console.print(f"[bold]job {hydra_config.job.num}[/] {escape(job.name)}", highlight=False)
+        console.print(f"[bold]job {planned.num}[/] {escape(job.name)}", highlight=False)
         plan = settled(plan, read_shared(sweep.folder), stores)
     else:
         say_where(stores, console)
@@ -57,9 +55,10 @@ def run(plan: Plan, config: Config, stores: Stores, sweep: Sweep | None, console
     write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
     show_warnings(plan, console)
     side_by_side = sweep is not None and sweep.parallel > 1
-    if side_by_side and config.benchmark.enabled:
+    if side_by_side and planned.config.benchmark.enabled:
         warn("jobs run side by side: their benchmarks disturb each other", console)
-    _run(job, config, plan, stores, console, bars=not side_by_side, failed=failures(sweep.folder) if sweep else {})
+    failed = failures(sweep.folder) if sweep else {}
+    _run(job, planned.config, plan, stores, console, bars=not side_by_side, failed=failed)
     return _quality(folder)
 
 
@@ -75,20 +74,16 @@ def _quality(folder: Path) -> float | None:
     return found.value if found else None
 
 
-def _job(config: Config, hydra_config: Any, sweep: Sweep | None) -> Job:
-    planned = sweep.job(hydra_config.job.num) if sweep else None
-    chosen = planned.dials if planned else dials(list(hydra_config.overrides.task))
+def _job(planned: PlannedJob, sweep: Sweep | None) -> Job:
+    listed = sweep.job(planned.num) if sweep else None
+    chosen = listed.dials if listed else dials(planned.overrides)
     return Job(
         name=name_of(chosen),
         sweep=sweep.id if sweep else "",
-        folder=Path(hydra_config.runtime.output_dir),
-        config=config.model_dump(mode="json"),
+        folder=planned.folder,
+        config=planned.config.model_dump(mode="json"),
         dials=chosen,
-        choices={
-            group: str(option)
-            for group, option in hydra_config.runtime.choices.items()
-            if option is not None and not group.startswith(("hydra/", "tracking"))
-        },
+        choices=planned.choices,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 
-from pipeline.command.conf_files import CONF, conf_files, default_choices
+from pipeline import CONF
+from pipeline.command.conf_files import conf_files, default_choices
 
 EXTRAS = {
     "hydra/launcher/joblib": "joblib",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import yaml
 
-FILE = Path(__file__).resolve().parents[2] / "conf" / "labels.yaml"
+from pipeline import CONF
+
+FILE = CONF / "labels.yaml"
 
 
 @functools.cache

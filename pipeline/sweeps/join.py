@@ -43,12 +43,9 @@ def sweep_of_this_job(cache: str) -> Sweep:
     return Sweep.read(folder)
 
 
-def with_this_job(sweep: Sweep, plan: Plan) -> Sweep:
+def with_job(sweep: Sweep, num: int, overrides: list[str], plan: Plan) -> Sweep:
     """The record with this job in it."""
-    config = HydraConfig.get()
-    if sweep.job(config.job.num):
-        return sweep
-    return add_job(sweep.folder, sweep_job(config.job.num, list(config.overrides.task), sweep.command, plan))
+    return sweep if sweep.job(num) else add_job(sweep.folder, sweep_job(num, overrides, sweep.command, plan))
 
 
 def _launching_process(launcher: str) -> str:

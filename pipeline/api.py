@@ -1,0 +1,225 @@
+"""The pipeline in notebooks and scripts: a job is planned, run and read back as objects and as a table.
+
+    from pipeline import api
+
+    job = api.plan("sparsity=0.5", "distill=squarehead")   # overrides as on the command line; runs nothing
+    result = api.run(job)                                   # what is stored is not run again
+    api.frame(result)                                       # a row for each node and metric
+    model, masks = api.load(result.checkpoint())            # the finished model
+
+It goes the way of the command line: the same configuration, store and records. Options that are wrong raise UserError,
+a node that fails raises JobFailedError. Sweeps are for the command line; in Python, a loop does, and what its jobs
+share is made once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.command.compose import composed_for_python
+from pipeline.command.errors import EXPECTED, JobFailedError, explain
+from pipeline.command.job import PlannedJob, plan_job
+from pipeline.plan import Stores
+from pipeline.preflight import Problems, early_problems
+from pipeline.recipes import build
+from pipeline.record.headline import Headline, headline
+from pipeline.record.job import RECORD, SUMMARY, Job, ended_jobs
+from pipeline.record.outcome import Outcomes, status_of
+from pipeline.record.status import Status
+from pipeline.resolve import resolve
+from pipeline.schema import Config, parse
+from pipeline.store.record import check_contents
+from pipeline.table import finished_models, table_console
+from stages.contracts import Artifact, Checkpoint, UserError
+from stages.index import STAGES
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from stages.masks import Masks
+
+__all__ = ["JobFailedError", "Loaded", "Result", "UserError", "compose", "frame", "load", "plan", "problems", "read",
+           "results", "run"]  # fmt: skip
+COLUMNS = ("job", "node", "stage", "status", "fingerprint", "seconds", "metric", "value", "stderr", "unit",
+           "higher_is_better", "recovery")  # fmt: skip
+"""Of `frame`; the metric's are empty for a node that measured nothing."""
+
+
+class Loaded(NamedTuple):
+    model: Any
+    """A module of transformers, in eval mode; a quantized one with its int8 linears."""
+    masks: Masks
+    """Name of a linear -> which of its weights are kept; empty for a dense model."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job that ran, as its record tells."""
+
+    job: Job
+    """Its name, options, environment and folder."""
+    outcomes: Outcomes
+    """By node: status, metrics, seconds."""
+
+    @property
+    def headline(self) -> Headline:
+        """Quality, recovery, sparsity and speed-up, with the same names in every job."""
+        return headline(self.outcomes)
+
+    @property
+    def status(self) -> Status:
+        return status_of(self.outcomes)[0]
+
+    def artifact(self, node: str) -> Artifact:
+        """What a node published: `.path` is its folder. Raises UserError for a node without a stored result."""
+        if node not in self.outcomes:
+            raise UserError(f"no node {node!r} in this job; there are: {', '.join(self.outcomes)}")
+        outcome, config = self.outcomes[node], parse(self.job.config)
+        spec = STAGES[outcome.stage]
+        stores = Stores.below(Path(config.runs), Path(config.cache.folder))
+        entry = stores.for_stage(spec).find(outcome.stage, outcome.fingerprint)
+        if entry is None:
+            raise UserError(f"the result of {node} is not stored ({outcome.status.label}); the same job makes it")
+        return entry.artifact(spec.makes)
+
+    def checkpoint(self, node: str = "") -> Checkpoint:
+        """The model of a node, such as `finetune_50`; without a name the finished one, in floating point."""
+        node = node or self.models()["model"]
+        found = self.artifact(node)
+        if not isinstance(found, Checkpoint):
+            have = [name for name, it in self.outcomes.items() if issubclass(STAGES[it.stage].makes, Checkpoint)]
+            raise UserError(f"{node} is no model; those of this job: {', '.join(have)}")
+        return found
+
+    def models(self) -> dict[str, str]:
+        """The finished models by what they are called, `model` and `int8 model`: the nodes that made them."""
+        graph = build(parse(self.job.config))
+        return finished_models({name: node for name, node in graph.items() if name in self.outcomes})
+
+
+def compose(*overrides: str) -> Config:
+    """The configuration, checked and with `auto` resolved. Raises UserError."""
+    return _composed(overrides)[0]
+
+
+def plan(*overrides: str) -> PlannedJob:
+    """A job and what each of its nodes would do (`.plan`: HIT, or TO_RUN and why). Raises UserError."""
+    config, hydra, folder = _composed(overrides)
+    with _variables_kept():
+        return plan_job(config, hydra, folder)
+
+
+def problems(job: PlannedJob) -> Problems:
+    """By node: why it could not end well, as far as that is known before the job runs."""
+    return early_problems(job.plan)
+
+
+def run(job: PlannedJob, quiet: bool = False) -> Result:
+    """Runs what is not stored, and says so as it goes, unless `quiet`.
+
+    Raises UserError for what cannot be used (a folder, a server), and JobFailedError if a node failed: `read` gives
+    what the others made.
+    """
+    from pipeline.command.running import run as run_planned  # runs stages: nothing that a plan needs
+
+    if job.config.dry_run:
+        raise UserError("a dry run is a plan; leave it out to run the job", "dry_run")
+    console = table_console()
+    console.quiet = quiet
+    with _variables_kept(), _user_errors():
+        _keep_overrides(job)
+        try:
+            run_planned(job, None, console)
+        except JobFailedError:
+            why = status_of(read(job.folder).outcomes)[1]
+            raise JobFailedError(f"{why or 'its record or MLflow failed'} (record: {job.folder})") from None
+    return read(job.folder)
+
+
+def read(folder: Path | str) -> Result:
+    """A job that came to its end before, by its folder. Raises UserError if there is none."""
+    place = Path(folder)
+    if not (place / RECORD).exists() or not (place / SUMMARY).exists():
+        raise UserError(f"no job that has ended in {place}; expected a folder with {RECORD} and {SUMMARY}")
+    job = Job.read(place)
+    return Result(job, job.outcomes)
+
+
+def results(runs: Path | str = "runs") -> list[Result]:
+    """All jobs that came to their end, of sweeps too, the earliest first."""
+    return [Result(job, job.outcomes) for job in ended_jobs(Path(runs))]
+
+
+def frame(*found: Result) -> DataFrame:
+    """A row for each job, node and metric; columns are `COLUMNS`, then the overrides of the jobs."""
+    from pandas import DataFrame
+
+    rows = []
+    for result in found:
+        for outcome in result.outcomes.values():
+            about = (result.job.name, outcome.name, outcome.stage, outcome.status.value, outcome.fingerprint)
+            node = dict(zip(COLUMNS, (*about, outcome.seconds), strict=False)) | result.job.dials
+            rows += [
+                node | {"metric": it.name, "value": it.value, "stderr": it.stderr, "unit": it.unit}
+                | {"higher_is_better": it.higher_is_better, "recovery": it.recovery}
+                for it in outcome.metrics.values()
+            ] or [node]  # fmt: skip
+    dials = dict.fromkeys(key for result in found for key in result.job.dials)
+    return DataFrame(rows, columns=[*COLUMNS, *dials])
+
+
+def load(checkpoint: Checkpoint | Path | str) -> Loaded:
+    """The model of a result or of a folder that a job published, with its masks. Raises UserError if it is damaged."""
+    from stages import checkpoints, masks
+
+    found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(Path(checkpoint), "")
+    if not (found.path / "config.json").exists():
+        raise UserError(f"{found.path} holds no model; expected a folder with config.json")
+    if damage := check_contents(found.path):
+        raise UserError(f"{found.path} is damaged: {damage}; `python -m pipeline.store verify --remove` deletes it")
+    return Loaded(checkpoints.load(found), masks.of(found))
+
+
+def _composed(overrides: tuple[str, ...]) -> tuple[Config, Any, Path]:
+    """The configuration, Hydra's section of it, and the folder of the job's record."""
+    with _user_errors():
+        values, hydra, folder = composed_for_python(overrides)
+        return resolve(parse(values)), hydra, folder
+
+
+def _keep_overrides(job: PlannedJob) -> None:
+    """As Hydra does, for reports and for whoever wants to run the job again."""
+    from omegaconf import OmegaConf
+
+    kept = job.folder / ".hydra" / "overrides.yaml"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(job.overrides), kept)
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """What the command line explains in one line is raised with that line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except EXPECTED as error:
+        raise UserError(explain(error)) from None
+
+
+@contextmanager
+def _variables_kept() -> Iterator[None]:
+    """The cache folder and the threads of a job are no defaults of the next one's."""
+    before = {name: os.environ.get(name) for name in ("SQUAREHEAD_CACHE", "OMP_NUM_THREADS")}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
