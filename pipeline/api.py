@@ -116,7 +116,7 @@ def plan(*overrides: str) -> PlannedJob:
 
 def problems(job: PlannedJob) -> Problems:
     """By node: why it could not end well, as far as that is known before the job runs."""
-    return early_problems(job.plan)
+    return early_problems(job.plan, job.config.device)
 
 
 def run(job: PlannedJob, quiet: bool = False) -> Result:

@@ -26,10 +26,12 @@ _USER_INFO = re.compile(
     re.VERBOSE,
 )
 """In a URI, also as Hydra and LaTeX write it, with backslashes."""
+_BARE_USER_INFO = re.compile(r"""((?:^|[\s'"=,(\[]))[^\s/\\:@'"<>=,(\[]+\\*:(?!\\*/)[^\s@'"<>]+@(?=[\w\[])""")
+"""A name and a password before a host without a scheme, `name:password@host`."""
 _TOKEN = re.compile(
     r"""((?:[?&;\#]|%3B)
-        (?:[\w\\-]*(?:token|passw|pwd|secret|api[-_]?key|signature|credential)[\w\\-]*
-          |sig|key|pass|auth|authorization|bearer|jwt)
+        (?:[\w\\-]*(?:token|passw|pwd|secret|access[-_]?key|api[-_]?key|signature|credential|assertion|session)[\w\\-]*
+          |(?:[\w\\-]+[-_])?(?:key|code)|sig|pass|auth|authorization|bearer|jwt|ticket|otp|sid)
         \\*(?:=|%3D))
         (?:(?!%3B)[^&;\s'"<>])+""",
     re.IGNORECASE | re.VERBOSE,
@@ -43,13 +45,12 @@ def public(text: str) -> str:
     """Without the names, passwords and tokens that URIs in it may carry."""
     if known := os.environ.get(VARIABLE):
         text = text.replace(known, public_address(known))
-    return _TOKEN.sub(r"\1***", _USER_INFO.sub(r"\1", text)) if "//" in text else text
+    return _hidden(text)
 
 
 def public_address(uri: str) -> str:
     """The same of a text that is one URI: no quote or space ends it, each is written `_`."""
-    word = _one_word(uri)
-    return _TOKEN.sub(r"\1***", _USER_INFO.sub(r"\1", word)) if "//" in word else word
+    return _hidden(_one_word(uri))
 
 
 def public_values(value: Any) -> Any:
@@ -61,6 +62,11 @@ def public_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(public_values(item) for item in value)
     return value
+
+
+def _hidden(text: str) -> str:
+    without_names = _BARE_USER_INFO.sub(r"\1", _USER_INFO.sub(r"\1", text))
+    return _TOKEN.sub(r"\1***", without_names)
 
 
 def withdraw(uri: str) -> str:
@@ -76,7 +82,8 @@ def _holds_credentials(uri: str) -> bool:
 
 
 def _one_word(uri: str) -> str:
-    return re.sub(r"""['"<>\s]""", "_", uri)
+    """A password with spaces or quotes ends at none; what has no scheme may be a sentence."""
+    return re.sub(r"""['"<>\s]""", "_", uri) if "//" in uri else uri
 
 
 def reveal(uri: str) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import re
 from pathlib import Path
+
+from stages.contracts import UserError
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
@@ -14,6 +19,27 @@ def models() -> list[str]:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return []
     return [_model(card) for card in sorted(DRIVER.glob("*/information"))]
+
+
+def check(device: str) -> None:
+    """Raises UserError where torch cannot compute on it. torch itself is asked only where nothing else can tell."""
+    if device != "cuda":
+        return
+    if not _torch_is_built_for_them():
+        raise UserError("this torch is built without support for GPUs; expected cpu, or a build with CUDA", "device")
+    if not models():
+        importlib.import_module("stages.devices").of(device)
+
+
+def _torch_is_built_for_them() -> bool:
+    """By the file in which torch says what it was built with; where there is none, torch itself is asked."""
+    found = importlib.util.find_spec("torch")
+    file = Path(found.origin).with_name("version.py") if found and found.origin else None
+    if file is None or not file.exists():
+        return True
+    text = file.read_text(encoding="utf-8")
+    without_cuda = re.search(r"^cuda\b.* = None$", text, re.MULTILINE)
+    return not without_cuda or bool(re.search(r"^hip\b.* = ['\"]", text, re.MULTILINE))
 
 
 def _model(card: Path) -> str:

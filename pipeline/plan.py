@@ -86,6 +86,8 @@ def make_plan(config: Config, graph: Graph, stores: Stores, reasons: bool = True
     wanted = ancestors(graph, config.until) if config.until else set(graph)
     if unknown := [name for name in config.force if name not in graph]:
         raise UserError(f"no node {unknown[0]!r} in this run; there are: {', '.join(graph)}", "force")
+    if idle := [name for name in config.force if name not in wanted]:
+        raise UserError(f"until={config.until} leaves out {idle[0]}; force what it needs, or run further", "force")
     plan: Plan = {}
     for name, node in graph.items():
         if name in wanted:

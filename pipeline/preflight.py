@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from pipeline import gpu
 from pipeline.disk import format_bytes
 from pipeline.estimating.estimates import of_plan, total
 from pipeline.plan import Plan, Planned, Stores
@@ -27,41 +28,38 @@ from stages.index import STAGES
 
 Problems = dict[str, UserError]
 """By node: why it could not end well."""
+Check = Callable[[Planned, Checkpoint, DataSet | None], None]
+"""Of a node, with the model and the data as it reads them. Raises UserError."""
 
 
 def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
     """What the nodes that have to run would refuse. `entries`: results of the plan's sources, by node; without the
-    model there is nothing to check."""
+    model there is nothing to check. `device` is empty where others compute."""
+    return _problems(plan, entries, device, _on_device, (_check_early, _check_data))
+
+
+def early_problems(plan: Plan, device: str) -> Problems:
+    """The same, as far as this machine and the records of stored sources tell without torch."""
+    stored = {name: item.entry for name, item in plan.items() if item.entry}
+    return _problems(plan, stored, device, gpu.check, (_check_early,))
+
+
+def _problems(
+    plan: Plan, entries: Mapping[str, Entry], device: str, check_device: Callable[[str], None], checks: Sequence[Check]
+) -> Problems:
     work = working(plan)
-    model, data = _sources(entries)
-    if model is None or not work:
-        return {}
     try:
-        importlib.import_module("stages.devices").of(device)
+        if work and device:
+            check_device(device)
     except UserError as error:
         return dict.fromkeys(work[:1], error)
+    model, data = _sources(entries)
     found: Problems = {}
-    for name in work:
-        item = plan[name]
+    for name in work if model else ():
+        assert model is not None
         try:
-            _check_early(item, model, data)
-            if check := getattr(importlib.import_module(item.spec.module), "check", None):
-                check(item.node.config, model, data)
-        except UserError as error:
-            found[name] = error
-    return found
-
-
-def early_problems(plan: Plan) -> Problems:
-    """The same, as far as records of stored sources tell without torch."""
-    model, data = _sources({name: item.entry for name, item in plan.items() if item.entry})
-    found: Problems = {}
-    if model is None:
-        return found
-    for name in working(plan):
-        item = plan[name]
-        try:
-            _check_early(item, model, data)
+            for check in checks:
+                check(plan[name], model, data)
         except UserError as error:
             found[name] = error
     return found
@@ -106,6 +104,15 @@ def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None
     structure = model.structure()
     if structure is not None and item.spec.check_early:
         item.spec.check_early(item.node.config, structure, data)
+
+
+def _check_data(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
+    if check := getattr(importlib.import_module(item.spec.module), "check", None):
+        check(item.node.config, model, data)
+
+
+def _on_device(device: str) -> None:
+    importlib.import_module("stages.devices").of(device)
 
 
 def working(plan: Plan) -> list[str]:

@@ -135,8 +135,14 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
-    def _updates_fit(self) -> Config:
+    def _trainings_fit(self) -> Config:
         for option, training in (("dense.training", self.dense.training), ("finetune", self.finetune)):
+            if training.warmup_steps > training.steps > 0:
+                raise UserError(
+                    f"a warm-up of {training.warmup_steps} steps would not end in {option}.steps={training.steps}; "
+                    f"expected at most {training.steps}",
+                    f"{option}.warmup_steps",
+                )
             if training.bf16_updates != "fp32_master" and self.model.dtype != "bfloat16":
                 raise UserError(
                     f"{training.bf16_updates} is for weights in bfloat16, got model.dtype={self.model.dtype}",
@@ -148,6 +154,16 @@ class Config(Options):
                     f"or {option}.precision=bf16",
                     f"{option}.bf16_updates",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> Config:
+        if self.finetune.teacher_cache_gb and self.data.speech and self.data.speech.window == "clip":
+            raise UserError(
+                "in windows as long as the clips, states depend on what else is in a batch and cannot be kept; "
+                "expected 0, or data.speech.window=full",
+                "finetune.teacher_cache_gb",
+            )
         return self
 
     @model_validator(mode="after")

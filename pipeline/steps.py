@@ -11,6 +11,7 @@ from stages.benchmark.names import BACKENDS
 from stages.benchmark.spec import BenchmarkOptions
 from stages.contracts import UserError
 from stages.dense.spec import DenseOptions
+from stages.evaluate.early import check_options as check_evaluation
 from stages.evaluate.spec import EvaluateOptions
 from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Training
 from stages.model.spec import ModelOptions
@@ -52,8 +53,10 @@ def dense(graph: Graph, config: Config, data: str) -> str:
 
 
 def judge(config: Config, runtime: str = "") -> EvaluateOptions:
-    """How models are evaluated; by another runtime than that of models in floating point, if given."""
+    """How models are evaluated; by another runtime than that of models in floating point, if given. Raises UserError
+    for what this family of models, or these data, cannot be asked."""
     options = _part(EvaluateOptions, config.evaluate)
+    check_evaluation(options, config.model.family, config.data.format)
     return options.model_copy(update={"runtime": runtime}) if runtime else options
 
 
@@ -68,6 +71,8 @@ def calibrate(graph: Graph, config: Config, data: str) -> str | None:
     quantizes = config.quantize.scheme != "none" and bool(config.quantize.smooth or config.quantize.skip_sensitive)
     if not prunes and not quantizes:
         return None
+    if config.calibrate.draw == "documents" and config.data.format != "text":
+        raise UserError(f"documents are drawn from data of format text, not {config.data.format}", "calibrate.draw")
     return add(graph, "calibrate", "calibrate", config.calibrate, model="model", data=data)
 
 
@@ -110,6 +115,8 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
         evaluate(graph, config, "evaluate_q", quantized, data, runtime)
     if config.benchmark.enabled:
         _check_backends(config.benchmark.backends)
+        if config.benchmark.beams > 1 and config.model.family == "causal_lm":
+            raise UserError("beams are measured of encoder-decoders only; expected 0", "benchmark.beams")
         add(
             graph, "benchmark", "benchmark", _part(BenchmarkOptions, config.benchmark), data=data, dense=dense,
             sparse=sparse if sparse != dense else None, quantized=quantized, quantized_dense=quantized_dense,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ class ModelSize:
     """Blocks, of encoder and decoder together."""
     heads: int
     vocabulary: int
+    gram_bytes: float = 0.0
+    """Of the Gram matrices (inputs times inputs, in fp32) of the block that has the most; siblings share one."""
+    largest_gram_bytes: float = 0.0
 
 
 def of_folder(folder: Path) -> ModelSize | None:
@@ -33,13 +37,29 @@ def of_folder(folder: Path) -> ModelSize | None:
         headers = [_header(path) for path in folder.glob("*.safetensors")]
     except (OSError, ValueError):
         return None
-    shapes = [tensor["shape"] for header in headers for name, tensor in header.items() if name != "__metadata__"]
+    tensors = {name: tensor["shape"] for it in headers for name, tensor in it.items() if name != "__metadata__"}
+    shapes = tensors.values()
     hidden, heads = (next((config[key] for key in keys if key in config), None) for keys in (HIDDEN, HEADS))
     layers = next((sum(config[key] for key in keys) for keys in LAYERS if all(key in config for key in keys)), None)
     vocabulary = config.get("vocab_size")
     if not (shapes and hidden and layers and heads and vocabulary):
         return None
-    return ModelSize(float(sum(map(math.prod, shapes))), int(hidden), int(layers), int(heads), int(vocabulary))
+    parameters = float(sum(map(math.prod, shapes)))
+    return ModelSize(parameters, int(hidden), int(layers), int(heads), int(vocabulary), *_gram_bytes(tensors))
+
+
+def _gram_bytes(tensors: Mapping[str, Sequence[int]]) -> tuple[float, float]:
+    """Of the block that has the most, and of the largest alone; experts that are stacked have one each."""
+    blocks: dict[str, dict[tuple[str, int], float]] = {}
+    largest = 0.0
+    for name, shape in tensors.items():
+        block = re.match(r"(.*?\.\d+)\.", name)
+        if block and len(shape) in (2, 3):
+            siblings = name.removesuffix(".weight").rpartition(".")[0]
+            one = 4.0 * shape[-1] ** 2
+            blocks.setdefault(block[1], {})[siblings, shape[-1]] = one * (shape[0] if len(shape) == 3 else 1)
+            largest = max(largest, one)
+    return max((sum(block.values()) for block in blocks.values()), default=0.0), largest
 
 
 def _header(path: Path) -> Mapping[str, Any]:

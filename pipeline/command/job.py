@@ -85,7 +85,7 @@ def _show(job: PlannedJob, console: Console) -> None:
     show_warnings(job.plan, console)
     for line in preflight.shortages(job.plan, {}, job.config, job.stores):
         warn(str(line), console)
-    if refused := preflight.early_problems(job.plan):
+    if refused := preflight.early_problems(job.plan, job.config.device):
         for node, error in refused.items():
             say_problem(node, error, console)
         raise JobFailedError

@@ -1,8 +1,10 @@
-"""How records get onto disk: whole, and without names and passwords."""
+"""How records get onto disk: whole, sealed against changes, and without names and passwords."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,3 +16,23 @@ def write_json(value: Any, path: Path) -> None:
     """Makes the folder if there is none; a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(public_values(value), indent=1))
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as it will be read back, with a digest of itself."""
+    # read back before it is digested, so that a tuple or an integer key cannot make a difference
+    plain = json.loads(json.dumps(record))
+    return {**plain, "digest": _digest(plain)}
+
+
+def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without its digest. Raises ValueError if it has one and was changed since."""
+    plain = {key: value for key, value in record.items() if key != "digest"}
+    if "digest" in record and record["digest"] != _digest(plain):
+        raise ValueError("it was changed after it was written")
+    return plain
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

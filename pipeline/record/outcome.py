@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.credentials import public_values
 from pipeline.record import metrics as measured
-from pipeline.record.files import write_json
+from pipeline.record.files import sealed, unsealed, write_json
 from pipeline.record.metrics import Metrics
 from pipeline.record.status import Status
 
@@ -60,14 +61,15 @@ Outcomes = dict[str, Outcome]
 
 
 def write_outcomes(outcomes: Outcomes, path: Path) -> None:
-    write_json({key: outcome.as_json() for key, outcome in outcomes.items()}, path)
+    """Each outcome sealed: figures of a record that were changed later are not taken for measured ones."""
+    write_json({key: sealed(public_values(outcome.as_json())) for key, outcome in outcomes.items()}, path)
 
 
 def read_outcomes(path: Path) -> Outcomes:
     """Empty where there is no record (yet), or it is damaged."""
     try:
         record = json.loads(path.read_bytes())
-        return {key: Outcome.from_json(key, outcome) for key, outcome in record.items()}
+        return {key: Outcome.from_json(key, unsealed(outcome)) for key, outcome in record.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -186,7 +186,9 @@ def _nodes(planned: Mapping[str, Mapping[str, Any]], outcomes: Outcomes) -> dict
 
 
 def _state(folder: Path, nodes: Mapping[str, Node], refused: str) -> tuple[State, str]:
-    if broken := [name for name in (RECORD, PLAN, SUMMARY) if (folder / name).exists() and not _json(folder / name)]:
+    broken = [name for name in (RECORD, PLAN) if (folder / name).exists() and not _json(folder / name)]
+    if broken or ((folder / SUMMARY).exists() and not read_outcomes(folder / SUMMARY)):
+        broken = [*broken, SUMMARY]
         return "unfinished", f"{broken[0]} cannot be read"
     if not nodes:
         return "not planned", refused or "its configuration was refused, or it was interrupted at once"

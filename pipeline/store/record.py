@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import disk
+from pipeline.record.files import sealed, unsealed
 
 META = "meta.json"
 
@@ -27,11 +27,8 @@ def seal(folder: Path, meta: Mapping[str, Any]) -> None:
         path.chmod(disk.READ_ONLY)
         files[name] = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
         disk.fsync(path)
-    # Read back before it is digested, so that a tuple or an integer key cannot make a difference.
-    sealed = json.loads(json.dumps({**meta, "files": files}))
-    sealed["digest"] = _digest(sealed)
     record = folder / META
-    record.write_text(json.dumps(sealed, indent=1), encoding="utf-8")
+    record.write_text(json.dumps(sealed({**meta, "files": files}), indent=1), encoding="utf-8")
     record.chmod(disk.READ_ONLY)
     disk.fsync(record)
     disk.fsync_tree(folder)
@@ -40,18 +37,12 @@ def seal(folder: Path, meta: Mapping[str, Any]) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """The meta.json of a folder; empty if it is missing, corrupted or of another folder."""
     try:
-        meta = json.loads((folder / META).read_bytes())
-        digest = meta.pop("digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        recorded = json.loads((folder / META).read_bytes())
+        meta = unsealed(recorded) if "digest" in recorded else {}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    if (
-        digest != _digest(meta)
-        or meta["stage"] != folder.parent.name
-        or not meta["fingerprint"].startswith(folder.name)
-    ):
-        return {}
-    found: dict[str, Any] = meta
-    return found
+    is_of_this_folder = meta and meta["stage"] == folder.parent.name and meta["fingerprint"].startswith(folder.name)
+    return meta if is_of_this_folder else {}
 
 
 def damage(folder: Path) -> str:
@@ -155,8 +146,3 @@ def _by_contents(folder: Path, progress: Callable[[int], None]) -> list[str]:
         there = {path.relative_to(folder).as_posix() for path in disk.files_below(folder)}
         found += [f"{name} does not belong to this result" for name in sorted(there - set(recorded) - {META})]
     return found
-
-
-def _digest(meta: Mapping[str, Any]) -> str:
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()

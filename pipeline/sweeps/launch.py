@@ -57,7 +57,7 @@ def run_sweep(
     if twice := sorted({" ".join(job) for job in jobs if jobs.count(job) > 1}):
         warn(f"several jobs are the same: {twice[0]}", console)
     if master.dry_run:
-        _show(plans, console)
+        _show(plans, side_by_side > 0, console)
         return []
     from pipeline.sweeps.begin import begin  # runs stages: nothing that a dry run needs
 
@@ -78,10 +78,13 @@ def run_sweep(
     return returns
 
 
-def _show(plans: Sequence[JobPlan], console: Console) -> None:
-    """Raises JobFailedError for jobs of which it is known that they cannot end well."""
+def _show(plans: Sequence[JobPlan], here: bool, console: Console) -> None:
+    """Raises JobFailedError for jobs of which it is known that they cannot end well; `here`: on this machine."""
     show_plans(plans, console)
-    problems = {job.job.num: preflight.early_problems(job.plan) for job in plans}
+    problems = {
+        job.job.num: preflight.early_problems(job.plan, job.config.device if job.config and here else "")
+        for job in plans
+    }
     for num, refused in problems.items():
         for node, error in refused.items():
             say_problem(f"job {num}, {node}", error, console)

@@ -20,8 +20,8 @@ def uri_of(file: Path) -> str:
     """SQLAlchemy's address of a SQLite file. Signs that an address gives a meaning go through SQLite's own form."""
     path = file.as_posix()
     if any(sign in path for sign in "?%#"):
-        # MLflow decodes once, SQLite once more
-        return f"sqlite:///file:{quote(quote(path))}?timeout={WAIT_SECONDS}&uri=true"
+        # MLflow decodes once, SQLite once more; of an address that begins `sqlite:///`, MLflow makes a folder `file:`
+        return f"sqlite+pysqlite:///file:{quote(quote(path))}?timeout={WAIT_SECONDS}&uri=true"
     return f"sqlite:///{path}?timeout={WAIT_SECONDS}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.process import this_process
-from pipeline.tracking.terms import PARAM_CHARACTERS, TAG_CHARACTERS, Point, clean_name, cut
+from pipeline.tracking.terms import PARAM_CHARACTERS, TAG_CHARACTERS, Point, clean_name, cut, short_name
 
 BATCH_METRICS = 1000
 BATCH_OTHERS = 100
@@ -41,7 +41,7 @@ class Runs:
             "mlflow.user": _user(),
         }
         started = _milliseconds(start or time.time())
-        run = self.client.create_run(self.experiment, start_time=started, tags=all_tags, run_name=name)
+        run = self.client.create_run(self.experiment, start_time=started, tags=all_tags, run_name=short_name(name))
         return str(run.info.run_id)
 
     def close(self, run_id: str, status: str, end: float = 0.0) -> None:

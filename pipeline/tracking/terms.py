@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,15 @@ class DataSet:
 def clean_name(name: str) -> str:
     """A name of a metric, parameter or tag. MLflow's alphabet is [A-Za-z0-9_./ -], and a name must be a path."""
     parts = re.sub(r"[^A-Za-z0-9_./ -]", "_", name).split("/")
-    return "/".join(part for part in parts if part not in ("", ".", ".."))[:NAME_CHARACTERS] or "_"
+    return short_name("/".join(part for part in parts if part not in ("", ".", ".."))) or "_"
+
+
+def short_name(name: str, characters: int = NAME_CHARACTERS) -> str:
+    """The name, or its beginning with a digest of the whole, so that long names that begin alike stay different."""
+    if len(name) <= characters:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: characters - len(digest) - 1]}-{digest}"
 
 
 def cut(text: str, characters: int) -> str:

@@ -34,13 +34,13 @@ from pipeline.tracking.terms import (
     Point,
     clean_name,
     curves,
-    cut,
     data_sets,
     describe_nodes,
     environment_tags,
     fact_tags,
     job_params,
     series,
+    short_name,
     summary_points,
     texts,
 )
@@ -134,7 +134,7 @@ class View:
             params = {key: value for key, value in params.items() if clean_name(key) not in there.data.params}
         else:
             tags = {"job": job.key, **job.about, **texts({"dial": job.dials})}
-            run_id = self.runs.create("job", cut(job.name, NAME_WIDTH), tags, sweep, record.started)
+            run_id = self.runs.create("job", short_name(job.name, NAME_WIDTH), tags, sweep, record.started)
         self.runs.log(run_id, params=params, tags=environment_tags(job.environment))
         return run_id
 

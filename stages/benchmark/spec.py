@@ -39,6 +39,8 @@ class Benchmark(Options):
     def _measures_something(self) -> Benchmark:
         if self.enabled and not self.backends:
             raise UserError("no backends to measure; name some, or choose benchmark=none", "benchmark.backends")
+        if twice := sorted({name for name in self.backends if self.backends.count(name) > 1}):
+            raise UserError(f"{twice[0]} stands there twice", "benchmark.backends")
         return self
 
 

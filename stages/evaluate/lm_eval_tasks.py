@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 
 from stages.contracts import Bar, Corpus, Log, UserError
 from stages.evaluate import tasks
+from stages.evaluate.early import check_packaged, check_stock
 from stages.evaluate.spec import Task
 
 SEED = 1234
@@ -80,12 +80,8 @@ def _check_context(context: int, lm_tasks: Iterable[Any]) -> None:
 
 def packaged(name: str, data: Corpus) -> dict[str, Any]:
     """The definition of a task that comes with squarehead, reading the files of `data`."""
+    check_packaged(name, data.format)
     path = tasks.FOLDER / f"{name}.yaml"
-    if not path.exists():
-        have = ", ".join(sorted(p.stem for p in tasks.FOLDER.glob("*.yaml")))
-        raise UserError(f"no packaged task {name!r}; there is: {have}", "evaluate.tasks")
-    if data.format != "qa":
-        raise UserError(f"{name} asks questions, it needs data of format qa, not {data.format}", "evaluate.tasks")
     definition: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     files = definition["dataset_kwargs"]["data_files"]
     definition["dataset_kwargs"]["data_files"] = {split: str(data.split(split)) for split in files}
@@ -105,7 +101,7 @@ def load(task: Task, data: Corpus) -> Any:
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         where = task.include
     else:
-        _check_known(task.name)
+        check_stock(task.name)
         manager = TaskManager()
         where = "lm-eval's stock"
     if task.name not in manager.all_tasks:
@@ -117,16 +113,6 @@ def load(task: Task, data: Corpus) -> Any:
         # script, a file that is cut off, or a definition with a mistake
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from error
-
-
-def _check_known(name: str) -> None:
-    """lm-eval takes a quarter of a minute to read all its definitions: a name that stands in none is found at once."""
-    import lm_eval.tasks
-
-    folder = Path(lm_eval.tasks.__file__).parent
-    wanted = re.compile(rf"^[\s\-]*(?:(?:task|group|tag)\s*:)?\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE)
-    if not any(wanted.search(file.read_text(encoding="utf-8")) for file in folder.rglob("*.yaml")):
-        raise UserError(f"no task {name!r} among lm-eval's stock; `lm-eval ls tasks` lists them", "evaluate.tasks")
 
 
 def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:

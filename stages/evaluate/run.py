@@ -21,6 +21,7 @@ from torch import Tensor
 from stages import checkpoints, counts, devices, engine_models, families, tokens
 from stages.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
 from stages.evaluate import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
+from stages.evaluate.early import check_options
 from stages.evaluate.metrics import METRICS, Judged
 from stages.evaluate.spec import EvaluateOptions, Generation, Perplexity
 from stages.families import UNLIMITED, Family, encoder_decoder
@@ -36,7 +37,7 @@ def check(config: EvaluateOptions, model: Checkpoint, data: DataSet) -> None:
     """Raises UserError for what cannot be measured: metrics of another family, lengths beyond the model's context, more
     windows than the split has, tasks whose documents cannot be had."""
     family = families.of(model.path)
-    _check_kind(config, family)
+    check_options(config, family.name, data.format)
     shell = counts.shell(model)
     if isinstance(data, Examples) and config.generation:
         _check_generation(config.generation, data, family.context(shell))
@@ -60,7 +61,7 @@ def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log:
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
     family = families.of(source.path)
-    _check_kind(config, family)
+    check_options(config, family.name, data.format)
     model, precision = _load(source, config.runtime, log.device)
     measured: Measured = {}
     parts: dict[str, float] = {}
@@ -81,23 +82,6 @@ def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log:
     if isinstance(baseline, Metrics):
         summary |= recovery(measured, baseline.values())
     return summary
-
-
-def _check_kind(config: EvaluateOptions, family: Family) -> None:
-    """Raises UserError for metrics that a model of this family cannot have."""
-    if not isinstance(family, EncoderDecoder):
-        if config.generation:
-            raise UserError(
-                f"texts are scored of encoder-decoders, not of {family.name}; it has perplexity and tasks",
-                "evaluate.generation",
-            )
-        return
-    for name in ("perplexity", "tasks", "metrics"):
-        if getattr(config, name):
-            raise UserError(
-                f"{family.name} is an encoder-decoder, which has no {name} here; set evaluate.generation",
-                f"evaluate.{name}",
-            )
 
 
 def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:

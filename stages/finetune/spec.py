@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from stages.contracts import Checkpoint
+from stages.contracts import Checkpoint, UserError
 from stages.finetune.cost import TrainingCost
 from stages.finetune.early import check_early
 from stages.options import Beta, LossWeight, Options, Precision, Seed, Sparsity
@@ -120,6 +120,15 @@ class FinetuneOptions(Options):
     training: Training
     distill: Distill
     cubic: CubicOptions | None = None
+
+    @model_validator(mode="after")
+    def _leaves_tokens(self) -> FinetuneOptions:
+        if self.distill.squarehead and self.distill.skip_first >= self.training.sequence_length:
+            raise UserError(
+                f"would skip all {self.training.sequence_length} tokens of a sequence (finetune.sequence_length)",
+                "distill.skip_first",
+            )
+        return self
 
 
 IRRELEVANT = ("training.checkpoint_every", "training.divergence")

@@ -10,6 +10,7 @@ import torch
 from stages import checkpoints, counts, families, masks
 from stages.contracts import Checkpoint, DataSet, Log, UserError
 from stages.families import Family
+from stages.finetune import batches
 from stages.finetune.gradual import Gradual
 from stages.finetune.spec import Distill, Training
 from stages.finetune.trainer import Plan
@@ -46,8 +47,6 @@ def plan(
     """Rows of the splits `train` and `validation`. Raises UserError when a sequence exceeds the model's context."""
     length_option = f"{option}.sequence_length"
     checkpoints.check_length(family.context(model), training.sequence_length, length_option)
-    if weights.squarehead and weights.skip_first >= training.sequence_length:
-        raise UserError(f"skips all {training.sequence_length} tokens of a sequence", "distill.skip_first")
     rows, validation = (
         family.rows(model, checkpoint.path, data, split, training.sequence_length, length_option)
         for split in ("train", "validation")
@@ -58,10 +57,20 @@ def plan(
 
 
 def check_rows(model: Checkpoint, data: DataSet, training: Training, option: str) -> None:
-    """Raises UserError where a split that training needs has no row."""
-    for split in ("train", "validation"):
-        if not counts.num_rows(model, data, split, training.sequence_length, f"{option}.sequence_length"):
-            raise UserError(NO_ITEMS, "data")
+    """Raises UserError where a split that training needs has no row, or where it ends before its warm-up does."""
+    train, validation = (
+        counts.num_rows(model, data, split, training.sequence_length, f"{option}.sequence_length")
+        for split in ("train", "validation")
+    )
+    if not train or not validation:
+        raise UserError(NO_ITEMS, "data")
+    steps = batches.count_steps(training, train)
+    if training.warmup_steps > steps > 0:
+        raise UserError(
+            f"a warm-up of {training.warmup_steps} steps would not end in the {steps} steps of {option}.epochs="
+            f"{training.epochs:g}; expected at most {steps}",
+            f"{option}.warmup_steps",
+        )
 
 
 def write(model: Any, source: Checkpoint, pruned: Masks, out: Path, log: Log) -> dict[str, float]:

@@ -58,10 +58,10 @@ def run(config: Model | ModelOptions, inputs: Mapping[str, Artifact], out: Path,
         loaded = _from_package(source, family, dtype, log)
     elif "hub" in source:
         folder = _snapshot(source["hub"], source["commit"])
-        loaded = _from_folder(folder, source["hub"].rpartition("/")[2], family, dtype)
+        loaded = _from_folder(folder, source["hub"].rpartition("/")[2], family, dtype, log)
     else:
         folder = local(config.path)
-        loaded = _from_folder(folder, folder.resolve().name, family, dtype)
+        loaded = _from_folder(folder, folder.resolve().name, family, dtype, log)
     unfuse_(loaded.model)
     found = structure.of(loaded.model, family)
     if line := structure.share_note(found):
@@ -137,11 +137,13 @@ def _snapshot(repo: str, commit: str) -> Path:
         raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {_first_line(error)}", OPTION) from error
 
 
-def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype) -> Loaded:
+def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype, log: Log) -> Loaded:
     from transformers import AutoTokenizer
 
     config = _check(folder, label, family)
     tokenizer = _load(label, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_LOCAL))
+    if family.name == "causal_lm":
+        _pad_with_known_token(tokenizer, _vocabulary(config), log)
     _check_tokens(label, tokenizer, _vocabulary(config))
     features = _feature_extractor(folder, label, config["model_type"])
     model, loading = _load(
@@ -189,6 +191,20 @@ def _vocabulary(config: Mapping[str, Any]) -> int | None:
     inside = config.get("text_config")
     stated = config.get("vocab_size") or (inside.get("vocab_size") if isinstance(inside, dict) else None)
     return stated if isinstance(stated, int) else None
+
+
+def _pad_with_known_token(tokenizer: Any, vocabulary: int | None, log: Log) -> None:
+    """Padding tokens were often added later, without a row of the embedding. Padding of decoder-only models is masked,
+    in attention and loss alike, so that the end of sequence does as well."""
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if vocabulary is None or pad is None or eos is None or pad < vocabulary or eos >= vocabulary:
+        return
+    log.note(
+        f"the model has no embedding for the padding token {tokenizer.pad_token!r}; {tokenizer.eos_token!r} pads "
+        "instead, and is masked"
+    )
+    log.facts(padding_token_replaced=tokenizer.pad_token)
+    tokenizer.pad_token = tokenizer.eos_token
 
 
 def _check_tokens(label: str, tokenizer: Any, vocabulary: int | None) -> None:

@@ -6,6 +6,11 @@ from stages.cost import LIBRARIES, Setting, Workload
 from stages.model_size import ModelSize
 from stages.prune.pruners import PRUNERS
 
+HESSIAN_BYTES = 4 << 30
+"""Of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
+FACTOR_COPIES = 3
+"""Of a Hessian while it is factored: damped, factored, and that flipped back."""
+
 
 class PruneCost:
     def kind(self, load: Workload) -> str:
@@ -20,7 +25,16 @@ class PruneCost:
 
     def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
         states = load.calibration_tokens * size.hidden * 4 * 2
-        return LIBRARIES + size.parameters * (setting.weight_bytes + 1) + states
+        return LIBRARIES + size.parameters * (setting.weight_bytes + 1) + states + _hessian_bytes(load, size)
 
     def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
         return size.parameters * setting.weight_bytes + size.parameters / 8
+
+
+def _hessian_bytes(load: Workload, size: ModelSize) -> float:
+    """At once: a block's, or as many as one pass gathers; and what factoring the largest takes."""
+    method = load.config["prune"]["method"]
+    if method not in PRUNERS.names() or PRUNERS.get(method).needs == "nothing":
+        return 0.0
+    gathered = max(min(size.gram_bytes, HESSIAN_BYTES), size.largest_gram_bytes)
+    return gathered + (FACTOR_COPIES * size.largest_gram_bytes if PRUNERS.get(method).needs == "gram" else 0.0)

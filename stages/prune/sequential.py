@@ -26,6 +26,7 @@ from stages.contracts import Bar, Log, Stopped, UserError
 from stages.families import Batch, Family
 from stages.masks import Masks
 from stages.prune import nesting, sparsegpt
+from stages.prune.cost import HESSIAN_BYTES
 from stages.prune.pruners import PRUNERS, Linears
 from stages.prune.selection import Target, shape_of, targets
 from stages.prune.spec import HessianOptions, Prune
@@ -33,8 +34,6 @@ from stages.prune.walk import Reached, Walk, at_rest
 from stages.skipping import skipped
 
 BLOCK_FILE = "block.safetensors"
-HESSIAN_BYTES = 4 << 30
-"""Of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, field_validator, model_validator
 
-from stages.contracts import Checkpoint
+from stages.contracts import Checkpoint, UserError
 from stages.options import Options, Precision, Sparsity, regular_expressions
 from stages.prune.allocations import ALLOCATIONS
 from stages.prune.cost import PruneCost
@@ -84,6 +84,12 @@ class HessianOptions(Prune):
     max_damping: float = Field(gt=0)
     """A Hessian that is not positive definite gets 10 times the damping, noted in the record, up to this limit; beyond
     it the stage fails."""
+
+    @model_validator(mode="after")
+    def _damping_may_rise(self) -> HessianOptions:
+        if self.max_damping < self.damping:
+            raise UserError(f"{self.max_damping:g} lies below damping={self.damping:g}", "prune.max_damping")
+        return self
 
 
 class PruneOptions(Options):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from stages import model_size
 from stages.cost import LIBRARIES, Workload
 from stages.index import STAGES
 from stages.model_size import ModelSize
+from stages.prune.cost import HESSIAN_BYTES
 from tests.composed import config_of
 
 PARAMETERS = 100 * 8 + 16 * 8
@@ -236,6 +238,35 @@ def test_disk_is_what_such_results_took(local: list[str]) -> None:
     assert by_formula == pytest.approx(PARAMETERS * (4 + 1 / 8))
     publish(local, "finetune_50", 60.0, num_bytes=12345)
     assert estimated([*local, "finetune.lr=1e-3"])["finetune_50"].disk_bytes == 12345
+
+
+def test_memory_of_pruning_counts_the_hessians_of_a_block(tmp_path: Path) -> None:
+    tensors = {
+        **{f"layers.{block}.attention.{name}.weight": (8, 8) for block in (0, 1) for name in ("q", "k", "v")},
+        **{f"layers.{block}.mlp.{name}.weight": (32, 8) for block in (0, 1) for name in ("gate", "up")},
+        **{f"layers.{block}.mlp.down.weight": (8, 32) for block in (0, 1)},
+        "layers.1.experts.down": (4, 8, 32),
+        "embedding.weight": (100, 8),
+    }
+    folder = tmp_path / "model"
+    save_model(folder, vocabulary=100)
+    save_file({name: np.zeros(shape, np.float32) for name, shape in tensors.items()}, folder / "model.safetensors")
+    size = model_size.of_folder(folder)
+    assert size is not None
+    block = 4 * (8**2 + 8**2 + 32**2 + 4 * 32**2)  # q, k and v share one, gate and up another
+    assert (size.gram_bytes, size.largest_gram_bytes) == (block, 4 * 32**2)
+
+    def memory(method: str) -> float:
+        load = Workload("prune", {"prune": {"method": method}}, {})
+        return STAGES["prune"].cost.memory_bytes(load, size, setting_of(config_of()))
+
+    assert memory("wanda") - memory("magnitude") == block
+    assert memory("sparsegpt") - memory("wanda") == 3 * 4 * 32**2
+    # of more than one pass gathers, only what it does
+    many = replace(size, gram_bytes=1e12)
+    load = Workload("prune", {"prune": {"method": "wanda"}}, {})
+    more = STAGES["prune"].cost.memory_bytes(load, many, setting_of(config_of()))
+    assert more - memory("magnitude") == HESSIAN_BYTES
 
 
 def test_memory_of_training_is_the_stated_sum() -> None:

@@ -82,6 +82,11 @@ def test_a_launcher_has_a_sensible_number_of_jobs(jobs: int) -> None:
         f"https://host/#access_token={SECRET}", f"https://host/x?authorization=Bearer%20{SECRET}",
         f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BUID%3Du%3BPWD%3D{SECRET}%3B",
         f"http\\textbackslash{{}}://a\\textbackslash{{}}:{SECRET}@host",
+        f"https://host/callback?code={SECRET}&state=1", f"https://host/x?y=1&auth_code={SECRET}",
+        f"host/x?key={SECRET}",
+        f"https://host/x?X-Amz-Security-Token={SECRET}", f"https://host/x?AWSAccessKeyId={SECRET}",
+        f"https://host/?session_id={SECRET}", f"admin:{SECRET}@host:5000/x", f"admin:{SECRET}@127.0.0.1",
+        f"admin\\:{SECRET}@host", f"admin:{SECRET}/x@host", f"[http://one,a:{SECRET}@two]",
     ],
 )  # fmt: skip
 def test_credentials_are_hidden_in_texts_and_found_in_options(address: str) -> None:
@@ -110,7 +115,9 @@ def test_the_address_of_the_server_is_used_and_not_shown(address: str, monkeypat
 @pytest.mark.parametrize(
     "address",
     ["http://host:5000/a@b", "sqlite:////x/mlflow.db?timeout=60", "pypi:name==1#sha256=ab",
-     "${oc.env:MLFLOW_TRACKING_URI}", "s3://bucket/key", "a folder of 'mine'", "file:///a folder/of 'mine'"],
+     "${oc.env:MLFLOW_TRACKING_URI}", "s3://bucket/key", "a folder of 'mine'", "file:///a folder/of 'mine'",
+     "git@github.com:owner/name", "/a/b:c@d", "Q: who? A: a@b.c", "https://host/?keyword=x&encoding=utf-8&author=me",
+     "C:/x@y", "{question}: {answer}", "image@sha256:0123"],
 )  # fmt: skip
 def test_what_holds_no_credentials_is_left_alone(address: str) -> None:
     assert public(address) == address

@@ -21,6 +21,8 @@ REFUSED = [
     *("seed=-1", "finetune.seed=-1", "dense.training.seed=1180591620717411303424", "calibrate.seed=-3", "data.seed=-1"),
     *("threads=true", "finetune.steps=true", "finetune.lr=true", "sparsity=false", "finetune.betas=[true,0.9]"),
     *("model.path=''", "data.path=''", "evaluate.tasks=[{name: ''}]", "prune.pattern='²:4'", "prune.pattern='２:４'"),
+    *("finetune.warmup_steps=101", "dense.training.warmup_steps=101", "prune.max_damping=1e-9"),
+    "benchmark.backends=[torch_fp32,engine_fp32,torch_fp32]",
     *("benchmark.threads=true", "schedule.levels=[true]", "prune.micro_batch_size=true"),
 ]
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from pipeline import gpu
 from pipeline.plan import Stores, make_plan
 from pipeline.preflight import early_problems, shortages
 from pipeline.recipes import build
@@ -15,7 +18,7 @@ from stages.evaluate.spec import EvaluateOptions, Generation
 from stages.finetune.spec import FinetuneOptions
 from stages.index import STAGES
 from tests import tiny
-from tests.composed import config
+from tests.composed import config, config_of
 from tests.running import Place
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
@@ -49,9 +52,55 @@ def stored(sources, tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.mark.parametrize(("overrides", "node", "option"), WRONG)
 def test_a_dry_run_knows_what_the_records_tell(stored: Place, overrides: str, node: str, option: str) -> None:
     resolved = config(*stored.options, *SMALL, *overrides.split(","))
-    problems = early_problems(make_plan(resolved, build(resolved), Stores.of(resolved)))
+    problems = early_problems(make_plan(resolved, build(resolved), Stores.of(resolved)), resolved.device)
     assert problems[node].option == option
     assert "\n" not in str(problems[node])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "option"),
+    [
+        (["evaluate=gsm"], "evaluate.tasks"),
+        (["evaluate.tasks=[{name: no_such_task, include: packaged}]"], "evaluate.tasks"),
+        (["evaluate.tasks=[{name: no_such_task_anywhere}]"], "evaluate.tasks"),
+        (["evaluate=bleu"], "evaluate.generation"),
+        (["data=translation", "model=t5"], "evaluate.perplexity"),
+        (["data=translation", "model=t5", "evaluate=bleu", "evaluate.generation.tokenize=ja-mecab"],
+         "evaluate.generation.tokenize"),
+        (["data=qa", "calibrate.draw=documents"], "calibrate.draw"),
+        (["benchmark.beams=4"], "benchmark.beams"),
+        (["distill.skip_first=256"], "distill.skip_first"),
+        (["data=speech", "model=whisper", "evaluate=wer", "data.speech.window=clip", "finetune.teacher_cache_gb=1"],
+         "finetune.teacher_cache_gb"),
+    ],
+)  # fmt: skip
+def test_options_that_contradict_each_other_are_refused_before_any_download(overrides: list[str], option: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(config_of(*overrides, "model.path=owner/not_here", "data.path=owner/not_here"))
+    assert caught.value.option == option
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_forced_and_left_out_is_refused(stored: Place) -> None:
+    resolved = config(*stored.options, *SMALL, "until=calibrate", "force=[evaluate]")
+    with pytest.raises(UserError, match="until=calibrate leaves out evaluate"):
+        make_plan(resolved, build(resolved), Stores.of(resolved))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("built_with", ["cuda: Optional[str] = None", "cuda: Optional[str] = '12.8'", None])
+def test_a_dry_run_knows_that_there_is_no_gpu(
+    stored: Place, built_with: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if built_with:
+        (tmp_path / "version.py").write_text(f"{built_with}\nhip: Optional[str] = None\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    monkeypatch.setattr(gpu, "DRIVER", tmp_path)
+    for until, refused in (("", {"dense"}), ("until=data", set())):
+        resolved = config(*stored.options, *SMALL, "device=cuda", *filter(None, [until]))
+        found = early_problems(make_plan(resolved, build(resolved), Stores.of(resolved)), resolved.device)
+        assert set(found) == refused
+        assert {error.option for error in found.values()} <= {"device"}
 
 
 @pytest.mark.parametrize(("overrides", "node", "option"), WRONG)
@@ -83,7 +132,7 @@ def test_a_run_counts_rows_before_any_work(place: Place, override: str, node: st
 def test_a_plan_that_is_right_has_no_problems(stored: Place) -> None:
     resolved = config(*stored.options, *SMALL)
     plan = make_plan(resolved, build(resolved), Stores.of(resolved))
-    assert early_problems(plan) == {}
+    assert early_problems(plan, "cpu") == {}
     assert shortages(plan, {}, resolved, Stores.of(resolved)) == []
 
 

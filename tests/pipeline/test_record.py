@@ -77,6 +77,13 @@ def test_a_damaged_record_is_none(tmp_path: Path, text: str) -> None:
     assert read_outcomes(tmp_path / "summary.json") == {}
 
 
+def test_a_figure_that_was_changed_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    write_outcomes({"evaluate": Outcome("evaluate", "evaluate", "ab" * 32, Status.DONE, 2.5)}, file)
+    file.write_text(file.read_text().replace("2.5", "2.4"))
+    assert read_outcomes(file) == {}
+
+
 def test_summaries_that_held_plain_numbers_are_read(tmp_path: Path) -> None:
     """Up to version 0.1 the metrics of a node were the stage's summary."""
     plain = {

@@ -39,7 +39,7 @@ from pipeline.tracking import __main__ as command_line
 from pipeline.tracking import dashboard
 from pipeline.tracking.relog import relog
 from pipeline.tracking.server import connect
-from pipeline.tracking.terms import PARAM_CHARACTERS
+from pipeline.tracking.terms import NAME_CHARACTERS, PARAM_CHARACTERS, clean_name, short_name
 from pipeline.tracking.tracker import RELOG, TrackingLostError, open_sweep_tracker, open_tracker
 from pipeline.tracking.view import View
 from stages.contracts import UserError
@@ -361,6 +361,28 @@ def test_names_and_values_beyond_mlflow_s_limits_are_fitted(runs: Path) -> None:
     assert found.data.metrics == {"layers_0___/error ___": 1.0, "_": 2.0}
     assert found.data.params["skip"] == "x" * (PARAM_CHARACTERS - 3) + "..."
     assert (found.data.params["empty"], found.data.params["none"]) == ("", "null")
+
+
+def test_long_names_that_begin_alike_stay_different_and_within_mlflow_s_limit(runs: Path) -> None:
+    names = ["x" * 300 + end for end in "ab"]
+    short = {short_name(name) for name in names} | {clean_name(name) for name in names}
+    assert len(short) == 2
+    assert {len(name) for name in short} == {NAME_CHARACTERS}
+    created = view_of(runs).runs.create("job", names[0], {})
+    assert view_of(runs).runs.client.get_run(created).info.run_name == short_name(names[0])
+
+
+@pytest.mark.parametrize("name", ["50%20", "a#b?c"])
+def test_a_folder_with_signs_of_addresses_is_used_and_no_other_is_made(
+    name: str, tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    shutil.copy(database, tmp_path / name / "mlflow.db")
+    runs = connect("", "squarehead", Path(name))
+    runs.create("job", "x", {})
+    assert len(runs.search(kind="job")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_more_values_than_one_call_takes_all_arrive(runs: Path) -> None:
