@@ -167,6 +167,11 @@ def cubic(config: Config) -> CubicOptions:
             f"the schedule ends at step {end}; expected between begin_step={schedule.begin_step} and "
             f"finetune.steps={training.steps}", "schedule.end_step",
         )  # fmt: skip
+    if schedule.update_every > end - schedule.begin_step:
+        raise UserError(
+            f"{schedule.update_every} steps are more than the schedule's {end - schedule.begin_step}, so that only its "
+            "end would prune", "schedule.update_every",
+        )  # fmt: skip
     if schedule.initial >= config.sparsity:
         raise UserError(f"starts at {schedule.initial:g}, not below sparsity={config.sparsity:g}", "schedule.initial")
     return CubicOptions(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.estimating.estimates import Estimate, told_seconds, told_total, total
+from pipeline.estimating.estimates import Estimate, format_seconds, format_total, total
 from pipeline.graph import Graph
 from pipeline.plan import Plan, Stores
 from pipeline.record.headline import baseline_label, node_headline
@@ -41,7 +41,7 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
         )
     for name, item in plan.items():
         status = item.status.upper() if item.status == Status.TO_RUN else item.status
-        time = told_seconds(estimated[name]) if name in estimated else ""
+        time = format_seconds(estimated[name]) if name in estimated else ""
         why = escape(item.reason or item.warning)
         table.add_row(name, f"[{item.status.style}]{status}[/]", item.fingerprint[:16], time, why)
     console.print(table)
@@ -49,7 +49,7 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
     hits = sum(item.status == Status.HIT for item in plan.values())
     console.print(f"{running} to run, {hits} stored", highlight=False)
     if estimated:
-        console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
+        console.print(format_total(total(estimated.values())), highlight=False, soft_wrap=True)
 
 
 def warn(line: str, console: Console) -> None:

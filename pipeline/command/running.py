@@ -17,12 +17,12 @@ from pipeline.record.headline import headline
 from pipeline.record.job import SUMMARY, Job, is_done
 from pipeline.record.outcome import Outcomes, read_outcomes, status_of, write_outcomes
 from pipeline.record.status import Status
-from pipeline.record.sweep import Sweep, dials, name_of, read_shared
+from pipeline.record.sweep import Sweep, dials, name_of
 from pipeline.reporting import plots
 from pipeline.run import run_plan
 from pipeline.schema import Config
 from pipeline.sweeps.join import with_job
-from pipeline.sweeps.shared import failures, settled
+from pipeline.sweeps.shared import failures, made_before, with_results
 from pipeline.sweeps.tables import show_job_end
 from pipeline.table import (
     show_benchmark,
@@ -48,7 +48,7 @@ def run(planned: PlannedJob, sweep: Sweep | None, console: Console) -> float | N
             console.print(f"[cyan]job {planned.num}[/] {escape(job.name)}: done before", highlight=False)
             return _quality(folder)
         console.print(f"[bold]job {planned.num}[/] {escape(job.name)}", highlight=False)
-        plan = settled(plan, read_shared(sweep.folder), stores)
+        plan = with_results(plan, made_before(sweep.folder, stores))
     else:
         say_where(stores, console)
     (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt

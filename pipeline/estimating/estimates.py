@@ -232,14 +232,14 @@ def _data(inputs: Mapping[str, str]) -> str:
     return inputs.get("data", "")
 
 
-def told_seconds(estimate: Estimate) -> str:
+def format_seconds(estimate: Estimate) -> str:
     """`12 min`; `~12 min` where it is rough; `?` where it is not known."""
     if estimate.seconds is None:
         return "?"
-    return ("~" if estimate.basis == "rough" else "") + told_duration(estimate.seconds)
+    return ("~" if estimate.basis == "rough" else "") + format_duration(estimate.seconds)
 
 
-def told_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Two digits: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
@@ -250,7 +250,7 @@ def told_duration(seconds: float) -> str:
     return f"{seconds / 86400:,.0f} days" if seconds >= 10 * 86400 else f"{seconds / 86400:.1f} days"
 
 
-def told_total(found: Total) -> str:
+def format_total(found: Total) -> str:
     """One line: `1.2 h (rough: 3 of 11 nodes), peak memory about 2.1 GB, 1.3 GB to store`; or how to know more."""
     if found.nodes and found.unknown == found.nodes:
         return "estimated: nothing yet; the size of the model is known once it is here (until=model)"
@@ -258,6 +258,6 @@ def told_total(found: Total) -> str:
     doubts = [f"{word}: {count} of {found.nodes} nodes" for word, count in counts.items() if count]
     memory = "unknown" if found.memory_bytes is None else f"about {format_bytes(found.memory_bytes)}"
     return (
-        f"estimated: {told_duration(found.seconds)}{' (' + ', '.join(doubts) + ')' if doubts else ''}, "
+        f"estimated: {format_duration(found.seconds)}{' (' + ', '.join(doubts) + ')' if doubts else ''}, "
         f"peak memory {memory}, {format_bytes(found.disk_bytes)} to store"
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.estimating.estimates import told_duration
+from pipeline.estimating.estimates import format_duration
 from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, legend, styled, svg
 from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.quality_figures import colors
@@ -218,6 +218,6 @@ def times(study: Study) -> str | None:
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds")
-        axes.set_title(f"Time by stage (distinct results): {told_duration(sum(seconds))} in all")
+        axes.set_title(f"Time by stage (distinct results): {format_duration(sum(seconds))} in all")
         axes.legend(loc="lower right")
         return svg(figure, "Seconds by stage")

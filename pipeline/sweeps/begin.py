@@ -14,11 +14,10 @@ from pipeline.credentials import public
 from pipeline.plan import Stores
 from pipeline.process import this_process
 from pipeline.record.job import is_done
-from pipeline.record.status import Status
 from pipeline.record.sweep import RECORD, Sweep, sweeps
 from pipeline.sweeps.join import new_sweep
 from pipeline.sweeps.launchers import is_local
-from pipeline.sweeps.plan import JobPlan, distinct
+from pipeline.sweeps.plan import JobPlan, counted
 from pipeline.sweeps.shared import run_shared
 from pipeline.table import warn
 from pipeline.tracking.tracker import open_sweep_tracker
@@ -69,14 +68,7 @@ def _unfinished(runs: Path, plans: Sequence[JobPlan]) -> str:
 
 
 def _announce(sweep: Sweep, plans: Sequence[JobPlan], console: Console) -> None:
-    results = distinct(plans).values()
-    stored, to_run = (sum(item.status == status for item in results) for status in (Status.HIT, Status.TO_RUN))
-    nodes = sum(len(item.plan) for item in plans)
-    console.print(
-        f"[bold]sweep {sweep.id}[/]: {len(plans)} jobs of {nodes} nodes, {len(results)} distinct: {stored} stored, "
-        f"{to_run} to run",
-        highlight=False,
-    )
+    console.print(f"[bold]sweep {sweep.id}[/]: {counted(plans)}", highlight=False)
     if sweep.continues:
         console.print(
             f"it takes up {sweep.continues}, the same line unfinished: what that made is stored", highlight=False

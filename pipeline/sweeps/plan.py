@@ -105,6 +105,13 @@ def distinct(plans: Sequence[JobPlan]) -> dict[str, Planned]:
     return found
 
 
+def counted(plans: Sequence[JobPlan]) -> str:
+    results = distinct(plans).values()
+    to_run, stored = (sum(item.status == status for item in results) for status in (Status.TO_RUN, Status.HIT))
+    nodes = sum(len(item.plan) for item in plans)
+    return f"{nodes} nodes in {len(plans)} jobs, {len(results)} distinct: {to_run} to run, {stored} stored"
+
+
 def _compose(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]]) -> Iterator[DictConfig]:
     """The configuration of each job. Reading files takes nearly all of the time, so that jobs that choose the same
     options of all groups are composed once; then each one's values are set."""

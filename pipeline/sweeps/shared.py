@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,17 +21,22 @@ from pipeline.sweeps.tables import listed
 from pipeline.table import warn
 from pipeline.tracking.tracker import Tracker
 from stages.contracts import UserError
+from stages.index import STAGES
 
 
-def settled(plan: Plan, done: Outcomes, stores: Stores) -> Plan:
-    """The plan of a job after its sweep's shared stages: what was to be made again has been, once for all jobs."""
+def with_results(plan: Plan, made: Mapping[str, Entry]) -> Plan:
+    """The plan of a job with what has been made since, by fingerprint."""
     return {
-        name: replace(item, status=Status.HIT, entry=entry, replace=False)
-        if item.replace and item.fingerprint in done and done[item.fingerprint].status == Status.DONE
-        and (entry := stores.for_stage(item.spec).find(item.node.stage, item.fingerprint))
+        name: replace(item, status=Status.HIT, entry=made[item.fingerprint], replace=False)
+        if item.fingerprint in made
         else item
         for name, item in plan.items()
-    }  # fmt: skip
+    }
+
+
+def made_before(folder: Path, stores: Stores) -> dict[str, Entry]:
+    """What the shared stages of the sweep in `folder` made, by fingerprint."""
+    return {key: entry for key, it in read_shared(folder).items() if (entry := _entry(it, stores))}
 
 
 def failures(folder: Path) -> dict[str, str]:
@@ -79,7 +84,8 @@ class SharedWork:
             return
         self.console.print(f"[bold]shared stages first[/]: {listed([it.node.name for it in waiting.values()])}")
         for job in self.plans:
-            part = {name: it for name, it in self._now(job.plan).items() if wanted(it) and it.status != Status.UNNEEDED}
+            plan = with_results(job.plan, self.made)
+            part = {name: it for name, it in plan.items() if wanted(it) and it.status != Status.UNNEEDED}
             if job.config is None or not any(it.fingerprint in waiting and self._waits(it) for it in part.values()):
                 continue
             config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
@@ -93,9 +99,7 @@ class SharedWork:
                     if part[name].status == Status.TO_RUN:
                         self.told.setdefault(outcome.fingerprint, outcome)
                 write_outcomes(self.told, self.sweep.folder / SHARED)
-            for outcome in outcomes.values():
-                if entry := _stored(outcome, part, stores):
-                    self.made[outcome.fingerprint] = entry
+            self.made |= {it.fingerprint: entry for it in outcomes.values() if (entry := _entry(it, stores))}
 
     def check(self) -> None:
         """Says which jobs could not end well. Raises UserError if none could."""
@@ -103,7 +107,7 @@ class SharedWork:
         for job in self.plans:
             if job.config is None:
                 continue
-            plan = self._now(job.plan)
+            plan = with_results(job.plan, self.made)
             entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == Status.HIT}
             if found := preflight.problems(plan, entries, job.config.device):
                 name, error = next(iter(found.items()))
@@ -113,21 +117,11 @@ class SharedWork:
         for line in broken.values():
             warn(line, self.console)
 
-    def _now(self, plan: Plan) -> Plan:
-        """The plan of a job with what has been made since."""
-        return {
-            name: replace(item, status=Status.HIT, entry=self.made[item.fingerprint], replace=False)
-            if item.fingerprint in self.made
-            else item
-            for name, item in plan.items()
-        }
-
     def _waits(self, item: Planned) -> bool:
         return item.status == Status.TO_RUN and item.fingerprint not in self.told
 
 
-def _stored(outcome: Outcome, part: Plan, stores: Stores) -> Entry | None:
+def _entry(outcome: Outcome, stores: Stores) -> Entry | None:
     if not outcome.status.is_stored:
         return None
-    spec = next(item.spec for item in part.values() if item.fingerprint == outcome.fingerprint)
-    return stores.for_stage(spec).find(outcome.stage, outcome.fingerprint)
+    return stores.for_stage(STAGES[outcome.stage]).find(outcome.stage, outcome.fingerprint)

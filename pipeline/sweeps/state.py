@@ -20,7 +20,7 @@ from pipeline.record.headline import Headline, headline
 from pipeline.record.job import RECORD, SUMMARY
 from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
 from pipeline.record.status import Status
-from pipeline.record.sweep import Sweep, SweepJob, SweepNode, read_shared, shared, users
+from pipeline.record.sweep import Sweep, SweepJob, SweepNode, read_shared, users
 from pipeline.store.record import META
 from pipeline.store.store import Store
 from stages.index import STAGES
@@ -125,11 +125,6 @@ def read(sweep: Sweep) -> SweepState:
         nodes=list(nodes.values()),
         shared_executed=sum(outcome.status == Status.DONE for outcome in common.values()),
     )
-
-
-def shared_nodes(state: SweepState) -> list[SharedOutcome]:
-    common = shared(state.sweep.jobs)
-    return [node for node in state.nodes if node.fingerprint in common]
 
 
 def _node(store: Store, name: str, node: SweepNode, users: int, failed: Collection[str]) -> SharedOutcome:

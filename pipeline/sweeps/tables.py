@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.estimating.estimates import of_jobs, told_duration, told_total, total
+from pipeline.estimating.estimates import format_duration, format_total, of_jobs, total
 from pipeline.plan import Planned
 from pipeline.record.headline import headline
 from pipeline.record.outcome import Outcomes, status_of
 from pipeline.record.status import Status
 from pipeline.record.sweep import shared
 from pipeline.record.text import describe_job, format_value
-from pipeline.sweeps.plan import JobPlan, distinct
+from pipeline.sweeps.plan import JobPlan, counted, distinct
 from pipeline.sweeps.state import SweepState, started
 from pipeline.table import warn
 
@@ -40,16 +40,10 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
         own = [planned for planned in item.plan.values() if planned.fingerprint not in common]
         table.add_row(str(item.job.num), escape(item.job.name), *_cells(own))
     console.print(table)
-    running = [item for item in results.values() if item.status == Status.TO_RUN]
-    nodes = sum(len(item.plan) for item in plans)
-    stored = sum(item.status == Status.HIT for item in results.values())
-    console.print(
-        f"{nodes} nodes in {len(plans)} jobs, {len(results)} distinct: {len(running)} to run, {stored} stored",
-        highlight=False,
-    )
-    if running:
+    console.print(counted(plans), highlight=False)
+    if any(item.status == Status.TO_RUN for item in results.values()):
         estimated = of_jobs((item.plan, item.config) for item in plans if item.config)
-        console.print(told_total(total(estimated.values())), highlight=False, soft_wrap=True)
+        console.print(format_total(total(estimated.values())), highlight=False, soft_wrap=True)
     if warned := list(dict.fromkeys(item.node.name for item in results.values() if item.warning)):
         told = next(item.warning for item in results.values() if item.warning)
         warn(f"{', '.join(warned)}: {told}", console)
@@ -72,7 +66,7 @@ def show_end(state: SweepState, console: Console) -> None:
     console.print()
     show_jobs(state, console)
     nodes = sum(len(job.nodes) for job in sweep.jobs)
-    took = told_duration(time.time() - started(sweep).timestamp())
+    took = format_duration(time.time() - started(sweep).timestamp())
     console.print(
         f"[bold]sweep {sweep.id}[/]: {_counted(state)}; {nodes} nodes, {len(state.nodes)} distinct, {state.executed} "
         f"executed, {state.shared_executed} of them before the jobs that share them; {took}",

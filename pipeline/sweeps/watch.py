@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.estimating.estimates import told_duration
+from pipeline.estimating.estimates import format_duration
 from pipeline.record.status import Status
 from pipeline.record.sweep import Sweep, sweeps
 from pipeline.sweeps.state import SharedOutcome, SweepState, read
@@ -62,7 +62,7 @@ def _head(state: SweepState) -> Table:
     stored = sum(node.status == Status.HIT for node in state.nodes)
     head = Table.grid(padding=(0, 1))
     seconds, unknown = state.seconds_left()
-    left = f"about {told_duration(seconds)} left" if seconds else ""
+    left = f"about {format_duration(seconds)} left" if seconds else ""
     if unknown:
         left += f"{' and ' if left else ''}{unknown} stages of kinds not measured yet"
     told = left if state.alive else state.status.label
@@ -91,15 +91,15 @@ def _stages(nodes: list[SharedOutcome]) -> Table:
         if node.status == Status.INTERRUPTED:
             told.append("[red]interrupted[/]; continues from its checkpoint, if it made one")
         elif (silent := time.time() - found.updated) > SILENT_SECONDS:
-            told.append(f"last sign {told_duration(silent)} ago")
+            told.append(f"last sign {format_duration(silent)} ago")
         table.add_row(
             node.name,
             found.what,
             bar,
             f"{found.done}/{found.total}" if found.total else "",
             _rate(found.rate, found.unit),
-            told_duration(found.seconds_left) if found.seconds_left is not None else "",
-            told_duration((time.time() if node.status == Status.RUNNING else found.updated) - found.started),
+            format_duration(found.seconds_left) if found.seconds_left is not None else "",
+            format_duration((time.time() if node.status == Status.RUNNING else found.updated) - found.started),
             "  ".join([shown, *told]).strip(),
         )
     return table

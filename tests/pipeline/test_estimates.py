@@ -18,12 +18,12 @@ from engine import cpu
 from pipeline.estimating.estimates import (
     FLOPS_PER_THREAD,
     Estimate,
+    format_duration,
+    format_seconds,
+    format_total,
     of_jobs,
     of_plan,
     setting_of,
-    told_duration,
-    told_seconds,
-    told_total,
     total,
 )
 from pipeline.graph import ancestors
@@ -300,11 +300,11 @@ def test_a_total_counts_what_it_does_not_know() -> None:
     )
     assert (found.seconds, found.memory_bytes, found.disk_bytes) == (90, 5e9, 1e6)
     assert (found.nodes, found.rough, found.unknown) == (3, 1, 1)
-    told = told_total(found)
+    told = format_total(found)
     assert told == (
         "estimated: 2 min (rough: 1 of 3 nodes, unknown: 1 of 3 nodes), peak memory about 5 GB, 1 MB to store"
     )
-    nothing = told_total(total([Estimate(None, None, None, "unknown")] * 2))
+    nothing = format_total(total([Estimate(None, None, None, "unknown")] * 2))
     assert nothing == "estimated: nothing yet; the size of the model is known once it is here (until=model)"
 
 
@@ -314,16 +314,16 @@ def test_a_total_counts_what_it_does_not_know() -> None:
      (3.25 * 86400, "3.2 days"), (1000 * 86400, "1,000 days")],
 )  # fmt: skip
 def test_durations_are_told_in_two_digits(seconds: float, told: str) -> None:
-    assert told_duration(seconds) == told
+    assert format_duration(seconds) == told
 
 
 def test_a_plan_shows_which_times_are_rough_and_which_unknown(local: list[str]) -> None:
     publish(local, "finetune_50", 600.0)
     plan, chosen, stores = planned([*local, "finetune.lr=1e-3"])
     found = of_plan(plan, chosen, stores)
-    assert told_seconds(found["finetune_50"]) == "10 min"
-    assert told_seconds(found["quantize"]).startswith("~")
-    assert told_seconds(Estimate(None, None, None, "unknown")) == "?"
+    assert format_seconds(found["finetune_50"]) == "10 min"
+    assert format_seconds(found["quantize"]).startswith("~")
+    assert format_seconds(Estimate(None, None, None, "unknown")) == "?"
     console = Console(file=io.StringIO(), width=140)
     show_plan(plan, found, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
