@@ -53,15 +53,26 @@ def test_every_choice_of_every_group_composes(group: str, choices: list[str]) ->
         build(config(f"{group}={choice}", *fitting(group, choice)))
 
 
+JUDGES = {"text": "perplexity", "qa": "gsm", "translation": "bleu", "speech": "wer"}
+"""By format of the data."""
+
+
 def fitting(group: str, choice: str) -> list[str]:
-    """What else to choose so that the model's family reads the data's format, and what a choice leaves open."""
+    """What else to choose so that the model's family reads the data's format, the evaluation fits them, and what a
+    choice leaves open."""
     chosen = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
     if group == "data":
         family = next(family for family, formats in READS.items() if chosen["format"] in formats)
-        return [f"model.family={family}", "data.path=own.jsonl"]
+        speech = ["evaluate.generation.normalizer=unicode"] if family == "whisper" else []
+        return [f"model.family={family}", "data.path=own.jsonl", f"evaluate={JUDGES[chosen['format']]}", *speech]
+    if group == "evaluate":
+        data = next(data for data, judge in JUDGES.items() if judge == choice)
+        family = next(family for family, formats in READS.items() if data in formats)
+        return [f"data={data}", "data.path=own.jsonl", f"model.family={family}"]
     if group == "model":
         data = READS[chosen["family"]][0]
-        return [f"data={data}", "data.path=own.jsonl", *(["model.path=own"] if chosen["path"] == "???" else [])]
+        path = ["model.path=own"] if chosen["path"] == "???" else []
+        return [f"data={data}", "data.path=own.jsonl", f"evaluate={JUDGES[data]}", *path]
     return []
 
 

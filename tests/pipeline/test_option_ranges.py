@@ -38,7 +38,7 @@ def test_a_value_that_cannot_be_is_refused_by_its_name(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["finetune.betas=[0,0.5]", "seed=4294967295", "quantize.dense=true", "finetune.steps=8.0"]
+    "line", ["finetune.betas=[0,0.5]", "seed=4294967295", "quantize.dense=true", "finetune.steps=80.0"]
 )
 def test_what_can_be_is_taken(line: str) -> None:
     config_of(line)
