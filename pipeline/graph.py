@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stages.contracts import UserError
+from stages.index import STAGES
 from stages.options import Options
 
 BASELINE = "dense_eval"
 """The evaluation that all others are compared with."""
-JUDGED_BY_BASELINE = ("calibrate", "prune", "finetune", "quantize")
-"""Stages whose work nobody could judge without it: where it fails, they do not run."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ Graph = dict[str, Node]
 def add(graph: Graph, name: str, stage: str, options: Options, **inputs: str | None) -> str:
     """Adds a node; `inputs` gives each role the node that fills it, or None. Returns the node's name, or that of an
     earlier one that does the same work, as one-shot pruning is the first rung of some ladders."""
-    after = (BASELINE,) if stage in JUDGED_BY_BASELINE and BASELINE in graph else ()
+    after = (BASELINE,) if STAGES[stage].needs_baseline and BASELINE in graph else ()
     node = Node(name, stage, options, {role: source for role, source in inputs.items() if source}, after)
     for known in graph.values():
         if (known.stage, known.config, known.inputs) == (stage, node.config, node.inputs):

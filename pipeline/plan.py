@@ -16,7 +16,8 @@ from pipeline.store.store import Entry, Store
 from stages.contracts import Benchmark, Metrics, UserError
 from stages.data.spec import Data
 from stages.evaluate.spec import EvaluateOptions
-from stages.index import STAGES
+from stages.index import STAGES, provider
+from stages.kinds import providers
 from stages.model.spec import ModelOptions
 from stages.sources.identity import digest, identity, local
 from stages.stage import Stage
@@ -115,7 +116,7 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: boo
         if damage := store.damage(node.stage, key):
             return planned(Status.TO_RUN, f"the stored result is damaged: {damage}", replace=True)
         return planned(Status.TO_RUN, _why_missing(node, spec, described, inputs, store) if reasons else "not stored")
-    outdated = "its code changed since" if entry.meta.get("code") != code_digest(spec.module) else ""
+    outdated = "its code changed since" if entry.meta.get("code") != code_of(spec) else ""
     outdated = outdated or _changed_since(entry, node, plan)
     if outdated and config.cache.code == "strict":
         return planned(Status.TO_RUN, f"{outdated} (cache.code=strict)", replace=True)
@@ -132,8 +133,16 @@ def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
     return ""
 
 
+def code_of(spec: Stage) -> str:
+    """The digest of a stage's code; of a stage from another package that package with its version."""
+    return next(iter(provider(spec.name).values()), "") or code_digest(spec.module)
+
+
 def _described(node: Node) -> dict[str, Any]:
     described = node.config.model_dump(mode="json")
+    if brought := provider(node.stage) | providers(node.config):
+        # what other packages bring changes with their versions
+        described["providers"] = brought
     if isinstance(node.config, ModelOptions | Data):
         # outside data enter by digest or revision, never by path
         found = identity(described.pop("path"), described.pop("revision"), f"{node.stage}.path")

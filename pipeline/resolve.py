@@ -9,6 +9,7 @@ from engine.sources import library as engine_library
 from pipeline import gpu
 from pipeline.schema import Config
 from stages.contracts import UserError
+from stages.quantize.schemes import SCHEMES
 
 
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
@@ -19,9 +20,16 @@ def resolve(config: Config, parallel_jobs: int = 1) -> Config:
     threads = config.threads or max(1, cpu.cores() // min(max(parallel_jobs, 1), cpu.cores()))
     device = config.device if config.device != "auto" else "cuda" if gpu.models() else "cpu"
     precision = "bf16" if device == "cuda" or cpu.has_bf16() else "fp32"
+    by_engine = config.quantize.scheme == "none" or SCHEMES.get(config.quantize.scheme).engine
     int8_runtime = config.evaluate.int8_runtime
     if int8_runtime == "auto":
-        int8_runtime = "engine" if config.evaluate.runtime == "engine" or engine_library() else "torch"
+        has_engine = config.evaluate.runtime == "engine" or engine_library()
+        int8_runtime = "engine" if by_engine and has_engine else "torch"
+    if int8_runtime == "engine" and not by_engine:
+        raise UserError(
+            f"the engine does not compute quantize.scheme={config.quantize.scheme}; expected torch",
+            "evaluate.int8_runtime",
+        )
 
     def resolved(section: BaseModel) -> BaseModel:
         if section.precision != "auto":  # type: ignore[attr-defined]

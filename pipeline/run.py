@@ -19,9 +19,8 @@ from pipeline import heap, preflight
 from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.failures import explain
-from pipeline.fingerprint import code_digest
 from pipeline.log import StageLog
-from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores
+from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores, code_of
 from pipeline.record.metrics import of_result
 from pipeline.record.outcome import Outcome, Outcomes
 from pipeline.record.status import Status
@@ -201,7 +200,7 @@ class _Run:
         }
         started = time.monotonic()
         contents = {role: entry.content for role, entry in sources.items()}
-        code = code_digest(item.spec.module)
+        code = code_of(item.spec)
         of_code = code if self.config.cache.code == "strict" else "any"
         slot.resume_from({"contents": contents, "code": of_code}, anew=item.node.name in self.config.force)
         Ending.stage_begins()

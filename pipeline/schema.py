@@ -15,10 +15,12 @@ from pipeline import references
 from stages.benchmark.spec import Benchmark
 from stages.calibrate.spec import Calibrate
 from stages.contracts import UserError
-from stages.data.spec import READS, Data
+from stages.data.formats import FORMATS, names_of
+from stages.data.spec import Data
 from stages.dense.spec import Dense
 from stages.evaluate.spec import Evaluate
 from stages.finetune.spec import Distill, Training
+from stages.model.families import FAMILIES
 from stages.model.spec import Model
 from stages.options import Options, Seed, Sparsity
 from stages.prune.pattern import parse_pattern
@@ -85,14 +87,14 @@ class Config(Options):
     recipe: str = "task_pruning"
     """The graph of stages to run: a file of `pipeline/recipes/`, or a recipe that an installed package adds."""
     model: Model
-    data: Data
+    data: SerializeAsAny[Data]
     dense: Dense
     calibrate: Calibrate
     prune: SerializeAsAny[Prune]
     schedule: Schedule
     distill: Distill
     finetune: Training
-    quantize: Quantize
+    quantize: SerializeAsAny[Quantize]
     evaluate: Evaluate
     benchmark: Benchmark
     tracking: Tracking
@@ -126,9 +128,10 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _family_reads(self) -> Config:
-        if self.data.format not in READS[self.model.family]:
+        reads = FAMILIES.get(self.model.family).reads
+        if FORMATS.get(self.data.format).rows not in reads:
             raise UserError(
-                f"the family {self.model.family} reads data of format {' or '.join(READS[self.model.family])}, "
+                f"the family {self.model.family} reads data of format {' or '.join(names_of(reads))}, "
                 f"got {self.data.format}",
                 "data.format",
             )
@@ -171,7 +174,7 @@ class Config(Options):
         asked, speech = self.evaluate.generation, self.data.speech
         if asked is None:
             return self
-        if speech is None and self.data.format != "translation":
+        if speech is None and FORMATS.get(self.data.format).rows != "pairs":
             return self  # which the stage refuses by the family
         if speech is None:
             if asked.normalizer != "none":

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 from pipeline.graph import BASELINE, Graph, add
 from pipeline.schema import Config
-from stages.benchmark.names import BACKENDS
 from stages.benchmark.spec import BenchmarkOptions
 from stages.contracts import UserError
+from stages.data.formats import FORMATS
 from stages.dense.spec import DenseOptions
 from stages.evaluate.early import check_options as check_evaluation
 from stages.evaluate.spec import EvaluateOptions
 from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Training
+from stages.model.families import FAMILIES
 from stages.model.spec import ModelOptions
 from stages.options import Options
 from stages.prepare.spec import PrepareOptions
@@ -24,8 +24,8 @@ from stages.scratch.spec import ScratchOptions
 
 T = TypeVar("T", bound=Options)
 TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
-PREPARED = ("translation", "speech")
-"""Data formats that models do not read as they are."""
+PREPARED = ("pairs", "clips")
+"""Rows that models do not read as they are."""
 
 
 def sources(graph: Graph, config: Config) -> str:
@@ -37,7 +37,7 @@ def sources(graph: Graph, config: Config) -> str:
     else:
         add(graph, "model", "model", _part(ModelOptions, config.model))
         add(graph, "data", "data", config.data)
-    if config.data.format in PREPARED:
+    if FORMATS.get(config.data.format).rows in PREPARED:
         return add(graph, "prepare", "prepare", PrepareOptions(), model="model", data="data")
     return "data"
 
@@ -68,11 +68,12 @@ def evaluate(graph: Graph, config: Config, name: str, model: str, data: str, run
 def calibrate(graph: Graph, config: Config, data: str) -> str | None:
     """None where neither the pruner nor the quantizer looks at activations."""
     prunes = config.sparsity > 0 and reads_inputs(config)
-    quantizes = config.quantize.scheme != "none" and bool(config.quantize.smooth or config.quantize.skip_sensitive)
-    if not prunes and not quantizes:
+    if not prunes and not config.quantize.reads_inputs:
         return None
-    if config.calibrate.draw == "documents" and config.data.format != "text":
-        raise UserError(f"documents are drawn from data of format text, not {config.data.format}", "calibrate.draw")
+    if config.calibrate.draw == "documents" and FORMATS.get(config.data.format).rows != "texts":
+        raise UserError(
+            f"documents are drawn from running text, not from data of format {config.data.format}", "calibrate.draw"
+        )
     return add(graph, "calibrate", "calibrate", config.calibrate, model="model", data=data)
 
 
@@ -94,7 +95,7 @@ def finetune(
     options = FinetuneOptions(training=training, distill=config.distill, cubic=cubic)
     return add(
         graph, f"finetune_{level}", "finetune", options, model=model, data=data,
-        teacher=teacher if config.distill.kd or config.distill.squarehead else None,
+        teacher=teacher if config.distill.needs_teacher else None,
         calibration=calibration if cubic and reads_inputs(config) else None,
     )  # fmt: skip
 
@@ -105,7 +106,7 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
     quantized = quantized_dense = None
     if config.quantize.scheme != "none":
         runtime = config.evaluate.int8_runtime
-        scales_from = calibration if config.quantize.smooth or config.quantize.skip_sensitive else None
+        scales_from = calibration if config.quantize.reads_inputs else None
         if config.quantize.dense or sparse == dense:
             quantized_dense = add(
                 graph, "quantize_dense", "quantize", config.quantize, model=dense, calibration=scales_from
@@ -114,8 +115,7 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
         quantized = add(graph, "quantize", "quantize", config.quantize, model=sparse, calibration=scales_from)
         evaluate(graph, config, "evaluate_q", quantized, data, runtime)
     if config.benchmark.enabled:
-        _check_backends(config.benchmark.backends)
-        if config.benchmark.beams > 1 and config.model.family == "causal_lm":
+        if config.benchmark.beams > 1 and not FAMILIES.get(config.model.family).is_encoder_decoder:
             raise UserError("beams are measured of encoder-decoders only; expected 0", "benchmark.beams")
         add(
             graph, "benchmark", "benchmark", _part(BenchmarkOptions, config.benchmark), data=data, dense=dense,
@@ -126,11 +126,6 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
 def _part(kind: type[T], section: Options) -> T:
     """What a stage is given of a section of the configuration."""
     return kind(**{name: getattr(section, name) for name in kind.model_fields})
-
-
-def _check_backends(backends: Sequence[str]) -> None:
-    if unknown := [name for name in backends if name not in BACKENDS]:
-        raise UserError(f"no backend {unknown[0]!r}; there are: {', '.join(BACKENDS)}", "benchmark.backends")
 
 
 def reads_inputs(config: Config) -> bool:

@@ -20,7 +20,9 @@ from pipeline.record.outcome import Outcomes
 from pipeline.record.status import Status
 from pipeline.record.text import describe, format_value
 from pipeline.store.store import Store
-from stages.contracts import UserError
+from stages.contracts import Metrics, UserError
+from stages.data.formats import FORMATS
+from stages.index import described
 
 WIDTH = 110
 
@@ -83,7 +85,7 @@ def show_outcomes(outcomes: Outcomes, console: Console) -> None:
 
 def show_quality(outcomes: Outcomes, console: Console) -> None:
     """One row for each evaluated model: its quality, and what is left of the dense one's."""
-    judged = {name: it.metrics for name, it in outcomes.items() if it.stage == "evaluate" and it.metrics}
+    judged = {name: it.metrics for name, it in outcomes.items() if described(it.stage).makes is Metrics and it.metrics}
     names = list(dict.fromkeys(metric.name for metrics in judged.values() for metric in qualities(metrics)))
     if not names:
         return
@@ -125,14 +127,14 @@ def show_models(plan: Plan, outcomes: Outcomes, stores: Stores, console: Console
     if found:
         chosen = shlex.quote(str(list(found.values())[-1]))
         command = f"python -m engine export {chosen} OUT"
-        if "data" in plan and plan["data"].config["format"] != "speech":
+        if "data" in plan and FORMATS.get(plan["data"].config["format"]).rows != "clips":
             command += ' && python -m engine generate OUT --prompt "..."'
         console.print(f"use        {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def finished_models(graph: Graph) -> dict[str, str]:
     """Label -> node: what the last evaluations judge, or else the last checkpoint that is not the one-shot baseline."""
-    made = [name for name, node in graph.items() if node.stage in ("dense", "prune", "finetune")]
+    made = [name for name, node in graph.items() if described(node.stage).model in ("dense", "sparse")]
     model = graph["evaluate"].inputs["model"] if "evaluate" in graph else None
     model = model or next((name for name in reversed(made) if name != "one_shot"), None)
     int8 = next((name for name in ("quantize", "quantize_dense") if name in graph), None)
@@ -142,7 +144,7 @@ def finished_models(graph: Graph) -> dict[str, str]:
 def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:
     """The rows of the benchmark node, as measured; `n/a` with its reason where a backend could not run."""
     outcome = outcomes.get("benchmark")
-    entry = store.find("benchmark", outcome.fingerprint) if outcome and outcome.metrics else None
+    entry = store.find(outcome.stage, outcome.fingerprint) if outcome and outcome.metrics else None
     if entry is None:
         return
     found = json.loads((entry.path / "benchmark.json").read_text(encoding="utf-8"))

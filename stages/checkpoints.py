@@ -13,7 +13,7 @@ from stages import families, masks
 from stages.contracts import Checkpoint, UserError
 from stages.families import structure
 from stages.masks import Masks
-from stages.quantize import quantized
+from stages.quantize import schemes
 
 SIDE_FILES = (
     structure.FILE,
@@ -37,13 +37,13 @@ SIDE_FILES = (
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
-    """The model in eval mode, masks checked. A quantized checkpoint comes with its int8 linears.
+    """The model in eval mode, masks checked. A quantized checkpoint comes with its quantized linears.
 
     dtype None keeps the stored one. Raises UserError when the stored weights do not fit the architecture.
     """
     family = families.of(checkpoint.path)
-    if checkpoint.quantization:
-        return quantized.load(checkpoint, family, dtype)
+    if scheme := schemes.of(checkpoint):
+        return scheme.load(checkpoint, family, dtype)
     model = family.load(checkpoint.path, dtype)
     masks.check(model, masks.of(checkpoint))
     return model

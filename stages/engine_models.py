@@ -10,7 +10,7 @@ from engine.errors import EngineError
 from engine.weights import DType, Quantized
 from stages import checkpoints, families
 from stages.contracts import Checkpoint, UserError
-from stages.quantize import quantized
+from stages.quantize import quantized, schemes
 
 
 def load(checkpoint: Checkpoint, dtype: DType, option: str, head: DType = "fp32") -> Any:
@@ -21,6 +21,9 @@ def load(checkpoint: Checkpoint, dtype: DType, option: str, head: DType = "fp32"
     """
     if reason := kernels.unavailable():
         raise UserError(reason, option)
+    scheme = schemes.of(checkpoint)
+    if scheme and not scheme.engine:
+        raise UserError(f"the engine does not compute {scheme.precision} as this model is quantized", option)
     model = checkpoints.load(checkpoint)
     weights = {
         name: Quantized(linear.weight.detach(), linear.weight_scale)

@@ -9,15 +9,37 @@ import importlib
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from stages.contracts import Artifact, UserError
+from stages.kinds import distribution
+from stages.options import Options
 from stages.stage import Stage
 
 
-def _find() -> dict[str, Stage]:
+def _find() -> tuple[dict[str, Stage], dict[str, str]]:
     rooms = sorted(path.parent.name for path in Path(__file__).parent.glob("*/spec.py"))
-    found: list[Stage] = [importlib.import_module(f"stages.{room}.spec").STAGE for room in rooms]
-    found += [point.load() for point in entry_points(group="squarehead.stages")]
-    return {stage.name: stage for stage in found}
+    own: list[Stage] = [importlib.import_module(f"stages.{room}.spec").STAGE for room in rooms]
+    found, brought = {stage.name: stage for stage in own}, {}
+    for point in entry_points(group="squarehead.stages"):
+        stage: Stage = point.load()
+        if stage.name in found:
+            raise UserError(f"{point.value} gives the stage {stage.name!r} a second time; rename it there")
+        found[stage.name], brought[stage.name] = stage, distribution(point)
+    return found, brought
 
 
-STAGES = _find()
+STAGES, _BROUGHT = _find()
 """By name."""
+
+
+UNKNOWN = Stage("", "", Options, Artifact)
+
+
+def described(stage: str) -> Stage:
+    """The description of a stage by its name; of one that is not there (any more), one that says nothing of it."""
+    return STAGES.get(stage, UNKNOWN)
+
+
+def provider(stage: str) -> dict[str, str]:
+    """`stage distill_more` -> `extra-methods==1.2` of a stage from another distribution; empty for those of this
+    project."""
+    return {f"stage {stage}": _BROUGHT[stage]} if stage in _BROUGHT else {}

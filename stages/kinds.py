@@ -1,4 +1,4 @@
-"""Things that come in kinds (pruners, allocations, metrics, recipes): a file each, found by its name.
+"""Things that come in kinds (pruners, data formats, recipes): a file each, found by its name.
 
 A member is a module of the package for its kind, which defines one constant, for example `PRUNER` in
 `stages/prune/pruners/wanda.py`. Another installed package adds members of its own by entry points of the group
@@ -14,7 +14,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from stages.contracts import UserError
 
@@ -23,7 +26,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kinds(Generic[T]):
-    """The members of a kind."""
+    """The members of a kind. `Annotated[str, PRUNERS]` is an option that names one: it is checked, and its provider is
+    known to `providers`."""
 
     what: str
     """One of them, in messages: `pruner`."""
@@ -33,6 +37,8 @@ class Kinds(Generic[T]):
     """What each module defines: `PRUNER`."""
     option: str
     """The option that chooses one: `prune.method`."""
+    form: Any = None
+    """A protocol, or several in a union, that a member has to fit; None where members are functions."""
 
     def names(self) -> list[str]:
         """All there are, those of this project first. A name that two packages give is an error when it is used."""
@@ -51,22 +57,73 @@ class Kinds(Generic[T]):
             module = importlib.import_module(f"{self.package}.{name}")
             if not hasattr(module, self.constant):
                 raise UserError(f"{module.__name__} defines no {self.constant}, so it is no {self.what}", self.option)
-            found: T = getattr(module, self.constant)
-            return found
+            return self._whole(name, getattr(module, self.constant))
         try:
-            loaded: T = installed[name].load()
+            loaded = installed[name].load()
         except (ImportError, AttributeError) as error:
             raise UserError(f"the {self.what} {name!r} cannot be loaded: {error}", self.option) from None
-        return loaded
+        return self._whole(name, loaded)
+
+    def _whole(self, name: str, member: T) -> T:
+        """The member. Raises UserError for one without all that its kind must have."""
+        forms = get_args(self.form) or (self.form,)
+        if self.form and not isinstance(member, forms):
+            missing = [sorted(key for key in _members(form) if not hasattr(member, key)) for form in forms]
+            lacks: list[str] = min(missing, key=len)
+            raise UserError(f"the {self.what} {name!r} is not whole: it has no {', '.join(lacks)}", self.option)
+        return member
 
     def provider(self, name: str) -> str:
         """`distribution==version` of a member from another package; empty for those of this project."""
         point = _installed(self._group).get(name)
-        return f"{point.dist.name}=={point.dist.version}" if point and point.dist else ""
+        return distribution(point) if point else ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, name: str) -> str:
+        self.get(name)
+        return name
 
     @property
     def _group(self) -> str:
         return f"squarehead.{self.package.rpartition('.')[2]}"
+
+
+def distribution(point: EntryPoint) -> str:
+    """`distribution==version` that an entry point belongs to."""
+    assert point.dist is not None
+    return f"{point.dist.name}=={point.dist.version}"
+
+
+def providers(options: BaseModel) -> dict[str, str]:
+    """The members that options name and another distribution brings: `pruner largest` -> `extra-methods==1.2`."""
+    found: dict[str, str] = {}
+    for name, field in type(options).model_fields.items():
+        kinds = [*_kinds(field.annotation), *(part for part in field.metadata if isinstance(part, Kinds))]
+        for value in _values(getattr(options, name)):
+            if isinstance(value, BaseModel):
+                found |= providers(value)
+            else:
+                found |= {f"{kind.what} {value}": kind.provider(value) for kind in kinds}
+    return {member: provider for member, provider in found.items() if provider}
+
+
+def _members(form: type) -> set[str]:
+    """What an object of a protocol has."""
+    return {*form.__annotations__, *(name for name, value in vars(form).items() if callable(value) and name[0] != "_")}
+
+
+def _kinds(annotation: Any) -> list[Kinds[Any]]:
+    """Those that a type is annotated with, anywhere inside."""
+    inner = get_args(annotation)
+    return [part for part in inner if isinstance(part, Kinds)] + [kind for part in inner for kind in _kinds(part)]
+
+
+def _values(value: Any) -> list[str | BaseModel]:
+    """The names and options among the values of an option."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    return [part for part in parts if isinstance(part, str | BaseModel)]
 
 
 @cache

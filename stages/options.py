@@ -59,10 +59,6 @@ def _mentions(annotation: Any, kind: type) -> bool:
     return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
 
 
-Family = Literal["causal_lm", "t5", "seq2seq", "whisper"]
-
-DataFormat = Literal["text", "qa", "translation", "speech"]
-
 Bos = Literal["window", "stream"]
 """Where a tokenizer begins texts with a token of its own (BOS of Llama, Gemma): `window` puts it before each window of
 a text, as models saw texts in training and as Gemma needs it; `stream` once before the whole text, as published

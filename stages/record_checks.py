@@ -7,6 +7,7 @@ is refused, and the rest is left to the stages' `check`. What one stage checks i
 from __future__ import annotations
 
 from stages.contracts import Corpus, DataSet, Examples, Structure, UserError
+from stages.data.formats import rows_of
 
 
 def check_length(model: Structure, length: int, option: str) -> None:
@@ -25,7 +26,7 @@ def check_split(data: DataSet | None, split: str, option: str) -> None:
 
 
 def check_tokens(data: DataSet | None, split: str, tokens: int, option: str) -> None:
-    if not isinstance(data, Corpus) or data.format != "text":
+    if not isinstance(data, Corpus) or rows_of(data) != "texts":
         return
     num_bytes = data.split(split).stat().st_size
     if tokens > num_bytes:

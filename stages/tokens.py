@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contracts import Corpus, UserError
+from stages.data.formats import rows_of
 from stages.families import Batch
 from stages.options import Bos
 
@@ -27,8 +28,8 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def texts(data: Corpus, split: str) -> list[str]:
-    """The running texts of a split; for qa each item's prompt and completion together."""
-    if data.format == "text":
+    """The running texts of a split; of items each one's prompt and completion together."""
+    if rows_of(data) == "texts":
         return [row["text"] for row in rows(data.split(split))]
     return [row["prompt"] + row["completion"] for row in rows(data.split(split))]
 
@@ -97,16 +98,18 @@ def training_rows(
     """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and
     what keeps items apart.
 
-    text: the windows of `stream`. qa: items as the tokenizer begins them (with bos, if it has one, as in evaluation),
+    texts: the windows of `stream`. items: as the tokenizer begins them (with bos, if it has one, as in evaluation),
     each ended by eos, packed whole and greedily into rows: `position_ids` restart with each item, and attention stays
     within it. A model that does not do that (MPT, OPT), or packed=False, gets one item a row and an attention mask. An
     item longer than `length` is cut at its end. Raises UserError for a tokenizer that has no eos.
     """
-    if data.format == "text":
+    if rows_of(data) == "texts":
         ids_NL = stream(data, split, tokenizer, length, option)
         return {"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}
     if tokenizer.eos_token_id is None:
-        raise UserError("its tokenizer has no end of sequence (eos), with which items of format qa end", "model.path")
+        raise UserError(
+            f"its tokenizer has no end of sequence (eos), with which items of format {data.format} end", "model.path"
+        )
     items = [_ended(tokenizer(text)["input_ids"], tokenizer.eos_token_id)[:length] for text in texts(data, split)]
     by_position = packed and _keeps_items_apart(model)
     filled = _first_fit(items, length) if by_position else [[item] for item in items]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +17,25 @@ import yaml
 
 from pipeline.recipes import RECIPES
 from stages import kinds
+from stages.benchmark.backends import BACKENDS
 from stages.contracts import UserError
+from stages.data.formats import FORMATS
 from stages.evaluate.metrics import METRICS
+from stages.finetune.losses import LOSSES
+from stages.model.families import FAMILIES
 from stages.prune.allocations import ALLOCATIONS
 from stages.prune.pruners import PRUNERS, Linears
 from stages.prune.pruners.random import ranks
+from stages.quantize.schemes import SCHEMES
 from tests.composed import CONF, config
 from tests.stage_options import pruning
 
 PROJECT = CONF.parent
-EVERY = {"pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 2), "metrics": (METRICS, 1), "recipes": (RECIPES, 3)}
+EVERY = {
+    "pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 2), "metrics": (METRICS, 1), "recipes": (RECIPES, 3),
+    "losses": (LOSSES, 3), "schemes": (SCHEMES, 1), "formats": (FORMATS, 4), "families": (FAMILIES, 4),
+    "backends": (BACKENDS, 15),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -52,6 +64,11 @@ def test_every_member_has_a_conf_file_and_every_conf_file_a_member(kind: str, op
         ("prune.method=oracle", "prune.method"),
         ("prune.allocation=fair", "prune.allocation"),
         ("evaluate.metrics=[wisdom]", "evaluate.metrics"),
+        ("distill.losses=[grief]", "distill.losses"),
+        ("quantize.scheme=w1a1", "quantize.scheme"),
+        ("data.format=runes", "data.format"),
+        ("model.family=abacus", "model.family"),
+        ("benchmark.backends=[abacus]", "benchmark.backends"),
     ],
 )
 def test_an_unknown_member_is_refused_with_those_there_are(override: str, option: str) -> None:
@@ -142,90 +159,114 @@ def test_er_is_for_unstructured_pruning() -> None:
 
 # ---- an installed package ----
 
-PLUGIN = """
-from stages.evaluate.metrics import Measurement, MetricOptions
-from stages.prune.pruners import Pruned
-from stages.prune.spec import Prune
-
-class Largest:
-    needs = "nothing"
-    options = Prune
-    def count(self, rows, columns, sparsity, config):
-        return round(rows * columns * sparsity)
-    def prune(self, linears, config):
-        from stages.prune.selection import without_lowest
-        keeps = [without_lowest(-W.abs() + W.abs().max(), goal, kept, per_row=False)
-                 for W, goal, kept in zip(linears.weights, linears.goals, linears.kept)]
-        return Pruned([W.masked_fill(~keep, 0) for W, keep in zip(linears.weights, keeps)], keeps)
-
-class Zeros:
-    options = MetricOptions
-    def check(self, options, judged):
-        pass
-    def measure(self, options, judged, log):
-        weights = [p for n, p in judged.model.named_parameters() if n.endswith("proj.weight")]
-        share = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-        return Measurement(share, None, True, {"kind": "share of zeros"})
-
-LARGEST, ZEROS = Largest(), Zeros()
-"""
+EXTRA = {
+    "pruners": {"largest": "largest:PRUNER"},
+    "allocations": {"evenly": "evenly:ALLOCATION"},
+    "metrics": {"zeros": "zeros:METRIC"},
+    "losses": {"reverse_kl": "reverse_kl:LOSS", "width_ratio": "width_ratio:LOSS"},
+    "schemes": {"grid4": "grid4:SCHEME"},
+    "formats": {"shouted": "shouted:FORMAT"},
+    "families": {"small": "small:FAMILY"},
+    "backends": {"eager": "eager:BACKEND"},
+    "recipes": {"measure_twice": "measure_twice:RECIPE"},
+    "stages": {"count_files": "count_files.spec:STAGE"},
+}
+"""Group of entry points -> name -> where it is, in a package with a file for each (`tests/extra_methods`)."""
+BAD = {
+    "pruners": {"broken": "largest:MISSING", "wanda": "largest:PRUNER", "hollow": "evenly:ALLOCATION"},
+    "backends": {"torch_fp32": "eager:BACKEND"},
+}
+CHOICES = {
+    "prune/largest": "method: largest\npattern: unstructured\nallocation: evenly\nprecision: fp32\n"
+    "micro_batch_size: 4\nskip: []",
+    "distill/own": "ce: 0\nkd: 0\nsquarehead: 0\ntemperature: 1\neps: 0\nnormalize: layer\nskip_first: 0\n"
+    "losses: [reverse_kl, {name: width_ratio, weight: 0.5}]",
+    "quantize/grid4": "scheme: grid4\nsmooth: 0\nskip: []\nskip_sensitive: 0\ndense: false",
+    "recipe/measure_twice": "# @package _global_\nrecipe: measure_twice",
+}
 
 
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """A folder as pip installs into: a module, and the entry points of its distribution."""
-    folder = tmp_path / "site"
-    about = folder / "extra_methods-1.2.dist-info"
+def install(site: Path, version: str, entries: dict[str, dict[str, str]]) -> Path:
+    """A folder as pip installs into: a package, and the entry points of its distribution."""
+    shutil.rmtree(site, ignore_errors=True)
+    about = site / f"extra_methods-{version}.dist-info"
     about.mkdir(parents=True)
-    (folder / "extra_methods.py").write_text(PLUGIN)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: extra-methods\nVersion: 1.2\n")
-    (about / "entry_points.txt").write_text(
-        "[squarehead.pruners]\nlargest = extra_methods:LARGEST\nbroken = extra_methods:MISSING\n"
-        "wanda = extra_methods:LARGEST\n\n[squarehead.metrics]\nzeros = extra_methods:ZEROS\n"
+    shutil.copytree(PROJECT / "tests" / "extra_methods", site / "extra_methods")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: extra-methods\nVersion: {version}\n")
+    groups = (
+        [f"[squarehead.{group}]", *(f"{name} = extra_methods.{value}" for name, value in members.items())]
+        for group, members in entries.items()
     )
-    return folder
+    (about / "entry_points.txt").write_text("\n".join(line for group in groups for line in group))
+    return site
 
 
-def pipeline(plugin: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def pipeline(site: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, "-m", "pipeline", f"runs={folder / 'runs'}", f"cache.folder={folder / 'cache'}", *options
+        sys.executable, "-m", "pipeline", f"runs={folder / 'runs'}", f"cache.folder={folder / 'cache'}",
+        f"hydra.searchpath=[file://{folder}/conf]", *options,
     ]  # fmt: skip
-    variables = {**os.environ, "PYTHONPATH": f"{plugin}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=folder)
 
 
-def test_an_installed_package_adds_a_pruner_and_a_metric(plugin: Path, tmp_path: Path) -> None:
+def test_an_installed_package_adds_one_of_each_kind(tmp_path: Path) -> None:
     from tests import tiny
 
     model, data = tiny.save_model(tmp_path / "model"), tiny.save_texts(tmp_path / "data")
-    (tmp_path / "conf" / "prune").mkdir(parents=True)
-    (tmp_path / "conf" / "prune" / "largest.yaml").write_text(
-        "method: largest\npattern: unstructured\nallocation: uniform\nprecision: fp32\nmicro_batch_size: 4\nskip: []\n"
-    )
-    done = pipeline(
-        plugin, tmp_path, f"hydra.searchpath=[file://{tmp_path}/conf]", "prune=largest", "recipe=one_shot",
-        f"model.path={model}", f"data.path={data}", "data.columns={text: text, id: id}", "dense.skip=true",
-        "quantize=none", "benchmark=none", "tracking.enabled=false", "evaluate.metrics=[zeros]",
-        "evaluate.perplexity.length=32", "evaluate.perplexity.windows=2", "calibrate.samples=4",
-        "calibrate.length=32", "sparsity=0.25",
-    )  # fmt: skip
+    for name, text in CHOICES.items():
+        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / f"{name}.yaml").write_text(text + "\n")
+    line = [
+        *tiny.options(model, tmp_path / "runs", tmp_path / "cache")[3:],
+        *(name.replace("/", "=") for name in CHOICES), "model.family=small", f"model.path={model}",
+        f"data.path={data}", "data=text", "data.format=shouted", "+data.mark=?", "dense.skip=true", "schedule=one_shot",
+        "benchmark.backends=[torch_fp32,eager]", "tracking.enabled=false", "evaluate.metrics=[zeros]", "sparsity=0.25",
+    ]  # fmt: skip
+    done = pipeline(install(tmp_path / "site", "1.2", EXTRA), tmp_path, *line)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = (tmp_path / "runs" / "store" / "evaluate").glob("*/metrics.json")
-    measured = [yaml.safe_load(path.read_text())["zeros"] for path in found]
-    assert {round(metric["value"], 3) for metric in measured} == {0.0, 0.25}
+
+    store = tmp_path / "runs" / "store"
+
+    def result(stage: str, file: str) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text()) for path in sorted((store / stage).glob(f"*/{file}"))]
+
+    zeros = [found["zeros"] for found in result("evaluate", "metrics.json")]
+    by_precision = {
+        precision: {round(found["value"], 2) for found in zeros if found["protocol"]["precision"] == precision}
+        for precision in ("fp32", "grid4")
+    }
+    assert by_precision["fp32"] == {0.0, 0.25}
+    assert min(by_precision["grid4"]) > 0.25, "the grid rounds more weights to zero"
+    assert {row["backend"] for found in result("benchmark", "benchmark.json") for row in found["rows"]} == {
+        "torch_fp32", "eager",
+    }  # fmt: skip
+    [trained] = result("finetune", "meta.json")
+    [curve] = (store / "finetune").glob("*/metrics.jsonl")
+    assert {"loss_reverse_kl", "loss_width_ratio"} <= json.loads(curve.read_text().partition("\n")[0])["metrics"].keys()
+    assert trained["config"]["providers"] == {
+        "loss reverse_kl": "extra-methods==1.2", "loss width_ratio": "extra-methods==1.2",
+    }  # fmt: skip
+    [counted] = result("count_files", "meta.json")
+    assert counted["config"]["providers"] == {"stage count_files": "extra-methods==1.2"}
+    again = pipeline(tmp_path / "site", tmp_path, *line, "dry_run=true")
+    assert "0 to run, 10 stored" in again.stdout, again.stdout + again.stderr
+    newer = pipeline(install(tmp_path / "site", "1.3", EXTRA), tmp_path, *line, "dry_run=true")
+    assert "10 to run, 0 stored" in newer.stdout, newer.stdout + newer.stderr
+    assert "extra-methods==1.2→extra-methods==1.3" in "".join(newer.stdout.split())
 
 
 @pytest.mark.parametrize(
-    ("method", "message"),
+    ("override", "message"),
     [
-        ("broken", "the pruner 'broken' cannot be loaded"),
-        ("wanda", "gives the pruner 'wanda' a second time"),
+        ("prune.method=broken", "the pruner 'broken' cannot be loaded"),
+        ("prune.method=wanda", "gives the pruner 'wanda' a second time"),
+        ("prune.method=hollow", "the pruner 'hollow' is not whole: it has no count, needs, options, prune"),
+        ("benchmark.backends=[torch_fp32]", "gives the backend 'torch_fp32' a second time"),
     ],
 )
-def test_a_package_that_registers_badly_is_refused_at_plan_time(
-    plugin: Path, tmp_path: Path, method: str, message: str
-) -> None:
-    done = pipeline(plugin, tmp_path, f"prune.method={method}", "dry_run=true")
+def test_a_package_that_registers_badly_is_refused_at_plan_time(tmp_path: Path, override: str, message: str) -> None:
+    done = pipeline(install(tmp_path / "site", "1.2", BAD), tmp_path, override, "dry_run=true")
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

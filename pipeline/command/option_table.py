@@ -23,11 +23,16 @@ from pydantic import BaseModel
 from pipeline.command import conf_files
 from pipeline.schema import Config
 from stages import options as shared_types
+from stages.data.formats import FORMATS
 from stages.evaluate.metrics import METRICS
+from stages.finetune.losses import LOSSES
 from stages.kinds import Kinds
 from stages.prune.pruners import PRUNERS
+from stages.quantize.schemes import SCHEMES
 
-KINDS: dict[str, Kinds[Any]] = {"prune": PRUNERS, "evaluate.metrics": METRICS}
+KINDS: dict[str, Kinds[Any]] = {
+    "data": FORMATS, "prune": PRUNERS, "distill.losses": LOSSES, "quantize": SCHEMES, "evaluate.metrics": METRICS,
+}  # fmt: skip
 """Sections whose options depend on the member that is chosen."""
 NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value"}
 NO_DEFAULT = object()
@@ -100,7 +105,8 @@ def _of_members(name: str, base: type[BaseModel], given: Mapping[str, Any]) -> I
     found: dict[str, Option] = {}
     for member in KINDS[name].names():
         choice = f"{KINDS[name].option}={member}"
-        for option, _ in _fields(KINDS[name].get(member).options, name, given):
+        own = KINDS[name].get(member).options
+        for option, _ in _fields(own, name, given) if issubclass(own, base) else ():
             if option.name.rpartition(".")[2] not in base.model_fields:
                 known = found.setdefault(option.name, option)
                 found[option.name] = replace(known, belongs_to=(*known.belongs_to, choice))
@@ -108,6 +114,9 @@ def _of_members(name: str, base: type[BaseModel], given: Mapping[str, Any]) -> I
 
 
 def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    members = [name for item in metadata if isinstance(item, Kinds) for name in item.names()]
+    if members:
+        return " | ".join(members)
     bounds = [text for item in metadata if (text := _bound(item))]
     return " ".join([_plain_type(annotation), *bounds])
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from pipeline import credentials, os_errors
 from pipeline.command.errors import JobFailedError
 from pipeline.command.job import PlannedJob
-from pipeline.plan import Plan, Stores
+from pipeline.plan import MEASUREMENTS, Plan, Stores
 from pipeline.record.files import write_json
 from pipeline.record.headline import headline
 from pipeline.record.job import SUMMARY, Job, is_done
@@ -34,6 +34,7 @@ from pipeline.table import (
 )
 from pipeline.tracking.tracker import open_tracker
 from stages.contracts import UserError
+from stages.index import described
 
 
 def run(planned: PlannedJob, sweep: Sweep | None, console: Console) -> float | None:
@@ -104,7 +105,8 @@ def _run(
             ok = False
             refused = os_errors.of_this_line(error)
             console.print(f"[red]✗ record[/]: {escape(str(refused))}", highlight=False, soft_wrap=True)
-        measured = any(it.status == Status.DONE and it.stage in ("evaluate", "benchmark") for it in outcomes.values())
+        done = [it.stage for it in outcomes.values() if it.status == Status.DONE]
+        measured = any(described(stage).makes is kind for stage in done for kind in MEASUREMENTS)
         # of a sweep's jobs only those that bring something new: plotting costs as much as the rest of a cached job
         plot = _plot(stores, folder, console) if measured or not job.sweep else None
         try:

@@ -20,7 +20,10 @@ from pipeline.plan import Plan, Planned, Stores
 from pipeline.record.status import Status
 from pipeline.schema import Config
 from stages import model_size
+from stages.contracts import Corpus
 from stages.cost import Cost, Setting, Workload
+from stages.data.formats import FORMATS
+from stages.index import STAGES
 from stages.model.spec import ModelOptions
 from stages.model_size import ModelSize
 from stages.sources.identity import local
@@ -102,7 +105,7 @@ def total(estimates: Iterable[Estimate]) -> Total:
 def _estimate(item: Planned, plan: Plan, config: Config, size: ModelSize | None, history: History) -> Estimate:
     load = _planned_load(item, plan, config, history)
     seconds, basis = _seconds(item, load, size, config, history)
-    if size is None or item.node.stage in (*SOURCES, "data"):
+    if size is None or item.spec.makes is Corpus or item.node.stage in SOURCES:
         return Estimate(seconds, None, None, basis)
     written = [past.num_bytes for past in history.of(item.node.stage) if _is_size(past, size)]
     cost, setting = item.spec.cost, setting_of(config)
@@ -188,11 +191,12 @@ def _rows(plan: Plan, config: Mapping[str, Any], history: History) -> float | No
         return None
     data = plan["prepare" if "prepare" in plan else "data"]
     length = config["training"]["sequence_length"]
-    for past in (*history.of("finetune"), *history.of("dense")):
+    for past in (past for name, spec in STAGES.items() if spec.trains for past in history.of(name)):
         same_rows = past.config["training"]["sequence_length"] == length and "rows" in past.facts
         if same_rows and _data(past.inputs) == data.fingerprint:
             return float(past.facts["rows"])
-    return None if data.config.get("format") == "text" else _count(plan, "train")
+    is_text = "format" in data.config and FORMATS.get(data.config["format"]).rows == "texts"
+    return None if is_text else _count(plan, "train")
 
 
 def _count(plan: Plan, split: str) -> float | None:

@@ -12,10 +12,12 @@ from engine import cpu
 from pipeline.plan import Stores
 from pipeline.store import record
 from pipeline.store.store import SHORT
+from stages.contracts import Checkpoint
+from stages.index import STAGES
 
 NEWEST = 60
 """Results of a stage that are looked at."""
-SOURCES = ("model", "scratch")
+SOURCES = tuple(name for name, spec in STAGES.items() if spec.is_source and spec.makes is Checkpoint)
 """Stages whose results know how many parameters they have."""
 
 

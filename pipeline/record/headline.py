@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from pipeline.record.metrics import Metric, Metrics, qualities
 from pipeline.record.outcome import Outcome, Outcomes
-from pipeline.record.units import UNITS
+from stages.contracts import Benchmark
+from stages.contracts import Metrics as Evaluation
+from stages.index import described
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class Headline:
 
 def headline(outcomes: Outcomes) -> Headline:
     """Of a job."""
-    made = [it for it in outcomes.values() if it.stage in ("dense", "prune", "finetune") and it.name != "one_shot"]
-    is_sparse = any(it.stage in ("prune", "finetune") for it in outcomes.values())
+    models = {name: described(it.stage).model for name, it in outcomes.items()}
+    made = [it for name, it in outcomes.items() if models[name] in ("dense", "sparse") and it.name != "one_shot"]
+    is_sparse = "sparse" in models.values()
     judges = ("evaluate", "one_shot_eval" if is_sparse else "dense_eval")
     judged = next((node for node in judges if node in outcomes), "")
     ranked = _qualities(outcomes, judged)
@@ -75,11 +78,13 @@ def baseline_label(sparsity: float, int8: bool) -> str:
 
 def node_headline(outcome: Outcome) -> Metric | None:
     """The one number that says most about a node's result."""
-    if outcome.stage == "evaluate":
+    spec = described(outcome.stage)
+    if spec.makes is Evaluation:
         return next(iter(qualities(outcome.metrics)), None)
-    if outcome.stage == "benchmark":
+    if spec.makes is Benchmark:
         return best_speedup(outcome.metrics)
-    return next((outcome.metrics[name] for name in UNITS.get(outcome.stage, {}) if name in outcome.metrics), None)
+    names = (metric.name for metric in spec.metrics if metric.headline)
+    return next((outcome.metrics[name] for name in names if name in outcome.metrics), None)
 
 
 def best_speedup(metrics: Metrics) -> Metric | None:

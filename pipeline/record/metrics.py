@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.record.units import LM_EVAL, UNITS, Unit
+from stages import contracts
+from stages.index import described
+from stages.stage import MetricSpec
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,15 @@ Metrics = dict[str, Metric]
 def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> Metrics:
     """The metrics of a stage's `summary`, with what `metrics.json` and `benchmark.json` in its folder say of them.
     Without a folder (a record by an older version, whose result is gone) the summary is all there is."""
+    specs = {metric.name: metric for metric in described(stage).metrics}
     known: Iterable[Metric]
-    if stage == "evaluate":
-        known = _evaluation(summary, _read(folder, "metrics.json") or _summarized(summary))
-    elif stage == "benchmark":
+    if described(stage).makes is contracts.Metrics:
+        known = _evaluation(summary, _read(folder, "metrics.json") or _summarized(summary), specs)
+    elif described(stage).makes is contracts.Benchmark:
         rows = _read(folder, "benchmark.json").get("rows") or [_row(name) for name in summary]
-        known = _benchmark(summary, rows)
+        known = _benchmark(summary, rows, specs)
     else:
-        units = UNITS.get(stage, {})
-        known = (_plain(name, value, units.get(name, Unit())) for name, value in summary.items())
+        known = (_plain(name, value, specs.get(name, MetricSpec(name))) for name, value in summary.items())
     found = {metric.name: metric for metric in known}
     covered = found.keys() | flat(found).keys()
     return found | {name: Metric(name, float(value)) for name, value in summary.items() if name not in covered}
@@ -80,16 +82,18 @@ def qualities(metrics: Metrics) -> list[Metric]:
     return sorted(ranked, key=lambda metric: metric.protocol.get("metric") != "exact_match")
 
 
-def _evaluation(summary: Mapping[str, float], measured: Mapping[str, Any]) -> Iterator[Metric]:
+def _evaluation(
+    summary: Mapping[str, float], measured: Mapping[str, Any], specs: Mapping[str, MetricSpec]
+) -> Iterator[Metric]:
     for name, metric in measured.items():
         protocol = metric.get("protocol", {})
-        unit = UNITS["evaluate"].get(name) or LM_EVAL.get(protocol.get("metric", ""), Unit())
-        higher = protocol.get("higher_is_better", unit.higher_is_better)
+        spec = specs.get(name) or specs.get(protocol.get("metric", ""), MetricSpec(name))
+        higher = protocol.get("higher_is_better", spec.higher_is_better)
         yield Metric(
             name=name,
             value=float(metric["value"]),
             stderr=metric.get("stderr"),
-            unit=unit.unit,
+            unit=protocol.get("unit", spec.unit),
             higher_is_better=higher is not False,  # None: lm-eval's default is that higher is better
             protocol=protocol,
             recovery=summary.get(f"{name}_recovery"),
@@ -114,13 +118,15 @@ def _summarized(summary: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _benchmark(summary: Mapping[str, float], rows: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+def _benchmark(
+    summary: Mapping[str, float], rows: Iterable[Mapping[str, Any]], specs: Mapping[str, MetricSpec]
+) -> Iterator[Metric]:
     for row in rows:
-        for quantity, unit in UNITS["benchmark"].items():
+        for quantity, spec in specs.items():
             name = f"{row['backend']}.{row['model']}.{quantity}"
             if name in summary:
                 protocol = {"backend": row["backend"], "model": row["model"], "quantity": quantity}
-                yield Metric(name, float(summary[name]), None, unit.unit, unit.higher_is_better, protocol)
+                yield Metric(name, float(summary[name]), None, spec.unit, spec.higher_is_better, protocol)
 
 
 def _row(name: str) -> dict[str, str]:
@@ -128,8 +134,8 @@ def _row(name: str) -> dict[str, str]:
     return {"backend": backend, "model": rest.partition(".")[0]}
 
 
-def _plain(name: str, value: float, unit: Unit) -> Metric:
-    return Metric(name, float(value), None, unit.unit, unit.higher_is_better)
+def _plain(name: str, value: float, spec: MetricSpec) -> Metric:
+    return Metric(name, float(value), None, spec.unit, spec.higher_is_better)
 
 
 def _read(folder: Path | None, name: str) -> dict[str, Any]:

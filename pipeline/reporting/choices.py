@@ -89,13 +89,14 @@ def text(value: Any) -> str:
 
 
 def loss(config: Mapping[str, Any]) -> str:
-    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both; empty where that is unknown, and where the
-    sparse model was not fine-tuned."""
+    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both, further losses likewise; empty where that
+    is unknown, and where the sparse model was not fine-tuned."""
     finetune = config.get("finetune", {})
     if finetune.get("steps") == 0 and not finetune.get("epochs"):
         return ""
     weights = config.get("distill", {})
     parts = [name for name in ("squarehead", "kd") if weights.get(name)]
+    parts += [item["name"] for item in weights.get("losses", ()) if item["weight"]]
     return "+".join(parts) or ("ce" if weights.get("ce") else "")
 
 

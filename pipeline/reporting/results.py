@@ -13,11 +13,10 @@ from pipeline.reporting.folders import JobRecord, Node, runs_of
 from pipeline.store import record
 from pipeline.store.store import SHORT, Entry, Store
 from stages.contracts import CURVES, UserError
+from stages.index import described
 
 WEIGHTS = ("model", "masks")
 """Beginnings of the names of files that are a checkpoint's weights."""
-CACHED = ("model", "data")
-"""Stages whose results are in the user's cache: copies of sources, that may be cleared and are fetched again."""
 FIGURES = (".json", ".jsonl")
 """Ends of the names of files that reports read: their digests are compared before."""
 
@@ -106,7 +105,7 @@ class Results:
         """Shares of zeros (among the prunable weights, of the whole model); an int8 checkpoint has its model's."""
         if checkpoint is None:
             return None, None
-        if checkpoint.stage in ("model", "scratch"):
+        if described(checkpoint.stage).is_source:
             return checkpoint.metrics.get("sparsity", 0.0), checkpoint.metrics.get("model_sparsity", 0.0)
         whole = checkpoint.metrics.get("model_sparsity")
         if whole is None and (under := self.by_fingerprint(checkpoint.inputs.get("model", ""))):
@@ -135,7 +134,8 @@ class Results:
                 continue
         if not node.status.is_stored and not damage:
             return None
-        if node.stage not in CACHED:
+        # copies of sources in the user's cache may be cleared, and are fetched again
+        if not described(node.stage).in_cache:
             self.lost[node.stage, node.fingerprint] = damage or "not in the store any more"
         return Result(node.stage, node.fingerprint, node.inputs or {}, flat(node.metrics), node.seconds)
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pipeline.record.status import Status
 from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Results
+from stages.contracts import Metrics
+from stages.index import described
 
 LADDER = "prune, fine-tune"
 
@@ -59,8 +61,9 @@ def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results
 
 def _takes_turns(job: JobRecord, results: Results) -> bool:
     """Whether what was fine-tuned is pruned further."""
-    tuned = {node.fingerprint for node in job.nodes.values() if node.stage == "finetune"}
-    return any(node.stage == "prune" and tuned & set(_sources(node, results)) for node in job.nodes.values())
+    sparse = [node for node in job.nodes.values() if described(node.stage).model == "sparse"]
+    trained = {node.fingerprint for node in sparse if described(node.stage).trains}
+    return any(not described(node.stage).trains and trained & set(_sources(node, results)) for node in sparse)
 
 
 def _sources(node: Node, results: Results) -> Collection[str]:
@@ -72,9 +75,9 @@ def _sources(node: Node, results: Results) -> Collection[str]:
 def _group(node: Node, ladders: bool) -> str:
     """Rungs of a ladder take turns, so pruning and fine-tuning are one part there."""
     if node.name.startswith("one_shot"):
-        return "one-shot" if node.stage == "prune" else "evaluate one-shot"
-    if node.stage in ("prune", "finetune"):
-        return LADDER if ladders else {"prune": "prune", "finetune": "fine-tune"}[node.stage]
+        return "evaluate one-shot" if described(node.stage).makes is Metrics else "one-shot"
+    if described(node.stage).model == "sparse":
+        return LADDER if ladders else "fine-tune" if described(node.stage).trains else "prune"
     names = {
         "dense_eval": "evaluate dense",
         "dense_eval_q": "evaluate dense int8",
@@ -82,7 +85,7 @@ def _group(node: Node, ladders: bool) -> str:
         "quantize_dense": "quantize dense",
         "model": "model",
     }
-    if node.stage == "evaluate" and node.name not in names and node.name != "evaluate":
+    if described(node.stage).makes is Metrics and node.name not in names and node.name != "evaluate":
         return "evaluate rungs"
     return names.get(node.name, node.stage)
 

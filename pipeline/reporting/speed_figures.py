@@ -12,7 +12,7 @@ from pipeline.reporting.figures import INK, MARKERS, PAPER, SOFT, WIDTH, canvas,
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.speed_verdicts import ENGINE
-from pipeline.reporting.speeds import EXACT
+from pipeline.reporting.speeds import is_exact
 from pipeline.reporting.study import Study
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
                 fastest=row["high"] / over["value"],
                 quality=plain(study.metric, own["value"]),
                 stderr=None if own["stderr"] is None else plain(study.metric, own["stderr"]),
-                measured=row["backend"] in EXACT,
+                measured=is_exact(row["backend"]),
             )
             if row["kind"] == "dense":
                 dense.add(row["backend"])

@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.reporting.choices import common_options
 from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.results import Result, Results
+from stages.benchmark.backends import BACKENDS
+from stages.contracts import Benchmark
+from stages.index import described
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-INT8 = ("squarehead_w8a8", "engine_int8", "engine_int8_head")
-"""Backends that run the int8 checkpoint; the others make what they need of the one in floating point."""
-EXACT = (
-    *("torch_fp32", "torch_csr", "engine_fp32", "onnxruntime_fp32", "deepsparse_fp32"),
-    *("squarehead_w8a8", "engine_int8"),
-)
-"""Backends that compute what the evaluation of their checkpoint computed; others round further."""
 BULKY = ("generated",)
 """Fields of a benchmark's row that a report does not repeat."""
 BASE = ("torch_fp32", "dense")
@@ -88,9 +84,15 @@ class Speed:
     """Of the benchmarks; with more than one, medians."""
 
 
+def is_exact(backend: str) -> bool:
+    """Whether a backend computes what the evaluation of its checkpoint computed; False for one that is not there (any
+    more)."""
+    return backend in BACKENDS.names() and BACKENDS.get(backend).exact
+
+
 def ran(side: str, backend: str) -> str:
     """The input of a benchmark that a row ran."""
-    if backend in INT8:
+    if backend in BACKENDS.names() and BACKENDS.get(backend).quantized:
         return "quantized_dense" if side == "dense" else "quantized"
     return side
 
@@ -98,7 +100,7 @@ def ran(side: str, backend: str) -> str:
 def benchmarks(results: Results) -> Iterator[tuple[Result, Mapping[str, Any]]]:
     """Every benchmark that was read, and its benchmark.json."""
     for result in results.all():
-        if result.stage == "benchmark" and (found := result.read("benchmark.json")):
+        if described(result.stage).makes is Benchmark and (found := result.read("benchmark.json")):
             yield result, found
 
 
@@ -151,7 +153,7 @@ def shares(rows: Sequence[SpeedRow]) -> list[Shares]:
 
 def fastest(table: DataFrame, checkpoint: str) -> Speed | None:
     """Of a checkpoint, by the rows of benchmarks in the tidy table."""
-    own = table[(table["checkpoint"] == checkpoint) & table["backend"].isin(EXACT)]
+    own = table[(table["checkpoint"] == checkpoint) & table["backend"].map(is_exact).astype(bool)]
     speeds = []
     for backend, rows in own.groupby("backend", sort=False):
         ratios, weights = (rows[rows["metric"] == metric] for metric in ("decode_speedup", "weight_bytes"))

@@ -15,6 +15,8 @@ from pipeline.reporting.choices import common_options
 from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Result, Results
 from pipeline.reporting.speeds import SpeedRow, ran
+from stages.contracts import Metrics
+from stages.index import described
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,15 +45,12 @@ FIGURE = (
 )
 """Columns of a figure. fingerprint: of the result that has it. recovery: percent of the dense model's quality. backend,
 low, high (of the slowest and the fastest round): of benchmarks only."""
-MADE_BY = {"prune": "pruned", "finetune": "fine-tuned"}
-"""Stage of a sparse checkpoint -> what its model is called."""
 UNUSED = {
     "dense_eval": ("sparsity", "prune", "schedule", "distill", "finetune"),
     "dense_eval_q": ("sparsity", "prune", "schedule", "distill", "finetune"),
     "one_shot_eval": ("schedule", "distill", "finetune"),
 }
 """Kind -> sections of options that models of that kind do not depend on."""
-SOURCE_STAGES = ("model", "data")
 SPEEDS = ("decode_tokens_per_second", "prefill_ms", "weight_bytes")
 """Figures of a benchmark's row, beside the speed-up."""
 
@@ -66,7 +65,7 @@ def tidy(
     uses: dict[str, list[tuple[int, Node]]] = {}
     for at, job in enumerate(jobs):
         for node in job.nodes.values():
-            if node.stage == "evaluate":
+            if described(node.stage).makes is Metrics:
                 uses.setdefault(node.fingerprint, []).append((at, node))
     found: list[tuple[dict[str, Any], Result]] = []
     for users in uses.values():
@@ -109,7 +108,7 @@ def _model(
         "sparsity": sparsity,
         "model_sparsity": model_sparsity,
         "checkpoint_bytes": checkpoint.weight_files_bytes if checkpoint else None,
-        "seconds": sum(made.seconds for made in made_of if made.stage not in SOURCE_STAGES),
+        "seconds": sum(made.seconds for made in made_of if not described(made.stage).in_cache),
     }
 
 
@@ -121,7 +120,7 @@ def _label(kind: str, name: str, checkpoint: Result | None, sparsity: float | No
     under = checkpoint
     if kind == "evaluate_q" and checkpoint:
         under = results.by_fingerprint(checkpoint.inputs.get("model", ""))
-    made = MADE_BY.get(under.stage, "sparse") if under else "sparse"
+    made = (described(under.stage).model_label if under else "") or "sparse"
     if kind == "rung":
         return f"rung {name.removeprefix('evaluate_').replace('of', ':')}, {made}"
     return f"{made}, int8" if kind == "evaluate_q" else made
@@ -130,7 +129,7 @@ def _label(kind: str, name: str, checkpoint: Result | None, sparsity: float | No
 def qualities(result: Result) -> Iterator[dict[str, Any]]:
     """One row a metric; one without a metric where an evaluation has none. Of a result that the store has lost, the
     summary tells the values but no protocol."""
-    found = [metric for metric in of_result("evaluate", result.metrics, result.folder).values() if metric.is_quality]
+    found = [metric for metric in of_result(result.stage, result.metrics, result.folder).values() if metric.is_quality]
     for metric in found:
         keys = ("value", "stderr", "recovery", "higher_is_better", "protocol")
         own = {key: getattr(metric, key) for key in keys}

@@ -12,6 +12,7 @@ from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.results import Result
 from pipeline.reporting.study import Study
+from stages.index import described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,16 +47,17 @@ def curves(study: Study) -> list[Curve]:
     """One for each distinct fine-tuned model, by sparsity, the dense one first."""
     found: dict[str, Curve] = {}
     for at, job in enumerate(study.jobs):
-        for stage in ("dense", "finetune"):
-            nodes = [node for node in job.nodes.values() if node.stage == stage]
+        for model in ("dense", "sparse"):
+            trained = (node for node in job.nodes.values() if described(node.stage).trains)
+            nodes = [node for node in trained if described(node.stage).model == model]
             steps = [result for node in nodes if (result := study.results.of(node))]
             if steps and steps[-1].fingerprint not in found:
-                found[steps[-1].fingerprint] = _curve(study, at, job, stage, steps)
+                found[steps[-1].fingerprint] = _curve(study, at, job, model, steps)
     shown = [curve for curve in found.values() if curve.training or curve.validation]
     return sorted(shown, key=lambda curve: curve.sparsity)
 
 
-def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[Result]) -> Curve:
+def _curve(study: Study, at: int, job: JobRecord, model: str, results: Sequence[Result]) -> Curve:
     training: Line = []
     validation: Line = []
     rungs = []
@@ -67,7 +69,7 @@ def _curve(study: Study, at: int, job: JobRecord, stage: str, results: Sequence[
         validation += [(begin + step, value) for step, value in judged]
         begin = max((step for step, _ in training + validation), default=begin)
         rungs.append(begin)
-    if stage == "dense":
+    if model == "dense":
         return Curve("dense", "dense", training, validation, (), sparsity=0.0)
     pattern = job.config.get("prune", {}).get("pattern", "unstructured")
     sparsity = job.config.get("sparsity", 0)
@@ -146,7 +148,7 @@ def layers(study: Study) -> str | None:
     found: dict[str, tuple[str, list[dict[str, float | str | None]]]] = {}
     for job in study.jobs:
         for node in job.nodes.values():
-            result = study.results.of(node) if node.stage == "prune" else None
+            result = study.results.of(node) if described(node.stage).model == "sparse" else None
             linears = result.meta.get("facts", {}).get("layers") if result else None
             if result and linears:
                 rules = result.meta["config"]

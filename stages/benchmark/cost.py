@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from stages.benchmark.backends import BACKENDS
 from stages.cost import DECODING, LIBRARIES, SMALL, Setting, Workload
 from stages.model_size import ModelSize
-
-BACKEND_BYTES = {"bf16": 2.0, "int8": 1.0, "w8a8": 1.0, "head": 1.0, "csr": 8.0}
-"""A weight in a benchmarked backend, by the end of its name; 4 in others."""
 
 
 class BenchmarkCost:
@@ -20,7 +18,7 @@ class BenchmarkCost:
         return 2 * parameters * float(passes * (config["prompt_tokens"] + DECODING * config["new_tokens"]))
 
     def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
-        copies = sum(BACKEND_BYTES.get(name.rpartition("_")[2], 4.0) for name in load.config["backends"])
+        copies = sum(BACKENDS.get(name).weight_bytes for name in load.config["backends"])
         return LIBRARIES + _models(load) * size.parameters * copies
 
     def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:

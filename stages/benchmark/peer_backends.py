@@ -23,88 +23,39 @@ if TYPE_CHECKING:
 CALIBRATION_TOKENS = 128
 
 
-class _Peer:
-    name: str
-    runtime: str
-    """Of `engine.peers.environments`."""
-    style: Any
-    """What the runtime calls the precision."""
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        family = families.of(checkpoint.path)
-        if isinstance(family, EncoderDecoder):
-            return Unavailable(f"{self.runtime} is given decoder-only models here, no encoder-decoder ({family.name})")
-        python = python_of(self.runtime)
-        if isinstance(python, Unavailable):
-            return python
-        model = checkpoints.load(checkpoint, torch.float32)
-        started = self.start(model, Decoder.of(model.config.to_dict()), checkpoint, threads)
-        return started if isinstance(started, Unavailable) else PeerRunner(started)
-
-    def start(
-        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | Unavailable:
-        raise NotImplementedError
+def onnxruntime(checkpoint: Checkpoint, threads: int, style: Style) -> Runner | Unavailable:
+    return _runner(
+        "onnxruntime", checkpoint, lambda model, decoder: models.onnxruntime(decoder, _arrays(model), style, threads)
+    )
 
 
-class OnnxRuntimeFp32(_Peer):
-    name = "onnxruntime_fp32"
-    runtime = "onnxruntime"
-    style: Style = "fp32"
+def deepsparse(checkpoint: Checkpoint, threads: int, style: Style) -> Runner | Unavailable:
+    def start(model: Any, decoder: Decoder) -> models.PeerModel | Unavailable:
+        largest = largest_inputs(model) if style == "int8_static" else {}
+        return models.deepsparse(decoder, lambda: _weights(checkpoint), style, threads, largest)
 
-    def start(
-        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | Unavailable:
-        return models.onnxruntime(decoder, _arrays(model), self.style, threads)
+    return _runner("deepsparse", checkpoint, start)
 
 
-class OnnxRuntimeInt8(OnnxRuntimeFp32):
-    """Dynamic quantization: int8 weights per output channel, the head's too; uint8 activations per tensor."""
-
-    name = "onnxruntime_int8"
-    style = "int8_dynamic"
-
-
-class DeepSparseFp32(_Peer):
-    """DeepSparse 1.8, the paper's runtime, discontinued. Neural Magic DeepSparse Community License: for evaluation in
-    development and testing environments only, not for production."""
-
-    name = "deepsparse_fp32"
-    runtime = "deepsparse"
-    style: Style = "fp32"
-
-    def start(
-        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | Unavailable:
-        largest = largest_inputs(model) if self.style == "int8_static" else {}
-        return models.deepsparse(decoder, lambda: _weights(checkpoint), self.style, threads, largest)
+def llamacpp(checkpoint: Checkpoint, threads: int, style: str) -> Runner | Unavailable:
+    return _runner(
+        "llamacpp", checkpoint, lambda model, decoder: models.llamacpp(decoder, _arrays(model), style, threads)
+    )
 
 
-class DeepSparseInt8(DeepSparseFp32):
-    """As `DeepSparseFp32`, licence included, in int8: weights per output channel, the head's too; activations by static
-    scales, one a tensor, the only ones that it runs fast. They come from random tokens: its speed counts here."""
-
-    name = "deepsparse_int8"
-    style = "int8_static"
-
-
-class LlamaCppQ8(_Peer):
-    name = "llamacpp_q8_0"
-    runtime = "llamacpp"
-    style = "Q8_0"
-
-    def start(
-        self, model: Any, decoder: Decoder, checkpoint: Checkpoint, threads: int
-    ) -> models.PeerModel | Unavailable:
-        return models.llamacpp(decoder, _arrays(model), self.style, threads)
-
-
-class LlamaCppQ4K(LlamaCppQ8):
-    """Q4_K_M: 4-bit blocks, some matrices in more bits; the row's note counts the types."""
-
-    name = "llamacpp_q4_k"
-    style = "Q4_K_M"
+def _runner(
+    runtime: str, checkpoint: Checkpoint, start: Callable[[Any, Decoder], models.PeerModel | Unavailable]
+) -> Runner | Unavailable:
+    """`runtime`: of `engine.peers.environments`."""
+    family = families.of(checkpoint.path)
+    if isinstance(family, EncoderDecoder):
+        return Unavailable(f"{runtime} is given decoder-only models here, no encoder-decoder ({family.name})")
+    python = python_of(runtime)
+    if isinstance(python, Unavailable):
+        return python
+    model = checkpoints.load(checkpoint, torch.float32)
+    started = start(model, Decoder.of(model.config.to_dict()))
+    return started if isinstance(started, Unavailable) else PeerRunner(started)
 
 
 @torch.inference_mode()

@@ -19,8 +19,8 @@ from engine.bench.roofline import gigabytes_per_second
 from engine.bench.rounds import Contender, interleave
 from engine.errors import EngineError
 from engine.peers.contracts import Unavailable
-from stages.benchmark import backends, memory, rounds, workloads
-from stages.benchmark.backends import Backend
+from stages.benchmark import memory, rounds, workloads
+from stages.benchmark.backends import BACKENDS, Backend
 from stages.benchmark.rounds import Round
 from stages.benchmark.rows import Row, add_speedups, medians, summary
 from stages.benchmark.spec import BenchmarkOptions
@@ -45,14 +45,14 @@ def run(config: BenchmarkOptions, inputs: Mapping[str, Artifact], out: Path, log
     """`dense`, `data`, and optionally `sparse`, `quantized` (of the sparse model, or of the dense one if there is no
     other) and `quantized_dense` -> Benchmark.
 
-    benchmark.json: {"machine", "protocol", "order", "rows"}. Raises UserError for an unknown backend, and when what is
-    to be decoded does not fit the model's context.
+    benchmark.json: {"machine", "protocol", "order", "rows"}. Raises UserError when what is to be
+    decoded does not fit the model's context.
     """
     assert config.threads > 0, "the pipeline resolves benchmark.threads=0"
     dense, data = inputs["dense"], inputs["data"]
     assert isinstance(dense, Checkpoint)
     assert isinstance(data, DataSet)
-    chosen = [backends.get(name) for name in config.backends]
+    chosen = {name: BACKENDS.get(name) for name in config.backends}
     workload = workloads.of(config, dense, data)
     with machine.torch_threads(config.threads):
         entries, rows = _prepare(chosen, _models(inputs), workload, config, log)
@@ -91,7 +91,7 @@ def _models(inputs: Mapping[str, Artifact]) -> dict[str, tuple[Artifact, Artifac
 
 
 def _prepare(
-    chosen: list[Backend],
+    chosen: Mapping[str, Backend],
     models: Mapping[str, tuple[Artifact, Artifact | Unavailable]],
     workload: Workload,
     config: BenchmarkOptions,
@@ -101,12 +101,12 @@ def _prepare(
     entries: list[Entry] = []
     rows: list[Row] = []
     with log.bar("load", total=len(chosen) * len(models), unit="model") as bar:
-        for backend in chosen:
-            for name, (plain, quantized) in models.items():
+        for name, backend in chosen.items():
+            for model, (plain, quantized) in models.items():
                 checkpoint = quantized if backend.quantized else plain
-                entry = _entry(backend, name, checkpoint, workload, config)
+                entry = _entry(name, backend, model, checkpoint, workload, config)
                 if isinstance(entry, Unavailable):
-                    rows.append(_missing(backend.name, name, entry.reason))
+                    rows.append(_missing(name, model, entry.reason))
                 else:
                     entries.append(entry)
                 bar.advance()
@@ -114,7 +114,12 @@ def _prepare(
 
 
 def _entry(
-    backend: Backend, model: str, checkpoint: Artifact | Unavailable, workload: Workload, config: BenchmarkOptions
+    name: str,
+    backend: Backend,
+    model: str,
+    checkpoint: Artifact | Unavailable,
+    workload: Workload,
+    config: BenchmarkOptions,
 ) -> Entry | Unavailable:
     if isinstance(checkpoint, Unavailable):
         return checkpoint
@@ -131,11 +136,11 @@ def _entry(
     if runner.process is not None:
         resident = 0
     return Entry(
-        name=f"{backend.name}.{model}",
+        name=f"{name}.{model}",
         measure=partial(rounds.measure, runner, workload),
         end=runner.close,
         weight_bytes=runner.weight_bytes,
-        backend=backend.name,
+        backend=name,
         model=model,
         note=runner.note,
         disk_bytes=sum(path.stat().st_size for path in checkpoint.path.glob("*.safetensors")),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
+from stages.benchmark.backends import BACKENDS
 from stages.benchmark.cost import BenchmarkCost
 from stages.benchmark.early import check_early
 from stages.contracts import Benchmark as BenchmarkResult
 from stages.contracts import UserError
 from stages.options import Options
-from stages.stage import Stage
+from stages.stage import MetricSpec, Stage
 
 
 class Benchmark(Options):
@@ -17,9 +20,9 @@ class Benchmark(Options):
 
     enabled: bool
     """Whether speed is measured."""
-    backends: list[str]
-    """Backends to compare, at least one (`stages/benchmark/names.py` lists them). Each runs the dense and the sparse
-    model."""
+    backends: list[Annotated[str, BACKENDS]]
+    """Backends to compare, at least one: files of `stages/benchmark/backends/`, or what installed packages add. Each
+    runs the dense and the sparse model."""
     prompt_tokens: int = Field(ge=1)
     """Prompt length for decoder-only models. Encoder-decoders read whole examples."""
     samples: int = Field(ge=1)
@@ -45,7 +48,7 @@ class Benchmark(Options):
 
 
 class BenchmarkOptions(Options):
-    backends: list[str]
+    backends: list[Annotated[str, BACKENDS]]
     prompt_tokens: int
     samples: int
     beams: int
@@ -55,4 +58,21 @@ class BenchmarkOptions(Options):
     threads: int
 
 
-STAGE = Stage("benchmark", "7", BenchmarkOptions, BenchmarkResult, check_early=check_early, cost=BenchmarkCost())
+STAGE = Stage(
+    "benchmark",
+    "7",
+    BenchmarkOptions,
+    BenchmarkResult,
+    check_early=check_early,
+    cost=BenchmarkCost(),
+    metrics=(
+        MetricSpec("decode_speedup", "x", True, headline=True),
+        MetricSpec("prefill_speedup", "x", True),
+        MetricSpec("decode_tokens_per_second", "tokens/s", True),
+        MetricSpec("prefill_ms", "ms", False),
+        MetricSpec("real_time_factor", "x", True),
+        MetricSpec("beam_tokens_per_second", "tokens/s", True),
+        MetricSpec("gigabytes_per_second", "GB/s", True),
+        MetricSpec("memory_bytes", "bytes", False),
+    ),
+)

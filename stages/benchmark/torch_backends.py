@@ -1,16 +1,13 @@
-"""Backends that torch itself has, and the W8A8 model of the quantize stage on torch's integer product."""
+"""What the backends that run through torch and transformers share."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine import cpu
 from engine.bench.decoding import Runner, TransformersRunner
-from engine.peers.contracts import Unavailable
 from engine.unfused import fuse_
 from stages import checkpoints, families
 from stages.benchmark.workloads import Sample
@@ -50,70 +47,6 @@ def as_transformers_has_it(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     model = checkpoints.load(checkpoint, dtype)
     fuse_(model)
     return model
-
-
-class TorchFp32:
-    name = "torch_fp32"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return torch_runner(as_transformers_has_it(checkpoint, torch.float32), checkpoint)
-
-
-class TorchBf16:
-    name = "torch_bf16"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        if not cpu.has_bf16():
-            return Unavailable("this CPU has no bf16 instructions")
-        return torch_runner(as_transformers_has_it(checkpoint, torch.bfloat16), checkpoint)
-
-
-class TorchInt8:
-    """torch.ao's dynamic quantization of every linear, the head too: int8 per tensor, activations uint8 per tensor."""
-
-    name = "torch_int8"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        quantization = getattr(torch.ao, "quantization", None)
-        if quantization is None or torch.backends.quantized.engine == "none":
-            return Unavailable("this torch has no dynamic quantization for this CPU")
-        with warnings.catch_warnings():
-            # deprecated in favour of torchao, and still what torch alone offers
-            warnings.simplefilter("ignore")
-            model = checkpoints.load(checkpoint, torch.float32)
-            quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8, inplace=True)
-        return torch_runner(model, checkpoint)
-
-
-class TorchCsr:
-    """The pruned linears as torch CSR tensors with 32-bit indices, the rest as in torch_fp32."""
-
-    name = "torch_csr"
-    quantized = False
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        if checkpoint.masks is None:
-            return Unavailable("a dense model has no zeros to skip")
-        model = checkpoints.load(checkpoint, torch.float32)
-        with warnings.catch_warnings():
-            # "Sparse CSR tensor support is in beta state"
-            warnings.simplefilter("ignore")
-            for name, linear in families.of(checkpoint.path).prunable(model).items():
-                model.set_submodule(name, CsrLinear(linear))
-        return torch_runner(model, checkpoint)
-
-
-class SquareheadW8A8:
-    """`stages.quantize.quantized.Int8Linear` in the blocks, fp32 elsewhere."""
-
-    name = "squarehead_w8a8"
-    quantized = True
-
-    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
-        return torch_runner(checkpoints.load(checkpoint, torch.float32), checkpoint)
 
 
 class CsrLinear(nn.Module):

@@ -14,6 +14,7 @@ from stages import counts, families, tokens
 from stages.calibrate.spec import Calibrate
 from stages.checkpoints import check_length
 from stages.contracts import Artifact, Checkpoint, Corpus, DataSet, Log, UserError
+from stages.data.formats import rows_of
 from stages.families import Batch, Family
 
 FILE = "samples.safetensors"
@@ -56,8 +57,10 @@ def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) 
 
 def _stretches(config: Calibrate, family: Family, source: Checkpoint, data: DataSet) -> Batch:
     """Of random documents. Raises UserError for data that are no running text."""
-    if not isinstance(data, Corpus) or data.format != "text":
-        raise UserError(f"documents are drawn from data of format text, not {data.format}", "calibrate.draw")
+    if not isinstance(data, Corpus) or rows_of(data) != "texts":
+        raise UserError(
+            f"documents are drawn from running text, not from data of format {data.format}", "calibrate.draw"
+        )
     ids_NL = tokens.document_windows(
         data, config.split, family.tokenizer(source.path), config.length, config.samples, config.seed,
         "calibrate.length",

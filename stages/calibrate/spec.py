@@ -10,7 +10,7 @@ from stages.calibrate.cost import CalibrateCost
 from stages.calibrate.early import check_early
 from stages.contracts import Calibration
 from stages.options import Options, Seed
-from stages.stage import Stage
+from stages.stage import MetricSpec, Stage
 
 
 class Calibrate(Options):
@@ -30,4 +30,13 @@ class Calibrate(Options):
     documents longer than `length`, as SparseGPT and Wanda draw from C4."""
 
 
-STAGE = Stage("calibrate", "4", Calibrate, Calibration, check_early=check_early, cost=CalibrateCost())
+STAGE = Stage(
+    "calibrate",
+    "4",
+    Calibrate,
+    Calibration,
+    check_early=check_early,
+    cost=CalibrateCost(),
+    metrics=(MetricSpec("samples", "samples", headline=True), MetricSpec("real_tokens", "tokens")),
+    needs_baseline=True,
+)

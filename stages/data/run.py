@@ -17,7 +17,8 @@ from typing import IO, Any
 from stages.contracts import Artifact, Log, UserError
 from stages.data import asterisk_prompts, gsm_symbolic, hub_data, libreoffice_help, local_files, wikipedia_leads
 from stages.data.clips import Clips
-from stages.data.formats import formatted, value
+from stages.data.columns import value
+from stages.data.formats import FORMATS
 from stages.data.rows import Raw, Row
 from stages.data.spec import Data
 from stages.data.splits import SPLITS, cut, named
@@ -35,7 +36,7 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
     fraction 0 is left out."""
     source = identity(config.path, config.revision, OPTION)
     raw = _read(config, source, log)
-    clips = Clips(out) if config.format == "speech" else None
+    clips = Clips(out) if FORMATS.get(config.format).rows == "clips" else None
     num_rows, num_skipped = _write(config, raw, out, clips)
     if left := [name for name in raw.unnamed if name not in config.splits.values()]:
         log.note(f"left aside: {', '.join(left)}; their names say no split (data.splits would name one)")
@@ -91,6 +92,7 @@ def _from_debian(debs: list[debian.Deb], log: Log) -> Raw:
 
 def _write(config: Data, raw: Raw, out: Path, clips: Clips | None) -> tuple[dict[str, int], int]:
     """Rows written to each split, and rows without text, which are left out."""
+    format = FORMATS.get(config.format)
     chosen = named(list(raw.splits), config.splits)
     train = cut(chosen, config.fractions)
     num_rows = dict.fromkeys([*train.names, *(name for name in chosen if name != "train")], 0)
@@ -102,7 +104,7 @@ def _write(config: Data, raw: Raw, out: Path, clips: Clips | None) -> tuple[dict
         for ours, theirs in chosen.items():
             before = sum(num_rows.values())
             for row in _first(raw.splits[theirs], config.size):
-                fields: dict[str, Any] | None = formatted(row, config)
+                fields = format.row(row, config)
                 if not fields:
                     num_skipped += 1
                     continue

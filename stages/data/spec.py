@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from string import Formatter
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from stages.contracts import Corpus
-from stages.options import DataFormat, Family, Options, Seed
-from stages.stage import Stage
-
-FIELDS: dict[DataFormat, set[str]] = {
-    "text": {"text", "id"},
-    "qa": {"question", "answer", "id"},
-    "translation": {"source", "target", "id"},
-    "speech": {"audio", "text", "id"},
-}
-"""What a row of each format must have (`data.columns`)."""
-
-READS: dict[Family, tuple[DataFormat, ...]] = {
-    "causal_lm": ("text", "qa"),
-    "t5": ("translation",),
-    "seq2seq": ("translation",),
-    "whisper": ("speech",),
-}
-"""Formats that a family can be trained and judged on."""
+from stages.data.formats import FORMATS
+from stages.options import Options, Seed
+from stages.stage import MetricSpec, Stage
 
 
 class Speech(Options):
@@ -62,9 +47,10 @@ class Data(Options):
     """For a hub id: branch, tag or commit; empty means `main`."""
     subset: str
     """For a hub id: the name of its configuration (`main` for openai/gsm8k)."""
-    format: DataFormat
+    format: Annotated[str, FORMATS]
     """text: running text. qa: a prompt and its completion, with the loss on both; answers are scored after `####`.
-    translation: pairs of a source and a target. speech: audio files and their transcripts."""
+    translation: pairs of a source and a target. speech: audio files and their transcripts. A file of
+    `stages/data/formats/`, or a format that an installed package adds."""
     columns: dict[str, str]
     """Our column: theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
     `text`. `id` is what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
@@ -90,6 +76,16 @@ class Data(Options):
     languages: Languages | None = None
     """Only for format=translation."""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_chosen_format(cls, value: Any, handler: ModelWrapValidatorHandler[Data]) -> Data:
+        """Validated, it is of the class that its format names as its `options`."""
+        if cls is Data and isinstance(value, dict) and isinstance(value.get("format"), str):
+            options = FORMATS.get(value["format"]).options
+            if options is not Data:
+                return options.model_validate(value)
+        return handler(value)
+
     @field_validator("fractions")
     @classmethod
     def _sum_to_one(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -99,23 +95,26 @@ class Data(Options):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Data:
-        fields = FIELDS[self.format]
-        if set(self.columns) != fields:
-            raise ValueError(f"format={self.format} needs columns for {sorted(fields)}, got {sorted(self.columns)}")
+        format = FORMATS.get(self.format)
+        if set(self.columns) != format.columns:
+            raise ValueError(
+                f"format={self.format} needs columns for {sorted(format.columns)}, got {sorted(self.columns)}"
+            )
         unknown = sorted(set(self.splits) - {"train", "validation", "test"})
         if unknown:
             raise ValueError(f"splits are train, validation and test, got {unknown}")
-        if self.verbatim and self.format != "text":
-            raise ValueError(f"verbatim rows are of format text, got {self.format}")
-        if (self.format == "speech") != (self.speech is not None):
-            raise ValueError("format=speech and the section `speech` need each other")
-        if self.languages and self.format != "translation":
-            raise ValueError(f"languages are of format translation, got {self.format}")
-        asked, answered = ("source", "target") if self.format == "translation" else ("question", "answer")
-        for name, template, field in (("prompt", self.prompt, asked), ("completion", self.completion, answered)):
+        for name in ("verbatim", "speech", "languages"):
+            if getattr(self, name) and name not in format.takes:
+                raise ValueError(f"data of format {self.format} take no {name}; leave it out")
+        if "speech" in format.takes and not self.speech:
+            raise ValueError(f"format={self.format} needs the section `speech`")
+        templates = zip(("prompt", "completion"), (self.prompt, self.completion), format.templates or (), strict=False)
+        for name, template, field in templates:
             if {found for _, found, _, _ in Formatter().parse(template) if found is not None} != {field}:
                 raise ValueError(f"{name} must hold {{{field}}} and nothing else in braces, got {template!r}")
         return self
 
 
-STAGE = Stage("data", "2", Data, Corpus, in_cache=True, is_source=True)
+ROWS = tuple(MetricSpec(f"{split}_rows", "rows", headline=True) for split in ("train", "validation", "test"))
+SECONDS = tuple(MetricSpec(f"{split}_seconds", "s") for split in ("train", "validation", "test"))
+STAGE = Stage("data", "2", Data, Corpus, in_cache=True, is_source=True, metrics=(*ROWS, *SECONDS))

@@ -27,7 +27,7 @@ def run(config: DenseOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
     """`model` (Checkpoint) and `data` (DataSet) -> Checkpoint, trained with the task loss alone."""
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
-    assert config.distill.kd == config.distill.squarehead == 0, "there is no teacher before the dense model"
+    assert not config.distill.needs_teacher, "there is no teacher before the dense model"
     assert isinstance(data, DataSet)
     with seeded(config.training.seed):
         family = families.of(source.path)

@@ -7,7 +7,7 @@ from pydantic import model_validator
 from stages.contracts import Checkpoint
 from stages.dense.early import check_early
 from stages.finetune.cost import TrainingCost
-from stages.finetune.spec import IRRELEVANT, Distill, Training
+from stages.finetune.spec import IRRELEVANT, TRAINING_METRICS, Distill, Training
 from stages.options import Options
 from stages.stage import Stage
 
@@ -39,4 +39,6 @@ STAGE = Stage(
     irrelevant=IRRELEVANT,
     check_early=check_early,
     cost=TrainingCost(masked=False),
+    metrics=TRAINING_METRICS,
+    model="dense",
 )

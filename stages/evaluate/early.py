@@ -13,6 +13,7 @@ from engine import sources
 from stages.contracts import DataSet, Structure, UserError
 from stages.evaluate import tasks
 from stages.evaluate.tokenizers import check_installed
+from stages.model.families import FAMILIES
 from stages.record_checks import check_length, check_split, check_tokens
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def check_early(options: EvaluateOptions, model: Structure, data: DataSet | None
 def check_options(options: EvaluateOptions, family: str, data_format: str) -> None:
     """Raises UserError for what models of this family cannot be asked, and for tasks that there are not or that do not
     fit data of this format. Needs no record."""
-    if family == "causal_lm":
+    if not FAMILIES.get(family).is_encoder_decoder:
         if options.generation:
             raise UserError(
                 f"texts are scored of encoder-decoders, not of {family}; it has perplexity and tasks",

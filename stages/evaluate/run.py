@@ -13,19 +13,21 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages import checkpoints, counts, devices, engine_models, families, tokens
 from stages.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Log, Metrics, UserError
+from stages.data.formats import rows_of
 from stages.evaluate import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
 from stages.evaluate.early import check_options
 from stages.evaluate.metrics import METRICS, Judged
 from stages.evaluate.spec import EvaluateOptions, Generation, Perplexity
 from stages.families import UNLIMITED, Family, encoder_decoder
 from stages.families.encoder_decoder import EncoderDecoder
+from stages.quantize import schemes
 
 Measured = dict[str, dict[str, Any]]
 """`{name: {"value", "stderr" | None, "protocol"}}`, what metrics.json holds."""
@@ -86,11 +88,12 @@ def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log:
 
 def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:
     """The model, and the precision of its quantized or prunable linears. Int8 and the engine are the CPU's."""
-    precision: Literal["int8", "fp32"] = "int8" if source.quantization else "fp32"
+    scheme = schemes.of(source)
+    precision = scheme.precision if scheme else "fp32"
     if runtime == "engine":
-        return engine_models.load(source, precision, "evaluate.runtime"), precision
+        return engine_models.load(source, "int8" if scheme else "fp32", "evaluate.runtime"), precision
     model = checkpoints.load(source, torch.float32)
-    return model if source.quantization else model.to(devices.of(device)), precision
+    return model if scheme else model.to(devices.of(device)), precision
 
 
 def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
@@ -217,7 +220,7 @@ def _check_generation(config: Generation, data: Examples, context: int) -> None:
     which nothing is left to score."""
     length = len(data.facts()["prompt"]) + config.max_new_tokens
     checkpoints.check_length(context, length, "evaluate.generation.max_new_tokens")
-    if data.format != "speech":
+    if rows_of(data) != "clips":
         if config.normalizer != "none":
             raise UserError(
                 f"BLEU and chrF read texts as they are; expected none, got {config.normalizer}", normalizers.OPTION

@@ -11,7 +11,7 @@ from stages.evaluate.cost import EvaluateCost
 from stages.evaluate.early import check_early
 from stages.evaluate.metrics import METRICS, MetricOptions
 from stages.options import Bos, Options, Seed
-from stages.stage import Stage
+from stages.stage import MetricSpec, Stage
 
 
 class Perplexity(Options):
@@ -131,4 +131,25 @@ class EvaluateOptions(Options):
     runtime: Literal["torch", "engine"]
 
 
-STAGE = Stage("evaluate", "3", EvaluateOptions, Metrics, check_early=check_early, cost=EvaluateCost())
+QUALITIES = tuple(
+    MetricSpec(f"{name}{window}", unit, higher)
+    for name, unit, higher in (
+        ("perplexity", "", False),
+        ("wer", "%", False),
+        ("cer", "%", False),
+        ("bleu", "", True),
+        ("chrf", "", True),
+    )
+    for window in ("", "_full_window")
+)
+LM_EVAL = tuple(MetricSpec(name, "fraction", True) for name in ("exact_match", "acc", "acc_norm", "f1"))
+"""Those of lm-eval that are shares of the items."""
+STAGE = Stage(
+    "evaluate",
+    "3",
+    EvaluateOptions,
+    Metrics,
+    check_early=check_early,
+    cost=EvaluateCost(),
+    metrics=(*QUALITIES, *LM_EVAL),
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from transformers.utils import logging
 
 from engine import architectures
 from stages.contracts import DataSet, UserError
+from stages.model.families import FAMILIES, family_of_type
 
 # a bar for each read and write of weights says little; the stages have their own
 logging.disable_progress_bar()
@@ -122,29 +122,6 @@ class Family(Protocol):
         dimension may be any: states that are to become logits are aligned the same way."""
 
 
-FAMILIES = {
-    "causal_lm": "stages.families.causal_lm:CausalLM",
-    "t5": "stages.families.t5:T5",
-    "seq2seq": "stages.families.seq2seq:Seq2Seq",
-    "whisper": "stages.families.whisper:Whisper",
-}
-"""Name -> where its adapter is."""
-FAMILY_OF_TYPE = {
-    "t5": "t5",
-    "mt5": "t5",
-    "umt5": "seq2seq",
-    "bart": "seq2seq",
-    "mbart": "seq2seq",
-    "marian": "seq2seq",
-    "m2m_100": "seq2seq",
-    "pegasus": "seq2seq",
-    "blenderbot": "seq2seq",
-    "blenderbot-small": "seq2seq",
-    "mvp": "seq2seq",
-    "plbart": "seq2seq",
-    "whisper": "whisper",
-}
-"""Of encoder-decoders: `model_type` of config.json -> name of the family."""
 _EXPERTS = "keeps experts in its blocks, which the walk through an encoder-decoder does not route"
 _LONG = "attends in windows, for which it pads its inputs inside"
 _SPEECH = "reads speech, and of speech models only Whisper can be used"
@@ -177,11 +154,7 @@ NOT_SUPPORTED = {
 
 def get(name: str) -> Family:
     """The adapter of a family. Raises UserError for an unknown one."""
-    if name not in FAMILIES:
-        raise UserError(f"no family {name!r}; there are: {', '.join(FAMILIES)}", "model.family")
-    module, _, cls = FAMILIES[name].partition(":")
-    family: Family = getattr(importlib.import_module(module), cls)()
-    return family
+    return FAMILIES.get(name).adapter()
 
 
 def of(folder: Path) -> Family:
@@ -194,15 +167,15 @@ def of(folder: Path) -> Family:
 
 def name_of(model_type: str, is_encoder_decoder: bool) -> str:
     """Raises UserError for an encoder-decoder that belongs to no family."""
+    known = family_of_type()
+    if model_type in known:
+        return known[model_type]
     if not is_encoder_decoder:
         return "causal_lm"
-    if model_type not in FAMILY_OF_TYPE:
-        why = f" ({model_type} {NOT_SUPPORTED[model_type]})" if model_type in NOT_SUPPORTED else ""
-        raise UserError(
-            f"{model_type} is an encoder-decoder that cannot be used{why}; there are: {', '.join(FAMILY_OF_TYPE)}",
-            "model.path",
-        )
-    return FAMILY_OF_TYPE[model_type]
+    why = f" ({model_type} {NOT_SUPPORTED[model_type]})" if model_type in NOT_SUPPORTED else ""
+    raise UserError(
+        f"{model_type} is an encoder-decoder that cannot be used{why}; there are: {', '.join(known)}", "model.path"
+    )
 
 
 def text_config(model: Any) -> Any:

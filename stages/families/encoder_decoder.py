@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from engine import architectures
 from stages.contracts import Corpus, DataSet, Examples, Log
-from stages.families import FAMILY_OF_TYPE, UNLIMITED, Batch, context_of, linears_in, states_by_hooks
+from stages.families import UNLIMITED, Batch, context_of, linears_in, states_by_hooks
 from stages.families.decoding_head import head_input, output_head
 from stages.families.hugging_face import HuggingFaceFolder
+from stages.model.families import FAMILIES
 from stages.tokens import IGNORED
 
 PAD_MULTIPLE = 8
@@ -56,7 +57,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     @property
     def model_types(self) -> set[str]:
-        return {model_type for model_type, family in FAMILY_OF_TYPE.items() if family == self.name}
+        return set(FAMILIES.get(self.name).model_types)
 
     def context(self, model: Any) -> int:
         return context_of(model.config)

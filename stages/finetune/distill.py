@@ -18,10 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.families import Batch, Family
-from stages.finetune.spec import Distill
-
-TERMS = ("ce", "kd", "squarehead")
-"""Names of the losses, which are the names of their weights in `Distill`."""
 
 
 def ce(logits_NV: Tensor, labels_N: Tensor, tokens: int) -> Tensor:
@@ -55,9 +51,9 @@ def squarehead_by_token(student_ND: Tensor, teacher_ND: Tensor, tokens: int, eps
     return (error_N / (teacher_ND.square().sum(-1) + eps)).sum() / max(tokens, 1)
 
 
-def total(weights: Distill, terms: Mapping[str, Tensor]) -> Tensor:
+def total(weights: Mapping[str, float], terms: Mapping[str, Tensor]) -> Tensor:
     """The weighted sum of the terms present."""
-    return torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
 def feature_tokens(family: Family, model: nn.Module, batch: Batch, skip_first: int) -> list[Tensor | None]:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 def check_early(options: FinetuneOptions, model: Structure, data: DataSet | None) -> None:
     """Raises UserError for options that cannot go well with a model of this structure and these data."""
     check_training(options.training, "finetune", model)
-    if options.distill.squarehead and "squarehead" in model.refused:
-        raise UserError(model.refused["squarehead"], "distill.squarehead")
+    features = options.distill.feature_terms
+    if features and "squarehead" in model.refused:
+        raise UserError(model.refused["squarehead"], features[0].option)
     if options.cubic:
         check_pruner(options.cubic.prune, model)
         check_start(options.cubic.initial, model.zeros, "schedule.initial")

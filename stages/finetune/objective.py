@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.families import Batch, Family, Rows
 from stages.finetune import batches, distill
+from stages.finetune.losses import FeatureLoss, PredictionLoss, Term
 from stages.finetune.spec import Distill
 from stages.precision import autocast
 
@@ -34,7 +36,7 @@ class Distiller(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. `teacher` is needed where kd or squarehead has a weight."""
+    """What is minimised. `teacher` is there where a loss needs one."""
 
     family: Family
     weights: Distill
@@ -56,98 +58,112 @@ class Objective:
         feature_masks = [distill.feature_tokens(self.family, model, batch, skip) for _, batch in micro]
         taught = [self._taught(rows_B, batch) for rows_B, batch in micro]
         num_labels = sum(count_labels(self.family, batch) for _, batch in micro)
-        totals = self._totals(taught, feature_masks)
+        totals = {term.name: _totals(term, taught, feature_masks) for term in self._features}
         zero = torch.zeros((), device=next(model.parameters()).device)
-        found = {name: zero.clone() for name in distill.TERMS if getattr(self.weights, name)}
+        found = {term.name: zero.clone() for term in self._terms}
         for (_, batch), states, tokens in zip(micro, taught, feature_masks, strict=True):
             student = self._student(model, batch)
             roots: list[Tensor] = []
             gradients: list[Tensor | None] = []
-            if self.weights.squarehead:
-                feature = self._features(student, states, tokens, totals)
-                found["squarehead"] += feature.detach()
-                roots.append(self.weights.squarehead * feature)
+            for term in self._features:
+                feature = _features(term, student, states, tokens, totals[term.name])
+                found[term.name] += feature.detach()
+                roots.append(term.weight * feature)
                 gradients.append(None)
-            if self.weights.ce or self.weights.kd:
+            if self._predictions:
                 h_ND, labels_N = distill.label_tokens(self.family, student[-1], batch["labels"])
-                t_ND = distill.label_tokens(self.family, states[-1], batch["labels"])[0] if self.weights.kd else None
+                t_ND = None
+                if any(term.loss.needs_teacher for term in self._predictions):
+                    t_ND = distill.label_tokens(self.family, states[-1], batch["labels"])[0]
                 roots.append(h_ND)
-                gradients.append(self._predictions(head, h_ND, labels_N, t_ND, num_labels, found))
+                gradients.append(self._of_predictions(head, h_ND, labels_N, t_ND, num_labels, found))
             torch.autograd.backward(roots, gradients)
-        return {"loss": distill.total(self.weights, found)} | found
+        return {"loss": distill.total(self._weights, found)} | found
+
+    @cached_property
+    def _terms(self) -> list[Term]:
+        return self.weights.terms
+
+    @cached_property
+    def _features(self) -> list[Term]:
+        return self.weights.feature_terms
+
+    @cached_property
+    def _predictions(self) -> list[Term]:
+        return [term for term in self._terms if isinstance(term.loss, PredictionLoss)]
+
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        return {term.name: term.weight for term in self._terms}
 
     def _taught(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
         """The teacher's states that the losses read: all layers, the last one, or none."""
         return self.teacher.states(rows_B, batch) if self.teacher else []
 
     def _student(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        if self.weights.squarehead:
+        if self._features:
             return self.family.states(model, batch)
         return [self.family.hidden(model, batch)]
 
-    def _totals(
-        self, taught: Sequence[Sequence[Tensor]], feature_masks: Sequence[Sequence[Tensor | None]]
-    ) -> list[Tensor | int]:
-        """Of each layer, over the whole step: the teacher's energy, or (normalize=token) the number of tokens."""
-        if not self.weights.squarehead:
-            return []
-        layers = zip(zip(*taught, strict=True), zip(*feature_masks, strict=True), strict=True)
-        if self.weights.normalize == "token":
-            return [sum(len(tokens_N) for tokens_N in tokens if tokens_N is not None) for _, tokens in layers]
-        return [
-            sum(
-                (
-                    distill.energy(_at(h_BTD, tokens_N))
-                    for h_BTD, tokens_N in zip(states, tokens, strict=True)
-                    if tokens_N is not None
-                ),
-                start=torch.zeros(()),
-            )
-            for states, tokens in layers
-        ]
-
-    def _features(
-        self,
-        student: Sequence[Tensor],
-        teacher: Sequence[Tensor],
-        tokens: Sequence[Tensor | None],
-        totals: Sequence[Tensor | int],
-    ) -> Tensor:
-        """The sum over layers of this micro-batch's share in SquareHead."""
-
-        def of_layer(s_BTD: Tensor, t_BTD: Tensor, tokens_N: Tensor, total: Tensor | int) -> Tensor:
-            s_ND, t_ND = _at(s_BTD, tokens_N), _at(t_BTD, tokens_N)
-            if isinstance(total, int):
-                return distill.squarehead_by_token(s_ND, t_ND, total, self.weights.eps)
-            return distill.squarehead(s_ND, t_ND, total, self.weights.eps)
-
-        # recomputed when needed, so that no layer's fp32 copies or selected tokens wait for the backward pass
-        return torch.stack(
-            [
-                checkpoint(of_layer, s_BTD, t_BTD, tokens_N, total, use_reentrant=False, preserve_rng_state=False)
-                for s_BTD, t_BTD, tokens_N, total in zip(student, teacher, tokens, totals, strict=True)
-                if tokens_N is not None
-            ]
-        ).sum()
-
-    def _predictions(
+    def _of_predictions(
         self, head: nn.Module, h_ND: Tensor, labels_N: Tensor, t_ND: Tensor | None, total: int, found: dict[str, Tensor]
     ) -> Tensor:
-        """CE and KL: their gradient goes to the head's parameters, and the one of `h_ND` is returned."""
+        """CE, KL and their like: their gradient goes to the head's parameters, and the one of `h_ND` is returned."""
         leaf_ND = h_ND.detach().requires_grad_()
         for part in chunks(head, len(labels_N)):
-            terms: dict[str, Tensor] = {}
-            logits_NV = head(leaf_ND[part])
-            if self.weights.ce:
-                terms["ce"] = distill.ce(logits_NV, labels_N[part], total)
+            logits_NV, taught_NV = head(leaf_ND[part]), None
             if t_ND is not None and self.teacher is not None:
                 with torch.no_grad():
                     taught_NV = self.teacher.head(t_ND[part].to(h_ND.dtype))
-                terms["kd"] = distill.kd(logits_NV, taught_NV, self.weights.temperature, total)
-            torch.autograd.backward(distill.total(self.weights, terms))
-            for name, term in terms.items():
-                found[name] += term.detach()
+            terms = {
+                term.name: term.loss.of_tokens(logits_NV, taught_NV, labels_N[part], total, term.options)
+                for term in self._terms
+                if isinstance(term.loss, PredictionLoss)
+            }
+            torch.autograd.backward(distill.total(self._weights, terms))
+            for name, value in terms.items():
+                found[name] += value.detach()
         return leaf_ND.grad if leaf_ND.grad is not None else torch.zeros_like(leaf_ND)
+
+
+def _totals(
+    term: Term, taught: Sequence[Sequence[Tensor]], feature_masks: Sequence[Sequence[Tensor | None]]
+) -> list[Tensor | int]:
+    """Of each layer, over the whole step: what a feature loss divides by."""
+    loss = term.loss
+    assert isinstance(loss, FeatureLoss)
+    layers = zip(zip(*taught, strict=True), zip(*feature_masks, strict=True), strict=True)
+    return [
+        loss.total(
+            (_at(h_BTD, tokens_N) for h_BTD, tokens_N in zip(states, tokens, strict=True) if tokens_N is not None),
+            term.options,
+        )
+        for states, tokens in layers
+    ]
+
+
+def _features(
+    term: Term,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    tokens: Sequence[Tensor | None],
+    totals: Sequence[Tensor | int],
+) -> Tensor:
+    """The sum over layers of this micro-batch's share in a feature loss."""
+    loss = term.loss
+    assert isinstance(loss, FeatureLoss)
+
+    def of_layer(s_BTD: Tensor, t_BTD: Tensor, tokens_N: Tensor, total: Tensor | int) -> Tensor:
+        return loss.of_layer(_at(s_BTD, tokens_N), _at(t_BTD, tokens_N), total, term.options)
+
+    # recomputed when needed, so that no layer's fp32 copies or selected tokens wait for the backward pass
+    return torch.stack(
+        [
+            checkpoint(of_layer, s_BTD, t_BTD, tokens_N, total, use_reentrant=False, preserve_rng_state=False)
+            for s_BTD, t_BTD, tokens_N, total in zip(student, teacher, tokens, totals, strict=True)
+            if tokens_N is not None
+        ]
+    ).sum()
 
 
 @torch.no_grad()

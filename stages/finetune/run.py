@@ -30,8 +30,8 @@ def check(config: FinetuneOptions, model: Checkpoint, data: DataSet) -> None:
 
 
 def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint; its masks hold), `data` (DataSet), `teacher` (Checkpoint; not read where kd and squarehead
-    are 0) and, for a cubic schedule with a pruner that needs it, `calibration` -> Checkpoint."""
+    """`model` (Checkpoint; its masks hold), `data` (DataSet), `teacher` (Checkpoint; not read where no
+    loss needs one) and, for a cubic schedule with a pruner that needs it, `calibration` -> Checkpoint."""
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
@@ -41,7 +41,7 @@ def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log:
         earlier = masks.of(source)
         gradual = _gradual(config.cubic, model, family, inputs, earlier, log) if config.cubic else None
         plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
-        teacher = _teacher(plan, model, inputs, log) if config.distill.kd or config.distill.squarehead else None
+        teacher = _teacher(plan, model, inputs, log) if config.distill.needs_teacher else None
         pruned, metrics = train(model, plan, teacher, earlier, log)
         if teacher:
             teacher.check_untouched()
@@ -58,9 +58,9 @@ def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log:
 def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -> Teacher | CachedTeacher:
     checkpoint = inputs.get("teacher")
     if not isinstance(checkpoint, Checkpoint):
-        raise UserError("kd and squarehead need a teacher", "distill")
+        raise UserError("the losses need a teacher", "distill")
     live = Teacher(
-        checkpoint, plan.family, plan.training, all_layers=bool(plan.weights.squarehead), device=model.device
+        checkpoint, plan.family, plan.training, all_layers=bool(plan.weights.feature_terms), device=model.device
     )
     shape = [
         (len(plan.family.blocks(m)), families.text_config(m).hidden_size, families.text_config(m).vocab_size)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from stages.contracts import Checkpoint, UserError
 from stages.finetune.cost import TrainingCost
 from stages.finetune.early import check_early
+from stages.finetune.losses import LOSSES, FeatureLoss, LossOptions, Term
 from stages.options import Beta, LossWeight, Options, Precision, Seed, Sparsity
 from stages.prune.spec import Prune
-from stages.stage import Stage
+from stages.stage import SPARSITIES, MetricSpec, Stage
 
 
 class Training(Options):
@@ -78,8 +79,28 @@ class Training(Options):
         return self
 
 
+def _of_the_named_losses(value: Any) -> Any:
+    """Validates the options of each further loss as that loss describes them; a name alone means its defaults."""
+    if not isinstance(value, list | tuple):
+        return value
+    given = [{"name": item} if isinstance(item, str) else item for item in value]
+    for item in given:
+        if isinstance(item, dict) and item.get("name") in OWN_WEIGHTS:
+            raise ValueError(f"{item['name']} has a weight of its own, distill.{item['name']}")
+    return [
+        LOSSES.get(item["name"]).options.model_validate(item) if isinstance(item, dict) and "name" in item else item
+        for item in given
+    ]
+
+
+OWN_WEIGHTS = ("ce", "kd", "squarehead")
+"""Losses whose weights and options are options of `distill`."""
+
+
 class Distill(Options):
-    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (`stages/finetune/distill.py`)."""
+    """The loss: ce·CE + kd·KL + squarehead·sum of layer losses (`stages/finetune/distill.py`), and further `losses`."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"losses"})
 
     ce: LossWeight
     """Weight of the task loss, the cross-entropy of the next token."""
@@ -97,12 +118,34 @@ class Distill(Options):
     skip_first: int = Field(ge=0)
     """Leave the first tokens of a sequence out of the layer losses: attention sinks give them norms that dominate the
     sums. 0 is the paper's loss."""
+    losses: Annotated[list[SerializeAsAny[LossOptions]], BeforeValidator(_of_the_named_losses)] = Field([])
+    """Further losses by name (files of `stages/finetune/losses/`, or what installed packages add), with weights and
+    options of their own: `[{name: reverse_kl, weight: 0.5}]`."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Distill:
-        if self.ce == self.kd == self.squarehead == 0:
+        names = [item.name for item in self.losses]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice[0]} stands in losses twice; give it one weight")
+        if not self.terms:
             raise ValueError("all loss weights are 0; set ce, kd or squarehead")
         return self
+
+    @property
+    def terms(self) -> list[Term]:
+        """The losses with a weight."""
+        own = [Term(name, getattr(self, name), LOSSES.get(name), self, f"distill.{name}") for name in OWN_WEIGHTS]
+        further = [Term(item.name, item.weight, LOSSES.get(item.name), item, "distill.losses") for item in self.losses]
+        return [term for term in (*own, *further) if term.weight]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(term.loss.needs_teacher for term in self.terms)
+
+    @property
+    def feature_terms(self) -> list[Term]:
+        """Those that read the hidden states of all layers."""
+        return [term for term in self.terms if isinstance(term.loss, FeatureLoss)]
 
 
 class CubicOptions(Options):
@@ -123,7 +166,7 @@ class FinetuneOptions(Options):
 
     @model_validator(mode="after")
     def _leaves_tokens(self) -> FinetuneOptions:
-        if self.distill.squarehead and self.distill.skip_first >= self.training.sequence_length:
+        if self.distill.feature_terms and self.distill.skip_first >= self.training.sequence_length:
             raise UserError(
                 f"would skip all {self.training.sequence_length} tokens of a sequence (finetune.sequence_length)",
                 "distill.skip_first",
@@ -133,6 +176,14 @@ class FinetuneOptions(Options):
 
 IRRELEVANT = ("training.checkpoint_every", "training.divergence")
 """divergence only stops a run: with a higher one, the same run goes on from its last checkpoint."""
+TRAINING_METRICS = (
+    MetricSpec("validation_loss", "nats", False, headline=True),
+    MetricSpec("train_loss", "nats", False),
+    MetricSpec("steps"),
+    MetricSpec("tokens", "tokens"),
+    MetricSpec("tokens_per_second", "tokens/s", True),
+    *SPARSITIES,
+)
 STAGE = Stage(
     "finetune",
     "4",
@@ -141,4 +192,8 @@ STAGE = Stage(
     irrelevant=IRRELEVANT,
     check_early=check_early,
     cost=TrainingCost(masked=True),
+    metrics=TRAINING_METRICS,
+    model="sparse",
+    model_label="fine-tuned",
+    needs_baseline=True,
 )

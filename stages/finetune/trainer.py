@@ -12,7 +12,7 @@ from torch import Tensor
 from stages import masks
 from stages.contracts import Log, Stopped, UserError
 from stages.families import Family, Rows
-from stages.finetune import batches, distill, objective, resume
+from stages.finetune import batches, objective, resume
 from stages.finetune.gradual import Gradual
 from stages.finetune.objective import Distiller, Objective
 from stages.finetune.optim import MaskedOptimizer, learning_rate
@@ -170,7 +170,7 @@ class _Run:
         if mean <= factor * began:
             return
         weights = self.plan.weights
-        if mean - began > SMALL_RISE * (weights.ce + weights.kd + weights.squarehead):
+        if mean - began > SMALL_RISE * sum(term.weight for term in weights.terms):
             raise self._diverged(
                 f"loss {mean:.4g}, the mean of the last steps, is over {factor:g} times {began:.4g}, where it began",
                 f"lower {section}.lr, or raise {section}.divergence to train on",
@@ -180,14 +180,13 @@ class _Run:
     def _not_finite(self, found: dict[str, float]) -> UserError:
         """Blames the learning rate only where it had a say: after the first step."""
         what = next(f"{name} {value}" for name, value in found.items() if not math.isfinite(value))
-        weights = {f"distill.{name}": getattr(self.plan.weights, name) for name in distill.TERMS}
-        heaviest = max(weights, key=lambda option: float(weights[option]))
-        weighted = f"{heaviest}={weights[heaviest]:g}"
-        lr, is_heavy = f"{self.plan.option}.lr", weights[heaviest] > 1
+        heaviest = max(self.plan.weights.terms, key=lambda term: term.weight)
+        weighted = f"{heaviest.option}={heaviest.weight:g}"
+        lr, is_heavy = f"{self.plan.option}.lr", heaviest.weight > 1
         if self.done.step:
             return self._diverged(what, f"lower {lr}{f', or {weighted}' if is_heavy else ''}", lr)
         if is_heavy:
-            return self._diverged(what, f"lower {weighted}", heaviest)
+            return self._diverged(what, f"lower {weighted}", heaviest.option)
         return self._diverged(what, "the model is at fault, or its precision", "model.path")
 
     def _diverged(self, what: str, way_out: str, option: str) -> UserError:

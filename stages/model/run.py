@@ -21,6 +21,7 @@ from stages.contracts import Artifact, Log, UserError
 from stages.families import Family, structure
 from stages.families.encoder_decoder import EncoderDecoder
 from stages.model import ctranslate2_conversion, gguf_conversion, zeros
+from stages.model.families import family_of_type
 from stages.model.spec import Model, ModelOptions
 from stages.sources import cards, packages
 from stages.sources.identity import identity, local
@@ -280,7 +281,8 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
             "floating point are read; give the model that it was made from",
             OPTION,
         )
-    if model_type not in family.model_types or _is_encoder_decoder(config) != _encodes(family):
+    named = family_of_type().get(model_type, family.name)
+    if named != family.name or model_type not in family.model_types or _is_encoder_decoder(config) != _encodes(family):
         raise UserError(
             f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",
             "model.family",

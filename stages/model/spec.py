@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stages.contracts import Checkpoint
-from stages.options import Family, Options
+from stages.model.families import FAMILIES
+from stages.options import Options
 from stages.scratch.spec import Scratch
-from stages.stage import Stage
+from stages.stage import SPARSITIES, MetricSpec, Stage
 
 MasksOfSource = Literal["auto", "from_zeros", "none"]
 
@@ -23,7 +24,7 @@ class Model(Options):
     describes."""
     revision: str
     """For a hub id: branch, tag or commit; empty means `main`. The fingerprint holds the commit."""
-    family: Family
+    family: Annotated[str, FAMILIES]
     """What kind of model it is: decoder-only, T5, another encoder-decoder, or Whisper."""
     dtype: Literal["float32", "bfloat16"]
     """Precision of the stored weights. `bf16_updates` says how training updates bfloat16."""
@@ -40,17 +41,26 @@ class Model(Options):
             raise ValueError("path=scratch and a description in `scratch` need each other")
         if self.scratch and self.masks != "auto":
             raise ValueError(f"a model from scratch has no zeros, got masks={self.masks}")
-        if self.scratch and self.family != "t5":
-            raise ValueError(f"only the family t5 can start from scratch, got {self.family}")
+        if self.scratch and not FAMILIES.get(self.family).from_scratch:
+            able = [name for name in FAMILIES.names() if FAMILIES.get(name).from_scratch]
+            raise ValueError(f"only {', '.join(able)} can start from scratch, got model.family={self.family}")
         return self
 
 
 class ModelOptions(Options):
     path: str
     revision: str
-    family: Family
+    family: Annotated[str, FAMILIES]
     dtype: Literal["float32", "bfloat16"]
     masks: MasksOfSource = "auto"
 
 
-STAGE = Stage("model", "2", ModelOptions, Checkpoint, in_cache=True, is_source=True)
+STAGE = Stage(
+    "model",
+    "2",
+    ModelOptions,
+    Checkpoint,
+    in_cache=True,
+    is_source=True,
+    metrics=(MetricSpec("parameters", headline=True), MetricSpec("bytes", "bytes"), *SPARSITIES),
+)

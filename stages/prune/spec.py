@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from stages.prune.cost import PruneCost
 from stages.prune.early import check_early
 from stages.prune.pattern import parse_pattern
 from stages.prune.pruners import PRUNERS
-from stages.stage import Stage
+from stages.stage import MetricSpec, Stage
 
 
 class Prune(Options):
@@ -24,11 +24,11 @@ class Prune(Options):
 
     added: ClassVar[frozenset[str]] = frozenset({"allocation"})
 
-    method: str
+    method: Annotated[str, PRUNERS]
     """How weights are chosen: a file of `stages/prune/pruners/`, or a pruner that an installed package adds."""
     pattern: str
     """`unstructured`, or `N:M`: N weights KEPT of each M along the input (2:4, 4:8, 16:32, 16:64, ...)."""
-    allocation: str = "uniform"
+    allocation: Annotated[str, ALLOCATIONS] = "uniform"
     """How sparse each linear becomes (`stages/prune/allocations/`): uniform, or er, which leaves small and narrow ones
     denser. unstructured only."""
     precision: Precision
@@ -51,12 +51,6 @@ class Prune(Options):
     @classmethod
     def _readable(cls, value: list[str]) -> list[str]:
         return regular_expressions(value)
-
-    @field_validator("allocation")
-    @classmethod
-    def _is_known(cls, value: str) -> str:
-        ALLOCATIONS.get(value)
-        return value
 
     @field_validator("pattern")
     @classmethod
@@ -97,4 +91,20 @@ class PruneOptions(Options):
     sparsity: Sparsity
 
 
-STAGE = Stage("prune", "2", PruneOptions, Checkpoint, check_early=check_early, cost=PruneCost())
+STAGE = Stage(
+    "prune",
+    "2",
+    PruneOptions,
+    Checkpoint,
+    check_early=check_early,
+    cost=PruneCost(),
+    metrics=(
+        MetricSpec("sparsity", "fraction", headline=True),
+        MetricSpec("model_sparsity", "fraction"),
+        MetricSpec("mean_layer_error", "", False),
+        MetricSpec("prunable_share", "fraction"),
+    ),
+    model="sparse",
+    model_label="pruned",
+    needs_baseline=True,
+)

@@ -1,9 +1,11 @@
-"""Stage `quantize`: a dense or sparse model to W8A8, with optional SmoothQuant and measured exceptions."""
+"""Stage `quantize`: a dense or sparse model in another scheme, with optional SmoothQuant and measured exceptions."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +14,8 @@ from stages import checkpoints, families, masks
 from stages.calibrate.samples import load_samples
 from stages.contracts import Artifact, Calibration, Checkpoint, Log, UserError
 from stages.families import Batch, Family
-from stages.quantize import quantized, sensitivity, smoothquant, writing
+from stages.quantize import sensitivity, smoothquant, writing
+from stages.quantize.schemes import SCHEMES
 from stages.quantize.spec import Quantize
 from stages.quantize.wiring import wiring
 from stages.skipping import skipped
@@ -24,17 +27,18 @@ SMOOTHING_SAMPLES = 16
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint, not quantized yet) and, for `smooth` and `skip_sensitive` only, `calibration`
-    (Calibration) -> quantized Checkpoint."""
+    """`model` (Checkpoint, not quantized yet) and, where the scheme reads inputs, `calibration` (Calibration) ->
+    quantized Checkpoint."""
     source = inputs["model"]
     assert isinstance(source, Checkpoint)
-    assert config.scheme == "w8a8", f"the pipeline has no quantize stage with scheme {config.scheme}"
+    scheme = SCHEMES.get(config.scheme)
     if source.quantization:
         raise UserError("the model is quantized already; give the checkpoint in floating point", "quantize.scheme")
     family = families.of(source.path)
     # smoothing and rounding happen in fp32; `save` brings the rest back to the stored type
     model = checkpoints.load(source).float()
     stored = writing.stored_dtype(model)
+    layer = partial(scheme.layer, scale_dtype=stored)
     pruned = masks.of(source)
     prunable, alone = family.prunable(model), family.left_alone(model)
     dimensions = wiring(model, family.example(model)).dimensions
@@ -52,24 +56,19 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
         if config.skip_sensitive >= len(targets):
             raise UserError(f"would leave none of {len(targets)} linears to quantize", "quantize.skip_sensitive")
         batch = batches(family, inputs["calibration"], SENSITIVITY_WINDOWS)[0]
-        rises = sensitivity.loss_increases(model, family, targets, batch, stored, log)
+        rises = sensitivity.loss_increases(model, family, targets, batch, layer, log)
         for name in sorted(rises, key=lambda name: -rises[name])[: config.skip_sensitive]:
             exempt[name] = f"raises the loss by {rises[name]:.3g} nats a token"
             targets.remove(name)
-    stock = writing.stock_model(family, source.path)
-    misread = writing.misread(model, stock, targets, dimensions)
-    if misread:
-        log.note(f"only squarehead reads this int8 checkpoint, transformers and vLLM refuse it: {misread}")
-    errors = _round_(model, prunable, targets, stored, log)
-    _try(model, family)
-    described = writing.quantization_config(stock, targets, own=misread is not None)
+    described = scheme.describe(model, family, source, targets, dimensions, log)
+    errors = _round_(model, prunable, targets, layer, log)
+    _try(model, family, scheme.precision)
     file = writing.save(model, pruned, described, out)
     checkpoints.copy_side_files(source, out)
     log.facts(
         quantized=len(targets),
         skipped=exempt,
         method=described["quant_method"],
-        misread=misread or "",
         folded=smoothing.folded,
         unsmoothed=smoothing.unsmoothed,
     )
@@ -82,14 +81,18 @@ def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -
 
 
 def _round_(
-    model: nn.Module, prunable: Mapping[str, nn.Linear], targets: Collection[str], stored: torch.dtype, log: Log
+    model: nn.Module,
+    prunable: Mapping[str, nn.Linear],
+    targets: Collection[str],
+    quantized: Callable[[nn.Linear], Any],
+    log: Log,
 ) -> list[float]:
-    """Puts int8 linears in place of `targets`. The result: for each, the relative error of its weights."""
+    """Puts quantized linears in place of `targets`. The result: for each, the relative error of its weights."""
     errors = []
     with log.bar("quantize", total=len(targets), unit="linear") as bar:
         for name in targets:
             W_OI = prunable[name].weight.detach()
-            layer = quantized.Int8Linear.of(prunable[name], stored)
+            layer = quantized(prunable[name])
             errors.append(float((layer.dequantized() - W_OI).norm() / W_OI.norm().clamp_min(1e-30)))
             model.set_submodule(name, layer)
             log.metrics({"weight_error": errors[-1]}, list(prunable).index(name))
@@ -98,13 +101,13 @@ def _round_(
 
 
 @torch.inference_mode()
-def _try(model: nn.Module, family: Family) -> None:
+def _try(model: nn.Module, family: Family, precision: str) -> None:
     """Raises UserError where the model does more with its linears than call them."""
     try:
         model(**family.example(model), use_cache=False)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{type(model).__name__} cannot run with int8 linears: {reason}", "quantize") from error
+        raise UserError(f"{type(model).__name__} cannot run with {precision} linears: {reason}", "quantize") from error
 
 
 def batches(family: Family, calibration: Artifact, samples: int, size: int = 4) -> list[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import nn
 
 from stages.contracts import Log
 from stages.families import Batch, Family
-from stages.quantize.quantized import Int8Linear
 from stages.tokens import IGNORED
 
 
@@ -21,11 +20,11 @@ def loss_increases(
     family: Family,
     targets: Collection[str],
     batch: Batch,
-    scale_dtype: torch.dtype,
+    quantized: Callable[[nn.Linear], nn.Module],
     log: Log,
 ) -> dict[str, float]:
-    """For each linear of `targets`: the mean loss in nats a token with it alone in W8A8, minus that of the model.
-    Scales are numbers of `scale_dtype`.
+    """For each linear of `targets`: the mean loss in nats a token with it alone `quantized`, minus that of the
+    model.
 
     Logs each as metric `loss_increase` at the linear's index in execution order. The model is left as it was.
     """
@@ -44,7 +43,7 @@ def loss_increases(
             if name not in targets:
                 continue
             before = [(block_name, block) for block_name, block in blocks[: _block_of(name, blocks)]]
-            with _returning(before, outputs), _replaced(model, name, Int8Linear.of(linear, scale_dtype)):
+            with _returning(before, outputs), _replaced(model, name, quantized(linear)):
                 increases[name] = _loss(model, family, batch) - base
             log.metrics({"loss_increase": increases[name]}, step)
             bar.advance(loss_increase=increases[name])

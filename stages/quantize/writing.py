@@ -37,7 +37,7 @@ def save(model: Any, pruned: Masks, config: Mapping[str, Any], out: Path) -> Pat
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(out)
     tensors = _tensors(model, stored_dtype(model))
-    file = out / WEIGHTS[config["quant_method"]]
+    file = out / WEIGHTS.get(config["quant_method"], WEIGHTS[COMPRESSED_TENSORS])
     save_file(tensors, file, metadata={"format": "pt"})
     if pruned:
         masks.save(pruned, out / "masks.safetensors")

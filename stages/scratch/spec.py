@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from stages.contracts import Checkpoint
-from stages.options import Family, Options, Seed
-from stages.stage import Stage
+from stages.model.families import FAMILIES
+from stages.options import Options, Seed
+from stages.stage import MetricSpec, Stage
 
 
 class Scratch(Options):
@@ -25,9 +26,16 @@ class Scratch(Options):
 
 
 class ScratchOptions(Options):
-    family: Family
+    family: Annotated[str, FAMILIES]
     dtype: Literal["float32", "bfloat16"]
     scratch: Scratch
 
 
-STAGE = Stage("scratch", "2", ScratchOptions, Checkpoint, is_source=True)
+STAGE = Stage(
+    "scratch",
+    "2",
+    ScratchOptions,
+    Checkpoint,
+    is_source=True,
+    metrics=(MetricSpec("parameters", headline=True), MetricSpec("vocabulary")),
+)

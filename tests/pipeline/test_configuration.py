@@ -9,7 +9,8 @@ from pipeline.recipes import build
 from pipeline.schema import parse
 from stages.benchmark.backends import BACKENDS
 from stages.contracts import UserError
-from stages.data.spec import READS
+from stages.data.formats import FORMATS, names_of
+from stages.model.families import FAMILIES
 from tests.composed import CONF, config
 
 DATA = [
@@ -57,27 +58,32 @@ JUDGES = {"text": "perplexity", "qa": "gsm", "translation": "bleu", "speech": "w
 """By format of the data."""
 
 
+def reader(format: str) -> str:
+    """The first family that reads data of a format."""
+    return next(name for name in FAMILIES.names() if FORMATS.get(format).rows in FAMILIES.get(name).reads)
+
+
 def fitting(group: str, choice: str) -> list[str]:
     """What else to choose so that the model's family reads the data's format, the evaluation fits them, and what a
     choice leaves open."""
     chosen = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
     if group == "data":
-        family = next(family for family, formats in READS.items() if chosen["format"] in formats)
+        family = reader(chosen["format"])
         speech = ["evaluate.generation.normalizer=unicode"] if family == "whisper" else []
         return [f"model.family={family}", "data.path=own.jsonl", f"evaluate={JUDGES[chosen['format']]}", *speech]
     if group == "evaluate":
         data = next(data for data, judge in JUDGES.items() if judge == choice)
-        family = next(family for family, formats in READS.items() if data in formats)
+        family = reader(data)
         return [f"data={data}", "data.path=own.jsonl", f"model.family={family}"]
     if group == "model":
-        data = READS[chosen["family"]][0]
+        data = names_of(FAMILIES.get(chosen["family"]).reads)[-1]
         path = ["model.path=own"] if chosen["path"] == "???" else []
         return [f"data={data}", "data.path=own.jsonl", f"evaluate={JUDGES[data]}", *path]
     return []
 
 
 def test_the_table_of_peers_has_every_backend() -> None:
-    assert sorted(config("benchmark=peers").benchmark.backends) == sorted(BACKENDS)
+    assert sorted(config("benchmark=peers").benchmark.backends) == sorted(BACKENDS.names())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from engine.bench import decoding
 from engine.bench.weight_bytes import bytes_per_token
 from pipeline.table import show_rows
 from stages import checkpoints, families
-from stages.benchmark import backends, rounds, torch_backends, workloads
+from stages.benchmark import rounds, torch_backends, workloads
+from stages.benchmark.backends import BACKENDS
 from stages.benchmark.workloads import Sample, Workload
 from stages.contracts import Artifact, Checkpoint, Examples, UserError
 from stages.families import encoder_decoder
@@ -29,7 +30,7 @@ from tests.recording import RecordingLog
 from tests.stages.test_benchmark import ALL, benchmarked, config
 
 KINDS = ("t5", "whisper")
-PEERS = [name for name in backends.BACKENDS if name.startswith(("onnxruntime", "deepsparse", "llamacpp"))]
+PEERS = [name for name in BACKENDS.names() if name.startswith(("onnxruntime", "deepsparse", "llamacpp"))]
 LENGTHS = (2, 3, 5, 8, 13, 21)
 """Tokens of the references."""
 

@@ -105,7 +105,7 @@ def test_kd_of_equal_logits_is_zero() -> None:
 
 def test_total_weighs_the_terms() -> None:
     terms = {"ce": torch.tensor(2.0), "squarehead": torch.tensor(3.0)}
-    assert distill.total(weights(ce=0.5, squarehead=2), terms).item() == pytest.approx(7.0)
+    assert distill.total({"ce": 0.5, "squarehead": 2.0}, terms).item() == pytest.approx(7.0)
 
 
 def test_feature_tokens_leave_out_padding_and_the_first_of_each_packed_item() -> None:

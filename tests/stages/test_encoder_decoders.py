@@ -439,7 +439,9 @@ def test_sensitivity_is_the_rise_of_the_models_own_loss(kind: str, tmp_path: Pat
     with torch.no_grad():
         for name in chosen:  # one large weight a row: the others round coarsely, and the loss rises clearly
             model.get_submodule(name).weight[:, 0] = 20
-        found = sensitivity.loss_increases(model, family(kind), chosen, batch, torch.float32, RecordingLog(tmp_path))
+        found = sensitivity.loss_increases(
+            model, family(kind), chosen, batch, quantized.Int8Linear.of, RecordingLog(tmp_path)
+        )
         base = model(**read, labels=batch["labels"]).loss.item()
         for name in chosen:
             linear = model.get_submodule(name)

@@ -30,7 +30,8 @@ from engine.peers.environments import DEEPSPARSE, ENVIRONMENTS, LLAMACPP
 from engine.peers.layers import LAYER_PEERS
 from engine.peers.process import Peer
 from stages import checkpoints
-from stages.benchmark import backends, peer_backends
+from stages.benchmark import peer_backends
+from stages.benchmark.backends import BACKENDS
 from stages.contracts import Artifact, Checkpoint
 from tests import tiny
 from tests.stages.test_benchmark import benchmarked, config
@@ -327,5 +328,5 @@ def test_a_backend_without_its_environment_is_unavailable(
 ) -> None:
     monkeypatch.setattr(environments, "PROJECT", tmp_path)
     assert isinstance(dense["dense"], Checkpoint)
-    found = backends.get("llamacpp_q4_k").prepare(dense["dense"], 1)
-    assert found == backends.Unavailable("llamacpp is not installed: make bench-env-llamacpp")
+    found = BACKENDS.get("llamacpp_q4_k").prepare(dense["dense"], 1)
+    assert found == Unavailable("llamacpp is not installed: make bench-env-llamacpp")

@@ -272,7 +272,7 @@ def test_sensitivity_equals_whole_forward_passes_and_leaves_the_model(tmp_path: 
     reference = logits(model)
     batch = quantize.batches(family, calibration(tmp_path / "calibration"), 4)[0]
     name = "model.layers.1.self_attn.o_proj"
-    rises = sensitivity.loss_increases(model, family, [name], batch, torch.float32, RecordingLog(tmp_path))
+    rises = sensitivity.loss_increases(model, family, [name], batch, Int8Linear.of, RecordingLog(tmp_path))
     assert torch.equal(logits(model), reference)
     with torch.inference_mode():
         before = model(input_ids=batch["input_ids"], labels=batch["labels"]).loss

@@ -7,7 +7,7 @@ computes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 from stages.contracts import Corpus, Log
 from stages.kinds import Kinds
@@ -15,13 +15,6 @@ from stages.options import Options
 
 if TYPE_CHECKING:
     from stages.families import Family
-
-
-class MetricOptions(Options):
-    """Options of an item of `evaluate.metrics`. A metric may add its own, each with a default."""
-
-    name: str
-    """Name of the metric: a file of `stages/evaluate/metrics/`, or one that an installed package adds."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,7 @@ class Measurement:
     """JSON: all that two measurements must have in common to be compared."""
 
 
+@runtime_checkable
 class Metric(Protocol):
     options: type[MetricOptions]
 
@@ -56,4 +50,11 @@ class Metric(Protocol):
         """Raises UserError."""
 
 
-METRICS: Kinds[Metric] = Kinds("metric", __name__, "METRIC", "evaluate.metrics")
+METRICS: Kinds[Metric] = Kinds("metric", __name__, "METRIC", "evaluate.metrics", Metric)
+
+
+class MetricOptions(Options):
+    """Options of an item of `evaluate.metrics`. A metric may add its own, each with a default."""
+
+    name: Annotated[str, METRICS]
+    """Name of the metric: a file of `stages/evaluate/metrics/`, or one that an installed package adds."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from stages.kinds import Kinds
 
@@ -62,6 +62,7 @@ def zeroed(linears: Linears, keeps: list[Tensor]) -> Pruned:
     return Pruned([W.masked_fill_(~keep, 0) for W, keep in zip(linears.weights, keeps, strict=True)], keeps)
 
 
+@runtime_checkable
 class Pruner(Protocol):
     needs: Needs
     options: type[Prune]
@@ -75,4 +76,4 @@ class Pruner(Protocol):
         """Raises UserError for weights or inputs that cannot be pruned; the caller names the linears."""
 
 
-PRUNERS: Kinds[Pruner] = Kinds("pruner", __name__, "PRUNER", "prune.method")
+PRUNERS: Kinds[Pruner] = Kinds("pruner", __name__, "PRUNER", "prune.method", Pruner)

@@ -1,47 +1,31 @@
-"""This project's form of a row, in each of the formats."""
+"""The texts in the columns of a row, as a data format asks for them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from stages.contracts import UserError
 from stages.data.rows import Row
-from stages.data.spec import Data
-
-_ANSWER_MARK = "####"
 
 
-def formatted(row: Row, config: Data) -> dict[str, str] | None:
-    """Without audio, which is not text; None if a field that should have text has none."""
-    columns = {ours: theirs for ours, theirs in config.columns.items() if ours != "audio"}
-    fields = {ours: _text(row, ours, theirs) for ours, theirs in columns.items()}
-    if config.verbatim:
-        text = value(row, "text", columns["text"])
-        if _is_missing(text):
-            raise UserError(
-                f"{row.where}: nothing stands in column {columns['text']!r}, and verbatim rows are not left out; "
-                "expected text",
-                "data.verbatim",
-            )
-        return {"text": str(text), "id": fields["id"]}
-    if not all(fields.values()):
-        return None
-    if config.format in ("text", "speech"):
-        return {"text": fields["text"], "id": fields["id"]}
-    if config.format == "translation":
-        return {
-            "source": config.prompt.format_map(fields),
-            "target": config.completion.format_map(fields),
-            "id": fields["id"],
-        }
-    return {
-        "prompt": config.prompt.format_map(fields),
-        "completion": config.completion.format_map(fields),
-        "answer": fields["answer"].rpartition(_ANSWER_MARK)[2].strip(),
-        "question": fields["question"],
-        "id": fields["id"],
-    }
+def texts(row: Row, columns: Mapping[str, str]) -> dict[str, str] | None:
+    """Our field -> the text in its column (`data.columns`); None where a column has none."""
+    found = {ours: _text(row, ours, theirs) for ours, theirs in columns.items()}
+    return found if all(found.values()) else None
+
+
+def verbatim(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
+    """`text` as it is, spaces and all, and `id`. Raises UserError where `text` is missing."""
+    text = value(row, "text", columns["text"])
+    if _is_missing(text):
+        raise UserError(
+            f"{row.where}: nothing stands in column {columns['text']!r}, and verbatim rows are not left out; "
+            "expected text",
+            "data.verbatim",
+        )
+    return {"text": str(text), "id": _text(row, "id", columns["id"])}
 
 
 def value(row: Row, ours: str, theirs: str) -> Any:

@@ -1,0 +1,28 @@
+"""DeepSparse 1.8, the paper's runtime, discontinued, in fp32.
+
+Neural Magic DeepSparse Community License: for evaluation in development and testing environments only, not for
+production.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.bench.decoding import Runner
+    from engine.peers.contracts import Unavailable
+    from stages.contracts import Checkpoint
+
+
+class DeepSparseFp32:
+    quantized = False
+    exact = True
+    weight_bytes = 4.0
+
+    def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
+        from stages.benchmark import peer_backends
+
+        return peer_backends.deepsparse(checkpoint, threads, "fp32")
+
+
+BACKEND = DeepSparseFp32()

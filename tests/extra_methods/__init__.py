@@ -1,0 +1,1 @@
+"""What another distribution may hold: one file for each kind of thing, as CONTRIBUTING.md describes them."""
