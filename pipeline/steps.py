@@ -18,7 +18,6 @@ from stages.model.spec import ModelOptions
 from stages.options import Options
 from stages.prepare.spec import PrepareOptions
 from stages.prune.pattern import parse_pattern
-from stages.prune.pruners import PRUNERS
 from stages.prune.spec import Prune, PruneOptions
 from stages.scratch.spec import ScratchOptions
 
@@ -130,7 +129,7 @@ def _part(kind: type[T], section: Options) -> T:
 
 def reads_inputs(config: Config) -> bool:
     """Whether the pruner has to know something of the linears' inputs."""
-    return PRUNERS.get(config.prune.method).needs != "nothing"
+    return config.prune.needs != "nothing"
 
 
 def _trains(training: Training) -> bool:

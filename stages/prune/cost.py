@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.cost import LIBRARIES, Setting, Workload
 from stages.model_size import ModelSize
 from stages.prune.pruners import PRUNERS
+from stages.prune.reconstructions import RECONSTRUCTIONS
 
 HESSIAN_BYTES = 4 << 30
 """Of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
@@ -14,12 +15,15 @@ FACTOR_COPIES = 3
 
 class PruneCost:
     def kind(self, load: Workload) -> str:
-        return str(load.config.get("prune", {}).get("method", ""))
+        prune = load.config.get("prune", {})
+        return " ".join(filter(None, (prune.get("method", ""), prune.get("reconstruction", {}).get("method", ""))))
 
     def operations(self, load: Workload, parameters: float) -> float | None:
-        if load.config["prune"]["method"] not in PRUNERS.names():
+        prune = load.config["prune"]
+        reconstruction = prune.get("reconstruction", {}).get("method", "none")
+        if prune["method"] not in PRUNERS.names() or reconstruction not in RECONSTRUCTIONS.names():
             return None  # of a package that is gone
-        if PRUNERS.get(load.config["prune"]["method"]).needs == "nothing":
+        if PRUNERS.get(prune["method"]).needs == RECONSTRUCTIONS.get(reconstruction).needs == "nothing":
             return 200 * parameters
         return 6 * parameters * load.calibration_tokens if load.calibration else None
 

@@ -15,7 +15,6 @@ from stages.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, Us
 from stages.families import structure
 from stages.masks import Masks
 from stages.prune import nesting
-from stages.prune.pruners import PRUNERS
 from stages.prune.selection import num_pruned, targets
 from stages.prune.sequential import note_raised_damping, note_unreached, prune_model
 from stages.prune.spec import HessianOptions, PruneOptions
@@ -71,7 +70,7 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
     note_unreached(reports, log)
     note_raised_damping(reports, config.prune, log)
     log.facts(
-        precision=config.prune.precision if samples and PRUNERS.get(config.prune.method).needs != "nothing" else None,
+        precision=config.prune.precision if samples and config.prune.needs != "nothing" else None,
         damping={"asked": asked, "most_used": max(dampings)} if dampings else None,
         masks_digest=masks.digest(pruned),
         layers=[asdict(report) for report in reports],

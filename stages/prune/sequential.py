@@ -28,6 +28,7 @@ from stages.masks import Masks
 from stages.prune import nesting, sparsegpt
 from stages.prune.cost import HESSIAN_BYTES
 from stages.prune.pruners import PRUNERS, Linears
+from stages.prune.reconstructions import RECONSTRUCTIONS
 from stages.prune.selection import Target, shape_of, targets
 from stages.prune.spec import HessianOptions, Prune
 from stages.prune.walk import Reached, Walk, at_rest
@@ -204,7 +205,7 @@ def prune_model(
     if line := nesting.check(shapes, previous, config, sparsity):
         log.note(line)
     walk = None
-    if PRUNERS.get(config.method).needs != "nothing":
+    if config.needs != "nothing":
         if samples is None:
             raise UserError(f"{config.method} needs calibration samples", "prune.method")
         walk = Walk(model, family, samples, config.precision, config.micro_batch_size)
@@ -253,15 +254,17 @@ def _prune_block(
     masks: Masks = {}
     reports: list[LayerReport] = []
     pruner = PRUNERS.get(config.method)
+    reconstruction = RECONSTRUCTIONS.get(config.reconstruction.method)
     pruned: dict[str, Tensor] = {}
     for group in _groups(linears, family, walk, config):
         begin = time.perf_counter()
         weights = [linears[name].weight.detach().clone() for name in group.names]
         kept = [_on(weight.device, previous.get(name)) for weight, name in zip(weights, group.names, strict=True)]
         with _naming(group.names):
-            found = pruner.prune(
-                Linears(group.names, weights, kept, [goals[name] for name in group.names], group.H_II), config
-            )
+            given = Linears(group.names, weights, kept, [goals[name] for name in group.names], group.H_II)
+            found = pruner.prune(given, config)
+            dense = [linears[name].weight.detach() for name in group.names]
+            found = reconstruction.refine(dense, given, found, config.reconstruction)
         seconds = (time.perf_counter() - begin) / len(group.names)
         for name, W_OI, keep_OI in zip(group.names, found.weights, found.keeps, strict=True):
             before_OI = linears[name].weight.detach()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import Field, ModelWrapValidatorHandler, SerializeAsAny, field_validator, model_validator
 
@@ -12,8 +12,33 @@ from stages.prune.allocations import ALLOCATIONS
 from stages.prune.cost import PruneCost
 from stages.prune.early import check_early
 from stages.prune.pattern import parse_pattern
-from stages.prune.pruners import PRUNERS
+from stages.prune.pruners import PRUNERS, Needs
+from stages.prune.reconstructions import RECONSTRUCTIONS
 from stages.stage import MetricSpec, Stage
+
+
+class Reconstruction(Options):
+    """What follows the pruner on its mask. Validated, it is of the class that the chosen one names as its `options`."""
+
+    method: Annotated[str, RECONSTRUCTIONS] = "none"
+    """A file of `stages/prune/reconstructions/`, or one that an installed package adds."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_chosen_one(cls, value: Any, handler: ModelWrapValidatorHandler[Reconstruction]) -> Reconstruction:
+        if cls is Reconstruction and isinstance(value, dict) and isinstance(value.get("method"), str):
+            options = RECONSTRUCTIONS.get(value["method"]).options
+            if options is not Reconstruction:
+                return options.model_validate(value)
+        return handler(value)
+
+
+class LayerwiseOptions(Reconstruction):
+    """Of reconstructions that solve for a linear's weights by its Hessian."""
+
+    iterations: int = Field(ge=1)
+    damping: float = Field(gt=0)
+    """Of the Hessian's diagonal, relative to its mean: it holds the weights near the dense ones."""
 
 
 class Prune(Options):
@@ -22,7 +47,7 @@ class Prune(Options):
     A pruner may add its own: validation returns the class that it names as its `options`.
     """
 
-    added: ClassVar[frozenset[str]] = frozenset({"allocation"})
+    added: ClassVar[frozenset[str]] = frozenset({"allocation", "reconstruction"})
 
     method: Annotated[str, PRUNERS]
     """How weights are chosen: a file of `stages/prune/pruners/`, or a pruner that an installed package adds."""
@@ -31,12 +56,20 @@ class Prune(Options):
     allocation: Annotated[str, ALLOCATIONS] = "uniform"
     """How sparse each linear becomes (`stages/prune/allocations/`): uniform, or er, which leaves small and narrow ones
     denser. unstructured only."""
+    reconstruction: SerializeAsAny[Reconstruction] = Reconstruction()
+    """What makes up for the pruned weights, under the mask that the pruner chose (group `reconstruction`)."""
     precision: Precision
     """Precision of the calibration forward passes. Hessians and weights are always fp32."""
     micro_batch_size: int = Field(ge=1)
     """Calibration samples of one forward pass."""
     skip: list[str]
     """Regular expressions of linears to leave dense (full match on the dotted name)."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the pruner or the reconstruction has to know of the linears' inputs."""
+        both = (PRUNERS.get(self.method).needs, RECONSTRUCTIONS.get(self.reconstruction.method).needs)
+        return max(both, key=get_args(Needs).index)
 
     @model_validator(mode="wrap")
     @classmethod
