@@ -80,7 +80,7 @@ def solved(
     V0_OI = torch.cat([W_OI.float() for W_OI in dense]) * shared.scale_I
     V_OI = torch.cat([W_OI.float() for W_OI in weights]) * shared.scale_I
     V_OI = conjugate_gradients(V_OI, V0_OI, torch.cat(list(keeps)), shared.A_II, iterations)
-    return list((V_OI / shared.scale_I).split([len(W_OI) for W_OI in dense]))
+    return list(torch.split(V_OI / shared.scale_I, [len(W_OI) for W_OI in dense]))
 
 
 def distance(V_OI: Tensor, V0_OI: Tensor, A_II: Tensor) -> float:

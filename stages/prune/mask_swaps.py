@@ -28,7 +28,7 @@ def refine(
     may_grow_OI = torch.ones_like(keep_OI) if kept_OI is None else kept_OI
     width = goal[1] if isinstance(goal, tuple) else candidates or W_OI.shape[1]
     at_once = max(PAIRS_AT_ONCE // (width * (W_OI.shape[1] if isinstance(goal, tuple) else width)), 1)
-    for rows in torch.arange(len(W_OI), device=W_OI.device).split(at_once):
+    for rows in torch.split(torch.arange(len(W_OI), device=W_OI.device), at_once):
         keep_OI[rows] = _refine_rows(W_OI[rows], keep_OI[rows], H_II, may_grow_OI[rows], goal, swaps, width)
     return keep_OI
 

@@ -19,6 +19,7 @@ from stages.prune.selection import without_lowest
 from stages.prune.sparsegpt import relative_error
 from stages.prune.spec import Reconstruction
 from tests.composed import CONF, config
+from tests.running import Place
 from tests.stage_options import pruning
 
 
@@ -221,3 +222,12 @@ def test_a_reconstruction_is_chosen_by_its_group() -> None:
 def _options(method: str) -> dict[str, Any]:
     options = yaml.safe_load((CONF / "prune" / f"{method}.yaml").read_text()) | {"precision": "fp32"}
     return dict.fromkeys(("block_size", "damping", "max_damping")) | options
+
+
+@pytest.mark.parametrize("chosen", [["prune=magnitude", "reconstruction=swaps"], ["prune=alps"]])
+def test_a_ladder_of_rungs_is_nested(place: Place, chosen: list[str]) -> None:
+    ladder = ["schedule=ladder", "schedule.levels=[0.5]", "sparsity=0.7", "until=prune_70", "finetune.steps=1"]
+    found = place.run(*chosen, *ladder, "dense.skip=true")
+    # the stage itself asserts exact counts and that earlier masks hold
+    assert found["prune_70"].metrics["mean_layer_error"].value > found["prune_50"].metrics["mean_layer_error"].value
+    assert found["prune_70"].metrics["sparsity"].value == pytest.approx(0.7, abs=1e-3)

@@ -33,7 +33,7 @@ class Admm:
         shared = layerwise.problem(linears.H_II, config.damping)
         V0_OI = torch.cat([W_OI.float() for W_OI in dense]) * shared.scale_I
         V_OI = layerwise.admm(V0_OI, torch.cat(found.keeps), shared.A_II, config.penalty, config.iterations)
-        weights = list((V_OI / shared.scale_I).split([len(W_OI) for W_OI in dense]))
+        weights = list(torch.split(V_OI / shared.scale_I, [len(W_OI) for W_OI in dense]))
         return Pruned(weights, found.keeps, found.damping)
 
 
