@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -41,7 +42,8 @@ def conf_files() -> tuple[ConfFile, ...]:
         if group == "hydra":
             continue
         text = path.read_text(encoding="utf-8")
-        above = "" if "@package _global_" in text else group
+        package = re.search(r"^# @package (\S+)", text)
+        above = "" if package and package[1] == "_global_" else package[1] if package else group
         values = dict(flatten(yaml.safe_load(text) or {}, above))
         found.append(ConfFile(group, option, values, first_comment(text)))
     return tuple(found)

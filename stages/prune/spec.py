@@ -18,7 +18,10 @@ from stages.stage import MetricSpec, Stage
 
 
 class Reconstruction(Options):
-    """What follows the pruner on its mask. Validated, it is of the class that the chosen one names as its `options`."""
+    """Options of all reconstructions.
+
+    Validated, an instance is of the class that the chosen reconstruction names as its `options`.
+    """
 
     method: Annotated[str, RECONSTRUCTIONS] = "none"
     """A file of `stages/prune/reconstructions/`, or one that an installed package adds."""
@@ -37,8 +40,9 @@ class LayerwiseOptions(Reconstruction):
     """Of reconstructions that solve for a linear's weights by its Hessian."""
 
     iterations: int = Field(ge=1)
+    """Steps of the solver."""
     damping: float = Field(gt=0)
-    """Of the Hessian's diagonal, relative to its mean: it holds the weights near the dense ones."""
+    """Added to the Hessian's diagonal, relative to its mean: it holds the weights near the dense ones."""
 
 
 class Prune(Options):
@@ -57,7 +61,7 @@ class Prune(Options):
     """How sparse each linear becomes (`stages/prune/allocations/`): uniform, or er, which leaves small and narrow ones
     denser. unstructured only."""
     reconstruction: SerializeAsAny[Reconstruction] = Reconstruction()
-    """What makes up for the pruned weights, under the mask that the pruner chose (group `reconstruction`)."""
+    """What makes up for the pruned weights under the mask that the pruner chose (group `reconstruction`)."""
     precision: Precision
     """Precision of the calibration forward passes. Hessians and weights are always fp32."""
     micro_batch_size: int = Field(ge=1)

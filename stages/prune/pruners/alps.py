@@ -15,11 +15,11 @@ from stages.prune.spec import Prune
 
 class AlpsOptions(Prune):
     damping: float = Field(gt=0)
-    """Of the Hessian's diagonal, relative to its mean."""
+    """Added to the Hessian's diagonal, relative to its mean."""
     search_iterations: int = Field(ge=1)
-    """Of the search for the mask, at most; it ends when the mask stays."""
+    """The most iterations of the search for the mask, which ends earlier where the mask stays."""
     solve_iterations: int = Field(ge=0)
-    """Of conjugate gradients under the mask."""
+    """Iterations of conjugate gradients under the mask."""
 
 
 class Alps:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class RiaOptions(Prune):
     power: float = Field(ge=0)
-    """Of the inputs' norms; 0.5 in the paper, 0 leaves them out."""
+    """Power to which the inputs' norms are taken; 0.5 in the paper, 0 leaves them out."""
     per_row: bool
     """Whether each row loses equally many, as with Wanda; else the linear as a whole has one threshold."""
 

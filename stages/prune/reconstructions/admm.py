@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class AdmmOptions(LayerwiseOptions):
     penalty: float = Field(gt=0)
-    """Of the distance between the weights and their masked copy, relative to inputs of unit norm."""
+    """Weight of the distance between the weights and their masked copy, for inputs of unit norm."""
 
 
 class Admm:

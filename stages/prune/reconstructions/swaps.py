@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 class SwapOptions(Reconstruction):
     swaps: int = Field(ge=1)
-    """At most, of each row."""
+    """The most swaps of each row."""
     candidates: int = Field(ge=0)
     """Of each row the kept and the pruned weights, as many of each, whose own terms are best; pairs among them are
     tried. 0: all pairs, which is slow."""
     iterations: int = Field(ge=0)
-    """Of conjugate gradients afterwards; 0: the dense weights, masked."""
+    """Steps of conjugate gradients afterwards; 0 leaves the dense weights, masked."""
     damping: float = Field(gt=0)
-    """Of those, as in `pcg`."""
+    """Added to the Hessian's diagonal for those, relative to its mean."""
 
 
 class Swaps:
