@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from pipeline import credentials, process
+from pipeline.record.files import sealed
 from pipeline.store import record
 from pipeline.store.__main__ import main as store_main
 from pipeline.store.store import Store
@@ -93,7 +94,7 @@ def test_what_came_of_damage_by_an_earlier_version_goes_with_it(
     meta = json.loads(meta_file.read_text())
     meta.pop("digest"), meta.pop("inputs_compared")
     meta_file.chmod(0o644)
-    meta_file.write_text(json.dumps({**meta, "digest": record._digest(meta)}))
+    meta_file.write_text(json.dumps(sealed(meta)))
     damage(entries["dense"].path / "model.safetensors")
     assert store_main(["--runs", str(place.runs), "verify", "--remove"]) == 1
     said = capsys.readouterr().out
