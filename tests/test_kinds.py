@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,6 +209,20 @@ def pipeline(site: Path, folder: Path, *options: str) -> subprocess.CompletedPro
     ]  # fmt: skip
     variables = {**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{PROJECT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=folder)
+
+
+def test_what_another_distribution_brings_is_found_anywhere_in_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = config(
+        "prune.method=wanda", "evaluate.metrics=[bits_per_byte]", "benchmark.backends=[torch_fp32,torch_csr]"
+    )
+    assert kinds.providers(options) == {}
+    elsewhere = SimpleNamespace(dist=SimpleNamespace(name="extra-methods", version="1.2"))
+    names = ("wanda", "bits_per_byte", "torch_csr", "w8a8")
+    monkeypatch.setattr(kinds, "_installed", lambda group: dict.fromkeys(names, elsewhere))
+    assert kinds.providers(options) == {
+        "pruner wanda": "extra-methods==1.2", "metric bits_per_byte": "extra-methods==1.2",
+        "backend torch_csr": "extra-methods==1.2", "quantization scheme w8a8": "extra-methods==1.2",
+    }  # fmt: skip
 
 
 def test_an_installed_package_adds_one_of_each_kind(tmp_path: Path) -> None:

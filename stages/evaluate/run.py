@@ -123,10 +123,11 @@ def _language_modelling(
     judged = Judged(model, tokenizer, family, data, config.batch_size)
     for further in config.metrics:
         found = METRICS.get(further.name).measure(further, judged, log)
+        unit = {"unit": found.unit} if found.unit else {}
         measured[further.name] = {
             "value": found.value,
             "stderr": found.stderr,
-            "protocol": found.protocol | {"higher_is_better": found.higher_is_better},
+            "protocol": found.protocol | {"higher_is_better": found.higher_is_better} | unit,
         }
     return measured
 

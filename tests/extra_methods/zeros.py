@@ -15,7 +15,7 @@ class Zeros:
     def measure(self, options: MetricOptions, judged: Judged, log: Log) -> Measurement:
         weights = [w for name, w in judged.model.named_parameters() if name.endswith("proj.weight")]
         share = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-        return Measurement(share, None, True, {"kind": "share of zeros"})
+        return Measurement(share, None, True, {"kind": "share of zeros"}, unit="fraction")
 
 
 METRIC = Zeros()

@@ -36,6 +36,8 @@ class Measurement:
     higher_is_better: bool
     protocol: dict[str, Any]
     """JSON: all that two measurements must have in common to be compared."""
+    unit: str = ""
+    """`%`, `bits`; `fraction` is shown in percent; empty for plain numbers."""
 
 
 @runtime_checkable
