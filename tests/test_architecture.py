@@ -79,3 +79,16 @@ def test_a_stage_is_one_room(room: str) -> None:
     assert (PROJECT / "stages" / room / "run.py").is_file()
     assert STAGES[room].module == f"stages.{room}.run"
     assert not loaded_with(f"stages.{room}.spec") & HEAVY
+
+
+PLANNED_BY = (
+    "stages.prune.pruners", "stages.prune.allocations", "stages.finetune.losses", "stages.quantize.schemes",
+    "stages.data.formats", "stages.model.families", "stages.evaluate.metrics", "stages.benchmark.backends",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PLANNED_BY)
+def test_a_member_of_a_kind_is_read_without_anything_heavy(package: str) -> None:
+    members = [name for name in MODULES if name.startswith(f"{package}.")]
+    assert members
+    assert not {name: loaded_with(name) & HEAVY for name in members if loaded_with(name) & HEAVY}
