@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from stages.cost import LIBRARIES, Setting, Workload
+from stages.model.families import FAMILIES
 from stages.model_size import ModelSize
 
 ACTIVATIONS = 34
 """Elements that the backward pass needs of each token and block, times the hidden size (arXiv 2205.05198)."""
 MATRICES = 5
-"""The same of attention matrices, times heads and length; T5's attention alone keeps them."""
+"""The same of attention matrices, times heads and length; families with `keeps_attention` alone keep them."""
 WINDOW_POSITIONS = {"full": 1500, "clip": 250, "": 0}
 """Of Whisper's encoder for one clip; that of clips about five seconds long."""
 ROUNDING = 0.5e9
@@ -52,7 +53,7 @@ class TrainingCost:
         masks = p if self.masked else 0
         tokens = training["micro_batch_size"] * (training["sequence_length"] + WINDOW_POSITIONS[setting.window])
         kept = (2 if training["activation_checkpointing"] else ACTIVATIONS) * size.hidden
-        if setting.family == "t5" and not training["activation_checkpointing"]:
+        if FAMILIES.get(setting.family).keeps_attention and not training["activation_checkpointing"]:
             kept += MATRICES * size.heads * training["sequence_length"]
         activations = tokens * size.layers * kept * width
         logits = training["micro_batch_size"] * training["sequence_length"] * size.vocabulary * 4 * 3

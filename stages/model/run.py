@@ -143,7 +143,7 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype, l
 
     config = _check(folder, label, family)
     tokenizer = _load(label, "tokenizer", lambda: AutoTokenizer.from_pretrained(folder, **_LOCAL))
-    if family.name == "causal_lm":
+    if not _encodes(family):
         _pad_with_known_token(tokenizer, _vocabulary(config), log)
     _check_tokens(label, tokenizer, _vocabulary(config))
     features = _feature_extractor(folder, label, config["model_type"])

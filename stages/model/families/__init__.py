@@ -28,6 +28,8 @@ class FamilyDescription:
     of no family are of `causal_lm`."""
     is_encoder_decoder: bool = False
     """It writes texts, which `evaluate.generation` scores, and has no perplexity."""
+    keeps_attention: bool = False
+    """Its attention is not fused: the backward pass needs the matrices of all heads, for estimates of memory."""
     from_scratch: bool = False
     """Whether the stage `scratch` makes models of it."""
 

@@ -17,5 +17,10 @@ def adapter() -> Family:
 
 
 FAMILY = FamilyDescription(
-    adapter, reads=("pairs",), model_types=frozenset({"t5", "mt5"}), is_encoder_decoder=True, from_scratch=True
+    adapter,
+    reads=("pairs",),
+    model_types=frozenset({"t5", "mt5"}),
+    is_encoder_decoder=True,
+    keeps_attention=True,
+    from_scratch=True,
 )
