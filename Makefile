@@ -12,7 +12,7 @@ SANITIZED := build/sanitized/kernels.so
 SINCE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git merge-base HEAD origin/HEAD 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help env run plan sweep watch test zoo chaos sanitize sanitize-changed lint reproduce report dashboard verify \
+.PHONY: help env run plan sweep watch test zoo chaos sanitize sanitize-changed lint docs reproduce report dashboard verify \
 	gc clean bench-env-onnxruntime bench-env-deepsparse bench-env-llamacpp
 
 help: ## Show this help
@@ -83,10 +83,15 @@ $(SANITIZED): $(NATIVE) | env
 		-DSQUAREHEAD_SOURCES="\"$(DIGEST)\"" \
 		engine/native/*.cpp -o $@
 
-lint: env ## ruff and mypy
+docs: env ## Build the documentation as a site, build/site/index.html; a broken link fails
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+lint: env ## ruff, mypy and codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 bench-env-onnxruntime: env ## Install ONNX Runtime, to benchmark against it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
