@@ -19,6 +19,8 @@ from pipeline.ending import Ending
 
 
 def main() -> None:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which fill log files; ours print lines there
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; `explain` makes one line of them
     sys.argv = [arguments.PROGRAM, *arguments.prepare(sys.argv[1:])]
     if "--version" in sys.argv:
@@ -43,7 +45,7 @@ def main() -> None:
 
 def _interrupted() -> NoReturn:
     how = "terminated" if Ending.asked else "interrupted"
-    print(f"squarehead: {how}; finished stages are stored, the same line continues", file=sys.stderr)
+    print(f"squarehead: {how}; finished stages are stored, the same command resumes", file=sys.stderr)
     sys.exit(ending.EXIT_CODE if Ending.asked else 1)
 
 

@@ -1,4 +1,4 @@
-"""What the file system must be told: durable writes, atomic replacement, who is working where, how much it holds."""
+"""Durable writes, atomic replacement, locks, and sizes on the file system."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fsync_tree(root: Path) -> None:
 
 
 def sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """Hex digest of a file; `progress` is told how many bytes were read, as they are."""
+    """Hex digest of a file; `progress` is called with the number of bytes read, as they are read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -83,7 +83,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def locked(path: Path, waiting: Callable[[str], None] | None) -> Iterator[bool]:
     """Holds a lock of the kernel's, which dies with the process. Yields whether it had to be waited for.
 
-    `waiting` is told who holds it, once; without it, a held lock raises filelock.Timeout.
+    `waiting` is called once with who holds it; without it, a held lock raises filelock.Timeout.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, fallback_to_soft=False, thread_local=False)

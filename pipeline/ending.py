@@ -1,7 +1,7 @@
 """How a process that is asked to end does so: SIGTERM, as schedulers and containers send it.
 
 A stage that looks at `Log.should_stop` saves a checkpoint and stops; one that does not is interrupted at once, as by
-ctrl-C. In both cases what is published stays, and the same line continues.
+ctrl-C. In both cases what is published stays, and the same command resumes.
 """
 
 from __future__ import annotations

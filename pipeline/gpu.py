@@ -1,4 +1,4 @@
-"""The GPUs that a run would compute on, told without torch."""
+"""The GPUs that a run would compute on, found without torch."""
 
 from __future__ import annotations
 

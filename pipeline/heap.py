@@ -22,7 +22,7 @@ _OF_USERS = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MA
 def kept() -> Iterator[None]:
     """Freed memory stays with this process until the end of the block, and goes back to the system there.
 
-    glibc cannot be told to forget the setting: later blocks of this process have it too, and the rest of the process
+    glibc cannot undo the setting: later blocks of this process have it too, and the rest of the process
     keeps what it frees until the next of them ends.
     """
     libc = ctypes.CDLL(None)

@@ -45,13 +45,13 @@ def parent_process() -> str:
 
 
 def is_here(process: str) -> bool:
-    """Whether it is one of this machine, so that `is_dead` can tell."""
+    """Whether it is a process of this machine; `is_dead` knows only those."""
     return process.partition(" ")[0] == socket.gethostname()
 
 
 def is_dead(process: str) -> bool:
-    """Whether a process of this machine is gone. Its start tells it from a later one with the same id; records of
-    earlier versions, which have seconds since 1970 there, are judged by the id alone."""
+    """Whether a process of this machine is gone. Its start time distinguishes it from a later one with the same id;
+    records of earlier versions, which have seconds since 1970 there, are judged by the id alone."""
     if not is_here(process):
         return False
     pid, _, started = process.partition(" ")[2].partition(" ")

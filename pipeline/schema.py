@@ -1,6 +1,6 @@
 """The whole configuration. Hydra composes a dictionary; `parse` checks it into these frozen models.
 
-Unknown keys and impossible values are refused with the option's name. The options of a stage are described in its room
+Unknown keys and impossible values are refused with the option's name. The options of a stage are defined in its package
 (`stages/<name>/spec.py`); what its `Stage` names as options, in canonical JSON, is what its fingerprint covers. So
 `1e-4` and `0.0001`, or a default and the same value written out, are one configuration.
 """
@@ -78,6 +78,8 @@ class CacheRules(Options):
     """What a stored result is that other code has made. warn: a hit, with a warning. strict: a miss."""
 
 
+MISSING = "???"
+"""How Hydra writes a value that must be given."""
 NORMALIZER, FULL_WINDOW = "evaluate.generation.normalizer", "evaluate.generation.full_window"
 
 
@@ -215,6 +217,11 @@ class Config(Options):
 
 def parse(composed: dict[str, Any]) -> Config:
     """Checks a composed configuration. Raises UserError that names the first wrong option."""
+    for section, option in (("model", "path"), ("data", "path")):
+        if composed[section][option] == MISSING:
+            raise UserError(
+                f"{section} has no default {option}; give a file, a folder or OWNER/NAME", f"{section}.{option}"
+            )
     try:
         return Config.model_validate(composed)
     except ValidationError as error:
@@ -229,6 +236,10 @@ def parse(composed: dict[str, Any]) -> Config:
             reason = "unknown option"
         elif first["type"] == "missing":
             reason = "it cannot be left out; give it a value"
+        elif first["type"] == "list_type" and isinstance(given, str):
+            reason = f"expected a list: {option}=[{given}]"
         elif not isinstance(given, dict | BaseModel) and repr(given) not in reason:
             reason = f"{reason[0].lower()}{reason[1:]}, got {given!r}"
+            if option == "sparsity" and first["type"] == "less_than":
+                reason += "; a fraction is meant: 0.5 for 50 %"
         raise UserError(reason, option) from None

@@ -65,7 +65,7 @@ def evaluate(graph: Graph, config: Config, name: str, model: str, data: str, run
 
 
 def calibrate(graph: Graph, config: Config, data: str) -> str | None:
-    """None where neither the pruner nor the quantizer looks at activations."""
+    """None where neither the pruner nor the quantizer reads activations."""
     prunes = config.sparsity > 0 and reads_inputs(config)
     if not prunes and not config.quantize.reads_inputs:
         return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shlex
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,8 +34,23 @@ def table_console() -> Console:
     """The terminal; where there is none (a file, a pipe), wide enough for the tables."""
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, WIDTH)
+        console = Console(file=cast(IO[str], _WithoutTrailingBlanks()), width=max(console.width, WIDTH))
     return console
+
+
+class _WithoutTrailingBlanks(io.TextIOBase):
+    """Standard output, where tables do not fill their last column with blanks."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stdout.encoding
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -> None:
@@ -184,9 +202,9 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
         legend = f"× over torch_fp32 dense; own: over the same backend dense; best: over the fastest dense row, {best}"
         console.print(f"[dim]{legend}[/]", highlight=False)
     for row in found["rows"]:
-        told = f"n/a ({row['reason']})" if row["status"] != "ok" else row["note"]
-        if told:
-            console.print(f"[dim]{row['backend']} {row['model']}: {escape(told)}[/]", highlight=False)
+        note = f"n/a ({row['reason']})" if row["status"] != "ok" else row["note"]
+        if note:
+            console.print(f"[dim]{row['backend']} {row['model']}: {escape(note)}[/]", highlight=False)
 
 
 COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "own", "best", "GB/s", "MB read")

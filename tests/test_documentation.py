@@ -1,4 +1,4 @@
-"""What the README and the pages under docs/ promise: links lead somewhere, commands exist and their options are valid."""
+"""The README and the pages under docs/: links lead to files, commands exist and their options are valid."""
 
 from __future__ import annotations
 

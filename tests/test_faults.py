@@ -259,7 +259,7 @@ def test_sigterm_saves_a_checkpoint_and_says_so(training: subprocess.Popen[str],
     training.send_signal(signal.SIGTERM)
     out, error = training.communicate(timeout=60)
     assert training.returncode == 128 + signal.SIGTERM
-    assert "terminated; finished stages are stored, the same line continues" in error
+    assert "terminated; finished stages are stored, the same command resumes" in error
     assert "Traceback" not in out + error
     kept = list((place.runs / "store").glob(".scratch/dense-*/resume/*"))
     assert [path for path in kept if path.name != "metrics.jsonl"], "no checkpoint was saved"

@@ -26,7 +26,7 @@ EXPECTED = (UserError, HydraException, OmegaConfBaseException, OSError, BrokenPr
 """Errors that are no bugs of ours. They are shown in one line, without a traceback."""
 WORKER_KILLED = (
     "a worker of the launcher was killed, as systems do when memory runs out, and the others with it; finished stages "
-    "are stored, the same line continues"
+    "are stored, the same command resumes"
 )
 HELP = "python -m pipeline --help lists groups and options"
 QUOTE = """not in the form key=value (quote a value that holds = or other signs: 'key="value"')"""

@@ -101,7 +101,7 @@ def _run(
     finally:
         try:
             write_outcomes(outcomes, folder / SUMMARY)
-        except OSError as error:  # MLflow and the terminal can still be told
+        except OSError as error:  # MLflow and the terminal can still be written to
             ok = False
             refused = os_errors.of_this_line(error)
             console.print(f"[red]✗ record[/]: {escape(str(refused))}", highlight=False, soft_wrap=True)

@@ -37,7 +37,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells jobs apart: the end of the folder's path, `<sweep>/<number>` or `jobs/<time>`."""
+        """A key that is unique to the job: the end of the folder's path, `<sweep>/<number>` or `jobs/<time>`."""
         place = self.folder.resolve()
         return f"{place.parent.name}/{place.name}"
 

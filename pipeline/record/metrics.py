@@ -101,8 +101,8 @@ def _evaluation(
 
 
 def _summarized(summary: Mapping[str, float]) -> dict[str, Any]:
-    """The same as metrics.json, as far as a summary alone tells: standard errors and recoveries belong to the metric
-    they are named after, and the parts of word errors are no metrics."""
+    """What metrics.json would hold, from a summary alone: standard errors and recoveries belong to the metric they are
+    named after, and the parts of word errors are not metrics."""
     belongs = {f"{name}{end}" for name in summary for end in ("_stderr", "_recovery")}
     parts = {
         f"wer_{part}{end}" for part in ("substitutions", "deletions", "insertions") for end in ("", "_full_window")

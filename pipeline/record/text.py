@@ -32,9 +32,9 @@ def describe(metric: Metric) -> str:
 
 def describe_job(found: Headline) -> str:
     """Quality and speed in a few words; empty where neither was measured."""
-    told = [describe(found.quality)] if found.quality else []
-    told += [f"best {describe(found.speedup)}"] if found.speedup else []
-    return ", ".join(told)
+    parts = [describe(found.quality)] if found.quality else []
+    parts += [f"best {describe(found.speedup)}"] if found.speedup else []
+    return ", ".join(parts)
 
 
 def _number(value: float) -> str:

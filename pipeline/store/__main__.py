@@ -1,4 +1,4 @@
-"""`python -m pipeline.store verify|gc|ls`: look into the store, prove it whole, make room."""
+"""`python -m pipeline.store verify|gc|ls`: list the store, check it, free space."""
 
 from __future__ import annotations
 
@@ -124,31 +124,31 @@ def _verify(store: Store, runs: Store, remove: bool, console: Console) -> int:
     columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     damaged: list[Path] = []
 
-    def tell(path: Path, what: str) -> None:
+    def say(path: Path, what: str) -> None:
         console.print(f"{path.parent.name}/{path.name}: {what}", markup=False, highlight=False)
 
     def delete(owner: Store, path: Path) -> None:
-        tell(path, "deleted" if owner.remove(path) else "not deleted: a process works there")
+        say(path, "deleted" if owner.remove(path) else "not deleted: a process works there")
 
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("verify", total=sum(sizes.values()))
         for path in folders:
             troubles = record.verify(path, lambda count: progress.advance(task, count))
             for trouble in troubles:
-                tell(path, trouble)
+                say(path, trouble)
             if troubles:
                 damaged.append(path)
     doubtful = list(_doubtful(damaged, {store.root: store, runs.root: runs}))
     for _, path in doubtful:
-        tell(path, "made from a damaged result by a version that did not compare its inputs: it may be wrong")
+        say(path, "made from a damaged result by a version that did not compare its inputs: it may be wrong")
     if remove:
         for path in damaged:
             delete(store, path)
         for owner, path in doubtful:
             delete(owner, path)
     size = disk.format_bytes(sum(sizes.values()))
-    told = f"{len(damaged) or 'none'} damaged" + (f", {len(doubtful)} in doubt" if doubtful else "")
-    console.print(f"{_count(folders, 'result')}, {size}: {told}", highlight=False)
+    verdict = f"{len(damaged) or 'none'} damaged" + (f", {len(doubtful)} in doubt" if doubtful else "")
+    console.print(f"{_count(folders, 'result')}, {size}: {verdict}", highlight=False)
     return 1 if damaged else 0
 
 

@@ -47,7 +47,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def damage(folder: Path) -> str:
     """By list and sizes: the first file that is missing or has the wrong size, in one line; "" if there is none."""
-    return next(iter(_settled(folder, _by_size)), "")
+    return next(iter(_of_stable_folder(folder, _by_size)), "")
 
 
 def check_contents(folder: Path, endings: tuple[str, ...] = ("",)) -> str:
@@ -85,13 +85,13 @@ _read_whole: set[tuple[int, int, int, int, str]] = set()
 def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> list[str]:
     """By contents: one line for each file that is missing, corrupted or unexpected.
 
-    `progress` is told how many bytes were read, as they are.
+    `progress` is called with the number of bytes read, as they are read.
     """
-    return _settled(folder, lambda settled: _by_contents(settled, progress))
+    return _of_stable_folder(folder, lambda stable: _by_contents(stable, progress))
 
 
-def _settled(folder: Path, check: Callable[[Path], list[str]]) -> list[str]:
-    """Checks again what was replaced while it was being checked: old list, new files.
+def _of_stable_folder(folder: Path, check: Callable[[Path], list[str]]) -> list[str]:
+    """Repeats a check whose folder was replaced meanwhile, which would compare an old list with new files.
 
     The folder is held open meanwhile: until it is let go, no later one can have the number of its inode.
     """

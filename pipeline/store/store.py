@@ -122,7 +122,7 @@ class Store:
     def fill(
         self, stage: str, fingerprint: str, waiting: Callable[[str], None], replace: bool = False
     ) -> Iterator[Slot]:
-        """A slot for this result, under its lock. If another process has that, `waiting` is told who, once.
+        """A slot for this result, under its lock. If another process has that, `waiting` is called once with who.
 
         Where `slot.entry` is set there is nothing to do: the result is there; with `replace`, another process
         made it anew while we waited. If the body does not publish, nothing is left of it but `slot.resume`.
@@ -197,7 +197,7 @@ class Store:
         return (self.folder(stage, fingerprint) / record.META).exists()
 
     def progress(self, stage: str, fingerprint: str) -> Path:
-        """The file in which a process that makes this result tells how far it is."""
+        """The file in which a process that makes this result writes its progress."""
         return self._scratch(_key(stage, fingerprint)) / PROGRESS
 
     def folder(self, stage: str, fingerprint: str) -> Path:

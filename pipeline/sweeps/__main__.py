@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="list the sweeps, the newest first", epilog=EXIT_CODES)
-    for name, told in (
+    for name, text in (
         ("show", "the jobs of a sweep: status, quality, why they failed"),
         (
             "watch",
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
         ("retry-failed", "run the failed and missing jobs of a sweep again, in its folder and with their own options"),
     ):
-        command = commands.add_parser(name, help=told, description=told, epilog=EXIT_CODES)
+        command = commands.add_parser(name, help=text, description=text, epilog=EXIT_CODES)
         command.add_argument("id", nargs="?", default="", help="of the sweep, or how it begins (default: the newest)")
         if name == "watch":
             command.add_argument("--latest", action="store_true", help="the newest sweep, also if it has ended")

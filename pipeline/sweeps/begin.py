@@ -71,6 +71,6 @@ def _announce(sweep: Sweep, plans: Sequence[JobPlan], console: Console) -> None:
     console.print(f"[bold]sweep {sweep.id}[/]: {counted(plans)}", highlight=False)
     if sweep.continues:
         console.print(
-            f"it takes up {sweep.continues}, the same line unfinished: what that made is stored", highlight=False
+            f"it continues {sweep.continues}, the same command unfinished; its results are stored", highlight=False
         )
     console.print(f"from another terminal: python -m pipeline.sweeps watch {sweep.id}", highlight=False)

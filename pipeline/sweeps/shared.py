@@ -59,7 +59,7 @@ def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console
         work.run(lambda item: item.fingerprint in common)
     finally:
         try:
-            tracker.finish(work.told)
+            tracker.finish(work.outcomes)
         except UserError as lost:
             warn(f"tracking: {lost}", console)
 
@@ -72,7 +72,7 @@ class SharedWork:
     plans: Sequence[JobPlan]
     tracker: Tracker
     console: Console
-    told: Outcomes = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=dict)
     """By fingerprint: what became of it."""
     made: dict[str, Entry] = field(default_factory=dict)
     """By fingerprint."""
@@ -91,14 +91,14 @@ class SharedWork:
             config = job.config.model_copy(update={"threads": job.threads or cpu.cores()})
             stores = Stores.of(config)
             outcomes: Outcomes = {}
-            known = {key: it.error for key, it in self.told.items() if it.status == Status.FAILED}
+            known = {key: it.error for key, it in self.outcomes.items() if it.status == Status.FAILED}
             try:
                 run_plan(part, config, stores, self.tracker, self.console, self.sweep.folder, True, outcomes, known)
             finally:
                 for name, outcome in outcomes.items():
                     if part[name].status == Status.TO_RUN:
-                        self.told.setdefault(outcome.fingerprint, outcome)
-                write_outcomes(self.told, self.sweep.folder / SHARED)
+                        self.outcomes.setdefault(outcome.fingerprint, outcome)
+                write_outcomes(self.outcomes, self.sweep.folder / SHARED)
             self.made |= {it.fingerprint: entry for it in outcomes.values() if (entry := _entry(it, stores))}
 
     def check(self) -> None:
@@ -118,7 +118,7 @@ class SharedWork:
             warn(line, self.console)
 
     def _waits(self, item: Planned) -> bool:
-        return item.status == Status.TO_RUN and item.fingerprint not in self.told
+        return item.status == Status.TO_RUN and item.fingerprint not in self.outcomes
 
 
 def _entry(outcome: Outcome, stores: Stores) -> Entry | None:

@@ -45,8 +45,8 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
         estimated = of_jobs((item.plan, item.config) for item in plans if item.config)
         console.print(format_total(total(estimated.values())), highlight=False, soft_wrap=True)
     if warned := list(dict.fromkeys(item.node.name for item in results.values() if item.warning)):
-        told = next(item.warning for item in results.values() if item.warning)
-        warn(f"{', '.join(warned)}: {told}", console)
+        warning = next(item.warning for item in results.values() if item.warning)
+        warn(f"{', '.join(warned)}: {warning}", console)
 
 
 def _cells(items: Sequence[Planned]) -> tuple[str, str, str]:
@@ -61,7 +61,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def show_end(state: SweepState, console: Console) -> None:
-    """What a sweep tells when its last job has ended."""
+    """Prints the jobs and totals of a sweep whose last job has ended."""
     sweep = state.sweep
     console.print()
     show_jobs(state, console)
@@ -127,14 +127,14 @@ def sweeps_table(states: Sequence[SweepState]) -> Table:
     for state in states:
         counts = state.counts
         after = successors.get(state.sweep.id)
-        told = [f"→ {after}"] if after else []
+        continued = [f"→ {after}"] if after else []
         table.add_row(
             state.sweep.id,
             f"[{state.status.style}]{state.status.label}[/]",
             f"{counts[Status.DONE]} of {len(state.jobs)}"
             + (f", {counts[Status.FAILED]} failed" if counts[Status.FAILED] else ""),
             f"{state.executed} of {len(state.nodes)}",
-            escape(" ".join([*told, _asked(state)])),
+            escape(" ".join([*continued, _asked(state)])),
         )
     return table
 

@@ -65,12 +65,12 @@ def _head(state: SweepState) -> Table:
     left = f"about {format_duration(seconds)} left" if seconds else ""
     if unknown:
         left += f"{' and ' if left else ''}{unknown} stages of kinds not measured yet"
-    told = left if state.alive else state.status.label
+    progress = left if state.alive else state.status.label
     head.add_row(
         Text(f"sweep {state.sweep.id}", style="bold"),
         ProgressBar(total=max(len(state.nodes), 1), completed=stored, width=30),
         f"{stored} of {len(state.nodes)} results, {state.counts[Status.DONE]} of {len(state.jobs)} jobs",
-        told,
+        progress,
     )
     return head
 
@@ -87,11 +87,11 @@ def _stages(nodes: list[SharedOutcome]) -> Table:
         assert found is not None, "a running stage has progress"
         bar = ProgressBar(total=found.total, completed=found.done, width=24) if found.total else ""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in found.shown.items())
-        told = [f"for {node.users} jobs"] if node.users > 1 else []
+        notes = [f"for {node.users} jobs"] if node.users > 1 else []
         if node.status == Status.INTERRUPTED:
-            told.append("[red]interrupted[/]; continues from its checkpoint, if it made one")
+            notes.append("[red]interrupted[/]; continues from its checkpoint, if it made one")
         elif (silent := time.time() - found.updated) > SILENT_SECONDS:
-            told.append(f"last sign {format_duration(silent)} ago")
+            notes.append(f"last sign {format_duration(silent)} ago")
         table.add_row(
             node.name,
             found.what,
@@ -100,7 +100,7 @@ def _stages(nodes: list[SharedOutcome]) -> Table:
             _rate(found.rate, found.unit),
             format_duration(found.seconds_left) if found.seconds_left is not None else "",
             format_duration((time.time() if node.status == Status.RUNNING else found.updated) - found.started),
-            "  ".join([shown, *told]).strip(),
+            "  ".join([shown, *notes]).strip(),
         )
     return table
 

@@ -76,12 +76,12 @@ def texts(nested: Mapping[str, Any]) -> dict[str, str]:
 
 def job_params(job: Job) -> dict[str, str]:
     """What to compare jobs by: `sparsity` 0.7, `seed` 0 and the rest of the configuration; `distill` ce and what else
-    was chosen of groups; and dials that are neither, as they were typed.
+    was chosen of groups; and swept parameters that are neither, as they were typed.
 
     For a swept group, only the chosen option is logged: `distill.kd` and `distill.squarehead` would take two of the
     three places in which MLflow's comparison begins, before `sparsity`. Stages' runs have them."""
-    dialled = {group for group in job.choices if group in job.dials}
-    settings = {key: value for key, value in texts(job.config).items() if key.partition(".")[0] not in dialled}
+    swept_groups = {group for group in job.choices if group in job.dials}
+    settings = {key: value for key, value in texts(job.config).items() if key.partition(".")[0] not in swept_groups}
     return {key: public(value) for key, value in (job.dials | job.choices | settings).items()}
 
 

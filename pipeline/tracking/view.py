@@ -1,6 +1,6 @@
 """MLflow as a projection of the record: `View.sync` brings in what it does not know of a job and its results.
 
-Runs form a tree: sweep -> jobs -> results, each result below whoever made it. Tags tell them apart: `kind` (sweep,
+Runs form a tree: sweep -> jobs -> results, each result below whoever made it. Tags distinguish them: `kind` (sweep,
 job, stage); `sweep` (its id); `job` (its folder under runs/); `fingerprint` (of a stage's result); `process` (which
 writes into the run while it is RUNNING).
 """

@@ -119,7 +119,7 @@ class _Run:
                     self.save()
                 if stops:
                     raise Stopped(
-                        f"stopped after step {self.done.step} of {plan.steps}; the same line goes on from there"
+                        f"stopped after step {self.done.step} of {plan.steps}; the same command resumes there"
                     )
 
     def step(self) -> dict[str, float]:

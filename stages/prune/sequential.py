@@ -224,7 +224,7 @@ def prune_model(
                 walk.advance()
             _advance(bar, found)
             if saved and log.should_stop and number + 1 < len(blocks):
-                raise Stopped(f"stopped after block {number + 1} of {len(blocks)}; the same line goes on from there")
+                raise Stopped(f"stopped after block {number + 1} of {len(blocks)}; the same command resumes there")
     return masks, reports
 
 

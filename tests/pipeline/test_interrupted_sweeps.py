@@ -89,7 +89,7 @@ def test_a_killed_worker_ends_the_sweep_in_a_line(
         command.main()
     (line,) = str(ended.value.code).splitlines()
     assert "a worker of the launcher was killed" in line
-    assert "the same line continues" in line
+    assert "the same command resumes" in line
 
 
 BUG = """
