@@ -218,10 +218,8 @@ class Config(Options):
 def parse(composed: dict[str, Any]) -> Config:
     """Checks a composed configuration. Raises UserError that names the first wrong option."""
     for section, option in (("model", "path"), ("data", "path")):
-        if composed[section][option] == MISSING:
-            raise UserError(
-                f"{section} has no default {option}; give a file, a folder or OWNER/NAME", f"{section}.{option}"
-            )
+        if composed.get(section, {}).get(option) == MISSING:
+            raise UserError("it has no default; give a file, a folder or OWNER/NAME", f"{section}.{option}")
     try:
         return Config.model_validate(composed)
     except ValidationError as error:
