@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from pipeline import api
 from pipeline.graph import BASELINE, Graph, Node, ancestors
+from pipeline.recipes import build
 
 BOX_WIDTH, BOX_HEIGHT = 112, 30
 GAP_X, GAP_Y = 30, 26
@@ -117,18 +119,7 @@ def _box(node: Node, x: int, y: int) -> str:
 
 
 def main(overrides: Sequence[str]) -> None:
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    import pipeline.command.compose  # noqa: F401  registers the resolvers that the configuration uses
-    from pipeline.command.conf_files import CONF
-    from pipeline.recipes import build
-    from pipeline.resolve import resolve
-    from pipeline.schema import parse
-
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-    sys.stdout.write(draw(build(resolve(parse(composed)))))  # type: ignore[arg-type]
+    sys.stdout.write(draw(build(api.compose(*overrides))))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 from types import FrameType
 
 GRACE_SECONDS = 25
-"""For a checkpoint; Slurm kills after 30."""
+"""Time to save a checkpoint; Slurm kills after 30."""
 EXIT_CODE = 128 + signal.SIGTERM
 WATCH_SECONDS = 1.0
 

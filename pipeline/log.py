@@ -31,7 +31,7 @@ from stages.contracts import CURVES
 RATE_SECONDS = 600.0
 """A rate is that of the last so many seconds: steps may take minutes."""
 SECONDS_BETWEEN_LINES = 30.0
-"""Of progress, where there is no terminal."""
+"""Time between two lines of progress, where there is no terminal."""
 
 
 class StageLog:

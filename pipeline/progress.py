@@ -20,7 +20,7 @@ RATE_SECONDS = 60.0
 class Progress:
     process: str
     started: float
-    """Of the stage, in seconds since the epoch."""
+    """Start of the stage, in seconds since the epoch."""
     updated: float
     what: str = ""
     """What is being counted; empty before the first bar."""
@@ -39,7 +39,8 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of what is being counted; None if not known. A stage may count several things, one after the other."""
+        """Seconds left of what is being counted; None if not known. A stage may count several things, one after the
+        other."""
         return (self.total - self.done) / self.rate if self.rate > 0 else None
 
 

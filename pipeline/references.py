@@ -27,18 +27,18 @@ class Reference:
     table: str
     """Key of its table in the file."""
     title: str
-    """Of the table, for readers."""
+    """Title of the table, for readers."""
     source: str
     """Where the figure was read."""
     family: str
     model: str
     dataset: str
     metric: str
-    """As our evaluation names it, where it can measure that; else as published."""
+    """Name of the metric: that of our evaluation if it can measure it, otherwise as published."""
     value: float
-    """In the unit of our metric: accuracy as a fraction, BLEU and WER in percent."""
+    """Value in the unit of our metric: accuracy as a fraction, BLEU and WER in percent."""
     sparsity: float
-    """Of the prunable weights; 0: dense."""
+    """Sparsity of the prunable weights; 0: dense."""
     higher_is_better: bool = True
     method: str | None = None
     """What made the zeros; None: dense, or unknown."""
@@ -49,7 +49,7 @@ class Reference:
     dense: float | None = None
     """Value of the table's dense floating-point row; where it has none, of its dense int8 row."""
     speedup: float | None = None
-    """Of decoding this model, over the dense one of the precision `speedup_over` in the same runtime."""
+    """Speed-up of decoding this model over the dense one of the precision `speedup_over` in the same runtime."""
     zeros_speedup: float | None = None
     """The share of the zeros in that: over the dense model of the same precision, where the table has its speed."""
     speedup_over: Literal["fp32", "int8", ""] = ""

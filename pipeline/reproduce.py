@@ -31,7 +31,7 @@ NEEDS, TAKES = "Needs: ", "Takes: "
 @dataclass(frozen=True)
 class PaperTable:
     name: str
-    """As `experiment=` takes it: `paper/t5`, `local/whisper`."""
+    """Name of the experiment, as `experiment=` takes it: `paper/t5`, `local/whisper`."""
     what: str
     needs: str
     takes: str
@@ -87,7 +87,7 @@ def reproduce(name: str, options: Sequence[str]) -> int:
 
 
 def _quoted(path: Path) -> str:
-    """As a value in Hydra's grammar."""
+    """Quotes a value for Hydra's grammar."""
     escaped = str(path).replace("'", r"\'")
     return f"'{escaped}'"
 

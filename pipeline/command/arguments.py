@@ -12,7 +12,7 @@ PROGRAM = "squarehead"
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
-    """Without credentials, and with `-m` first: Hydra takes it only there or after all options."""
+    """Returns the words without credentials and with `-m` first: Hydra takes it only there or after all options."""
     sweeps = [word for word in arguments if word in ("-m", "--multirun")][:1]
     rest = [word for word in arguments if word not in ("-m", "--multirun")]
     return credentials.withdraw_from([*sweeps, *rest])

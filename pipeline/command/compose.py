@@ -32,7 +32,7 @@ class JobFunction:
     """What Hydra calls with each composed configuration, maybe in a process of a launcher."""
 
     error: Exception | None = None
-    """Of a single job. Hydra would print a line of its own for an error that it sees, before ours."""
+    """The error of a single job. Hydra would print its own line for an error that it sees, before ours."""
 
     def __call__(self, composed: DictConfig) -> float | None:
         from pipeline.command.job import run_job  # plans and runs: nothing that --help needs

@@ -33,12 +33,12 @@ class PlannedJob:
     stores: Stores
     plan: Plan
     folder: Path
-    """Of its record."""
+    """The folder of its record."""
     overrides: list[str]
     choices: dict[str, str]
     """Group -> option, as composed."""
     num: int = 0
-    """In its sweep."""
+    """Its number in its sweep."""
 
 
 def run_job(composed: DictConfig) -> float | None:

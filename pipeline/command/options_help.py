@@ -15,7 +15,7 @@ NAME_WIDTH, LINE_WIDTH = 24, 120
 
 
 def group_options() -> str:
-    """Of the configuration's folder and of the user's own (`--config-dir`, `hydra.searchpath`)."""
+    """Lists the choices of the configuration's folder and of the user's own (`--config-dir`, `hydra.searchpath`)."""
     found: dict[str, dict[str, str]] = {}
     for folder in config_folders():
         for path in sorted(folder.rglob("*.yaml")):

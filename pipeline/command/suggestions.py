@@ -19,7 +19,7 @@ OURS = "hydra/sweeper/squarehead"
 
 
 def for_key(said: str) -> str:
-    """Empty if Hydra did not speak of a key, or there is nothing like it."""
+    """What may have been meant by the key in a message of Hydra; empty if it names none, or nothing is like it."""
     found = re.search(r"(?:Could not override|Key) '([^']+)'", said)
     if not found:
         return ""
@@ -33,7 +33,7 @@ def for_key(said: str) -> str:
 
 
 def for_option(said: str) -> str:
-    """Empty if Hydra did not speak of an option of a group, or there is nothing like it."""
+    """What may have been meant by the choice of a group in a message of Hydra; empty if nothing is like it."""
     found = re.search(r"Could not find '([^']+)'", said)
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""Where a node, a job or a sweep stands: one vocabulary for plans, runs, sweeps, MLflow and reports."""
+"""The status of a node, a job or a sweep: one vocabulary for plans, runs, sweeps, MLflow and reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Status(StrEnum):
 
     @property
     def label(self) -> str:
-        """For people: `to run` where records say `run`."""
+        """The word for people: `to run` where records say `run`."""
         return "to run" if self is Status.TO_RUN else self.value
 
     @property

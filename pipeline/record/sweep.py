@@ -33,13 +33,13 @@ class SweepNode:
 @dataclass(frozen=True)
 class SweepJob:
     num: int
-    """Of its folder."""
+    """The name of its folder."""
     name: str
     overrides: list[str]
     dials: dict[str, str]
     """The overrides in which it differs from other jobs of the sweep."""
     nodes: dict[str, SweepNode] = field(default_factory=dict)
-    """By name; empty if it cannot be planned."""
+    """Its nodes by name; empty if it cannot be planned."""
     error: str = ""
     """Why it cannot be planned."""
 

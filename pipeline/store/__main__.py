@@ -101,7 +101,7 @@ def _ls(store: Store, runs: Path, console: Console) -> int:
 
 
 def _differences(entries: Iterable[Entry]) -> dict[Path, str]:
-    """For each entry the settings and inputs in which the entries of its stage differ."""
+    """Returns for each entry the settings and inputs in which the entries of its stage differ."""
     settings: dict[str, dict[Path, dict[str, str]]] = {}
     for entry in entries:
         inputs = {role: fingerprint[:8] for role, fingerprint in entry.meta["inputs"].items()}

@@ -46,12 +46,13 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str:
-    """By list and sizes: the first file that is missing or has the wrong size, in one line; "" if there is none."""
+    """Compares list and sizes: returns the first file that is missing or has the wrong size, in one line; "" if there
+    is none."""
     return next(iter(_of_stable_folder(folder, _by_size)), "")
 
 
 def check_contents(folder: Path, endings: tuple[str, ...] = ("",)) -> str:
-    """By contents, for a reader that is about to use the files (those with such names): the first that is not the
+    """Compares contents, for a reader that is about to use the files (those with such names): the first that is not the
     recorded one, in one line; "" if there is none. A file that this process has read before and that has not been
     touched since is not read again."""
     for name, facts in read(folder).get("files", {}).items():
@@ -83,7 +84,7 @@ _read_whole: set[tuple[int, int, int, int, str]] = set()
 
 
 def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> list[str]:
-    """By contents: one line for each file that is missing, corrupted or unexpected.
+    """Compares contents: one line for each file that is missing, corrupted or unexpected.
 
     `progress` is called with the number of bytes read, as they are read.
     """

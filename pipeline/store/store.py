@@ -221,7 +221,7 @@ class Slot:
         self._scratch = store._scratch(_key(stage, fingerprint))
         self._old = self._scratch / "old"
         self.out = self._scratch / "out"
-        """To fill; empty at the start."""
+        """The folder to fill; empty at the start."""
         self.resume = self._scratch / RESUME
         """Survives kills and failures; deleted once the result is published."""
         self.progress = self._scratch / PROGRESS

@@ -61,7 +61,7 @@ def _values(override: Override, master: DictConfig, loader: ConfigLoader) -> Ite
 
 
 def _options(group: str, kind: ObjectType | None, master: DictConfig, loader: ConfigLoader) -> list[str]:
-    """Of a group, those of the user's own folders too (`hydra.searchpath`); none if there is no such group."""
+    """The options of a group, also from the user's own folders (`hydra.searchpath`); none if there is no such group."""
     found: list[str]
     if master.hydra.searchpath:  # Hydra reads files anew to know these
         found = loader.get_group_options(group, kind, master.hydra.job.config_name, list(master.hydra.overrides.hydra))

@@ -73,7 +73,7 @@ class SharedWork:
     tracker: Tracker
     console: Console
     outcomes: Outcomes = field(default_factory=dict)
-    """By fingerprint: what became of it."""
+    """Fingerprint -> outcome."""
     made: dict[str, Entry] = field(default_factory=dict)
     """By fingerprint."""
 

@@ -37,7 +37,8 @@ def prepare(file: Path, artifacts: Path) -> None:
 
 
 def _make(file: Path) -> None:
-    """In a file beside it, which is renamed when it is whole: a kill or a full disk in between leaves nothing."""
+    """Writes a file beside it, which is renamed when it is complete: a kill or a full disk in between leaves
+    nothing."""
     from mlflow import MlflowClient
 
     prefix = f".{file.name}.new"

@@ -43,7 +43,8 @@ def _refuse_damaged(store: Store) -> None:
 
 
 def records(runs: Path) -> Iterator[Record]:
-    """Of sweeps what ran before their jobs, then the jobs, the earliest first, then results that belong to neither."""
+    """Yields what ran before the jobs of sweeps, then the jobs, the earliest first, then results that belong to
+    neither."""
     jobs = sorted(ended_jobs(runs), key=started_at)
     first = {job.sweep: job for job in reversed(jobs)}
     for sweep in sweeps(runs):

@@ -39,8 +39,8 @@ class TrackingLostError(UserError):
 def open_tracker(
     config: Tracking, job: Job, stores: Stores, threads: int, say: Callable[[str], None] = print
 ) -> Tracker:
-    """For a job that starts, whose record it writes. `say` gets one line if MLflow fails later on. Raises UserError if
-    it cannot be used now."""
+    """Opens the tracker of a job that starts, and writes its record. `say` gets one line if MLflow fails later on.
+    Raises UserError if it cannot be used now."""
     job = replace(job, environment=environment(threads), process=this_process())
     job.write()
     return _open(config, Record.of_job(job, {}, stores), say)
@@ -49,7 +49,8 @@ def open_tracker(
 def open_sweep_tracker(
     config: Tracking, sweep: str, stores: Stores, about: Mapping[str, str], say: Callable[[str], None]
 ) -> Tracker:
-    """For stages that run before the jobs that share them: they stand under the sweep itself. Raises UserError."""
+    """Opens the tracker of stages that run before the jobs that share them: they stand under the sweep itself. Raises
+    UserError."""
     return _open(config, Record({}, stores, sweep, about), say)
 
 
