@@ -82,7 +82,8 @@ def test_a_stage_is_one_room(room: str) -> None:
 
 
 PLANNED_BY = (
-    "stages.prune.pruners", "stages.prune.allocations", "stages.finetune.losses", "stages.quantize.schemes",
+    "stages.prune.pruners", "stages.prune.allocations", "stages.prune.reconstructions",
+    "stages.finetune.losses", "stages.quantize.schemes",
     "stages.data.formats", "stages.model.families", "stages.evaluate.metrics", "stages.benchmark.backends",
 )  # fmt: skip
 

@@ -27,6 +27,7 @@ from stages.model.families import FAMILIES
 from stages.prune.allocations import ALLOCATIONS
 from stages.prune.pruners import PRUNERS, Linears
 from stages.prune.pruners.random import ranks
+from stages.prune.reconstructions import RECONSTRUCTIONS
 from stages.quantize.schemes import SCHEMES
 from tests.composed import CONF, config
 from tests.stage_options import pruning
@@ -35,7 +36,7 @@ PROJECT = CONF.parent
 EVERY = {
     "pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 2), "metrics": (METRICS, 1), "recipes": (RECIPES, 3),
     "losses": (LOSSES, 3), "schemes": (SCHEMES, 1), "formats": (FORMATS, 4), "families": (FAMILIES, 4),
-    "backends": (BACKENDS, 15),
+    "backends": (BACKENDS, 15), "reconstructions": (RECONSTRUCTIONS, 4),
 }  # fmt: skip
 
 
@@ -64,6 +65,7 @@ def test_every_member_has_a_conf_file_and_every_conf_file_a_member(kind: str, op
     [
         ("prune.method=oracle", "prune.method"),
         ("prune.allocation=fair", "prune.allocation"),
+        ("prune.reconstruction.method=magic", "prune.reconstruction.method"),
         ("evaluate.metrics=[wisdom]", "evaluate.metrics"),
         ("distill.losses=[grief]", "distill.losses"),
         ("quantize.scheme=w1a1", "quantize.scheme"),
@@ -162,6 +164,7 @@ def test_er_is_for_unstructured_pruning() -> None:
 
 EXTRA = {
     "pruners": {"largest": "largest:PRUNER"},
+    "reconstructions": {"still": "still:RECONSTRUCTION"},
     "allocations": {"evenly": "evenly:ALLOCATION"},
     "metrics": {"zeros": "zeros:METRIC"},
     "losses": {"reverse_kl": "reverse_kl:LOSS", "width_ratio": "width_ratio:LOSS"},
@@ -180,6 +183,7 @@ BAD = {
 CHOICES = {
     "prune/largest": "method: largest\npattern: unstructured\nallocation: evenly\nprecision: fp32\n"
     "micro_batch_size: 4\nskip: []",
+    "reconstruction/still": "# @package prune.reconstruction\nmethod: still",
     "distill/own": "ce: 0\nkd: 0\nsquarehead: 0\ntemperature: 1\neps: 0\nnormalize: layer\nskip_first: 0\n"
     "losses: [reverse_kl, {name: width_ratio, weight: 0.5}]",
     "quantize/grid4": "scheme: grid4\nsmooth: 0\nskip: []\nskip_sensitive: 0\ndense: false",

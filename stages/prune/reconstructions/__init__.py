@@ -8,7 +8,7 @@ it computes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from stages.kinds import Kinds
 from stages.prune.pruners import Linears, Needs, Pruned
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.prune.spec import Reconstruction as Options
 
 
+@runtime_checkable
 class Reconstruction(Protocol):
     needs: Needs
     options: type[Options]
@@ -30,5 +31,5 @@ class Reconstruction(Protocol):
 
 
 RECONSTRUCTIONS: Kinds[Reconstruction] = Kinds(
-    "reconstruction", __name__, "RECONSTRUCTION", "prune.reconstruction.method"
+    "reconstruction", __name__, "RECONSTRUCTION", "prune.reconstruction.method", Reconstruction
 )
