@@ -31,7 +31,7 @@ _BARE_USER_INFO = re.compile(r"""((?:^|[\s'"=,(\[]))[^\s/\\:@'"<>=,(\[]+\\*:(?!\
 _TOKEN = re.compile(
     r"""((?:[?&;\#]|%3B)
         (?:[\w\\-]*(?:token|passw|pwd|secret|access[-_]?key|api[-_]?key|signature|credential|assertion|session)[\w\\-]*
-          |(?:[\w\\-]+[-_])?(?:key|code)|sig|pass|auth|authorization|bearer|jwt|ticket|otp|sid)
+          |(?:[\w\\-]+[-_])?key|(?:(?:auth|authorization|access|device)[-_]?)?code|sig|pass|auth|authorization|bearer|jwt|ticket|otp|sid)
         \\*(?:=|%3D))
         (?:(?!%3B)[^&;\s'"<>])+""",
     re.IGNORECASE | re.VERBOSE,

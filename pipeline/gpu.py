@@ -22,9 +22,7 @@ def models() -> list[str]:
 
 
 def check(device: str) -> None:
-    """Raises UserError where torch cannot compute on it. torch itself is asked only where nothing else can tell."""
-    if device != "cuda":
-        return
+    """Raises UserError where torch cannot compute on this GPU. torch is asked only where nothing else can tell."""
     if not _torch_is_built_for_them():
         raise UserError("this torch is built without support for GPUs; expected cpu, or a build with CUDA", "device")
     if not models():

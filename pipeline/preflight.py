@@ -32,10 +32,26 @@ Check = Callable[[Planned, Checkpoint, DataSet | None], None]
 """Of a node, with the model and the data as it reads them. Raises UserError."""
 
 
+def on_device(device: str) -> None:
+    """Raises UserError where torch cannot compute on it."""
+    importlib.import_module("stages.devices").of(device)
+
+
+def device_problems(plan: Plan, device: str, check: Callable[[str], None] = on_device) -> Problems:
+    """Told of the first node that has to run. `device` is empty where others compute."""
+    work = working(plan)
+    try:
+        if work and device == "cuda":
+            check(device)
+    except UserError as error:
+        return dict.fromkeys(work[:1], error)
+    return {}
+
+
 def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
     """What the nodes that have to run would refuse. `entries`: results of the plan's sources, by node; without the
-    model there is nothing to check. `device` is empty where others compute."""
-    return _problems(plan, entries, device, _on_device, (_check_early, _check_data))
+    model there is nothing to check."""
+    return _problems(plan, entries, device, on_device, (_check_early, _check_data))
 
 
 def early_problems(plan: Plan, device: str) -> Problems:
@@ -47,16 +63,11 @@ def early_problems(plan: Plan, device: str) -> Problems:
 def _problems(
     plan: Plan, entries: Mapping[str, Entry], device: str, check_device: Callable[[str], None], checks: Sequence[Check]
 ) -> Problems:
-    work = working(plan)
-    try:
-        if work and device:
-            check_device(device)
-    except UserError as error:
-        return dict.fromkeys(work[:1], error)
+    found = device_problems(plan, device, check_device)
     model, data = _sources(entries)
-    found: Problems = {}
-    for name in work if model else ():
-        assert model is not None
+    if found or model is None:
+        return found
+    for name in working(plan):
         try:
             for check in checks:
                 check(plan[name], model, data)
@@ -109,10 +120,6 @@ def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None
 def _check_data(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
     if check := getattr(importlib.import_module(item.spec.module), "check", None):
         check(item.node.config, model, data)
-
-
-def _on_device(device: str) -> None:
-    importlib.import_module("stages.devices").of(device)
 
 
 def working(plan: Plan) -> list[str]:

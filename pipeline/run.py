@@ -26,6 +26,7 @@ from pipeline.record.outcome import Outcome, Outcomes
 from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry, Slot
+from pipeline.table import say_problem
 from pipeline.tracking.tracker import Tracker
 from stages.contracts import Artifact, Stopped, UserError
 from stages.data.spec import Data
@@ -66,15 +67,17 @@ class _Run:
     """By node, of the results that are there."""
 
     def run(self) -> None:
-        refused: dict[str, str] | None = None
+        refused = self._refused(preflight.device_problems(self.plan, self.config.device))
+        is_checked = False
         for name, item in self.plan.items():
             outcome = self.outcomes[name]
             if item.status == Status.UNNEEDED:
                 outcome.status = Status.UNNEEDED
                 continue
-            if refused is None and item.status == Status.TO_RUN and not item.spec.is_source:
+            if not (refused or is_checked or item.spec.is_source) and item.status == Status.TO_RUN:
+                is_checked = True
                 self._mend_sources()
-                refused = self._refused()
+                refused = self._check()
             if refused and item.status == Status.TO_RUN:
                 outcome.status = Status.FAILED if name in refused else Status.NOT_RUN
                 outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
@@ -121,19 +124,21 @@ class _Run:
     def _is_lost(self, name: str) -> bool:
         return name in self.outcomes and self.outcomes[name].status in (Status.FAILED, Status.NOT_RUN)
 
-    def _refused(self) -> dict[str, str]:
-        """By node, in one line each: what the checks before the work found; said as it is found."""
-        found: dict[str, str] = {}
+    def _check(self) -> dict[str, str]:
+        """By node, in one line each: what the checks with the sources found."""
         try:
             problems = preflight.problems(self.plan, self.entries, self.config.device)
-            found = {name: str(error) for name, error in problems.items()}
-            if not found and (short := preflight.shortages(self.plan, self.entries, self.config, self.stores)):
-                found = {preflight.working(self.plan)[0]: "; ".join(map(str, short))}
+            if not problems and (short := preflight.shortages(self.plan, self.entries, self.config, self.stores)):
+                problems = {preflight.working(self.plan)[0]: UserError("; ".join(map(str, short)))}
+            return self._refused(problems)
         except Exception as error:  # a bug in a check, like one in a stage
-            found = {preflight.working(self.plan)[0]: explain(error, "checks", self.folder)}
-        for name, line in found.items():
-            self._say(f"[red]✗ {name}[/], checked beforehand: {escape(line)}")
-        return found
+            bug = explain(error, "checks", self.folder)
+            return self._refused({preflight.working(self.plan)[0]: UserError(bug)})
+
+    def _refused(self, problems: preflight.Problems) -> dict[str, str]:
+        for name, error in problems.items():
+            say_problem(name, error, self.console)
+        return {name: str(error) for name, error in problems.items()}
 
     def _mend_sources(self) -> None:
         """The sources are read by the checks, before any stage. A damaged one that cannot be made again is reported by

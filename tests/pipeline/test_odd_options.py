@@ -116,7 +116,7 @@ def test_the_address_of_the_server_is_used_and_not_shown(address: str, monkeypat
     "address",
     ["http://host:5000/a@b", "sqlite:////x/mlflow.db?timeout=60", "pypi:name==1#sha256=ab",
      "${oc.env:MLFLOW_TRACKING_URI}", "s3://bucket/key", "a folder of 'mine'", "file:///a folder/of 'mine'",
-     "git@github.com:owner/name", "/a/b:c@d", "Q: who? A: a@b.c", "https://host/?keyword=x&encoding=utf-8&author=me",
+     "git@github.com:owner/name", "/a/b:c@d", "Q: who? A: a@b.c", "https://host/?keyword=x&encoding=utf-8&author=me&lang_code=de",
      "C:/x@y", "{question}: {answer}", "image@sha256:0123"],
 )  # fmt: skip
 def test_what_holds_no_credentials_is_left_alone(address: str) -> None:

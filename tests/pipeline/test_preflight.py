@@ -104,6 +104,13 @@ def test_a_dry_run_knows_that_there_is_no_gpu(
         assert {error.option for error in found.values()} <= {"device"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_without_a_gpu_brings_in_no_model(place: Place) -> None:
+    outcomes = place.run(*SMALL, "device=cuda")
+    assert {outcome.status for outcome in outcomes.values()} == {"failed", "not run"}
+    assert outcomes["dense"].error.startswith("device: ")
+
+
 @pytest.mark.parametrize(("overrides", "node", "option"), WRONG)
 def test_a_run_stops_before_any_work(stored: Place, overrides: str, node: str, option: str) -> None:
     outcomes = stored.run(*SMALL, *overrides.split(","))
