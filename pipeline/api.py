@@ -15,14 +15,14 @@ share is made once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.command.compose import composed_for_python
-from pipeline.command.errors import EXPECTED, JobFailedError, explain
+from pipeline.command.errors import EXPECTED, JobFailedError, as_user_error
 from pipeline.command.job import PlannedJob, plan_job
 from pipeline.plan import Stores
 from pipeline.preflight import Problems, early_problems
@@ -131,7 +131,7 @@ def run(job: PlannedJob, quiet: bool = False) -> Result:
         raise UserError("a dry run is a plan; leave it out to run the job", "dry_run")
     console = table_console()
     console.quiet = quiet
-    with _variables_kept(), _user_errors():
+    with _variables_kept(), _user_errors(job.overrides):
         _keep_overrides(job)
         try:
             run_planned(job, None, console)
@@ -185,9 +185,9 @@ def load(checkpoint: Checkpoint | Path | str) -> Loaded:
     return Loaded(checkpoints.load(found), masks.of(found))
 
 
-def _composed(overrides: tuple[str, ...]) -> tuple[Config, Any, Path]:
+def _composed(overrides: Sequence[str]) -> tuple[Config, Any, Path]:
     """The configuration, Hydra's section of it, and the folder of the job's record."""
-    with _user_errors():
+    with _user_errors(overrides):
         values, hydra, folder = composed_for_python(overrides)
         return resolve(parse(values)), hydra, folder
 
@@ -202,14 +202,12 @@ def _keep_overrides(job: PlannedJob) -> None:
 
 
 @contextmanager
-def _user_errors() -> Iterator[None]:
+def _user_errors(overrides: Sequence[str]) -> Iterator[None]:
     """What the command line explains in one line is raised with that line."""
     try:
         yield
-    except UserError:
-        raise
     except EXPECTED as error:
-        raise UserError(explain(error)) from None
+        raise as_user_error(error, overrides) from None
 
 
 @contextmanager

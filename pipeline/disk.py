@@ -155,6 +155,12 @@ def freed_bytes(folders: Iterable[Path]) -> int:
     return freed
 
 
+def free_bytes(path: Path) -> int:
+    """On the disk where it is, or would be made."""
+    here = path.absolute()
+    return shutil.disk_usage(next(place for place in (here, *here.parents) if place.exists())).free
+
+
 def format_bytes(count: float) -> str:
     """`1.25 MB`: three significant digits, powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.disk import format_bytes, is_full
+from pipeline.disk import format_bytes, free_bytes, is_full
 from stages.contracts import UserError
 
 FOLDERS = {
@@ -28,7 +26,7 @@ def explained(error: OSError, arguments: Sequence[str]) -> UserError:
     reason = error.strerror or str(error)
     where = f" {path}" if path else ""
     if is_full(error):
-        free = format_bytes(shutil.disk_usage(_existing(path)).free) if path else "nothing"
+        free = format_bytes(free_bytes(path)) if path else "nothing"
         return UserError(f"the disk is full at{where} ({free} free); make room, or set a folder elsewhere", option)
     return UserError(f"cannot use{where}: {reason}; set a folder that can be written", option)
 
@@ -46,12 +44,3 @@ def _option(path: Path, arguments: Sequence[str]) -> str:
         if here == folder or folder in here.parents or here in folder.parents
     ]
     return max(inside, key=lambda option: len(str(chosen[option])), default="runs")
-
-
-def _existing(path: Path | None) -> Path:
-    here = (path or Path()).absolute()
-    return next(place for place in (here, *here.parents) if place.exists())
-
-
-def of_this_line(error: OSError) -> UserError:
-    return explained(error, sys.argv[1:])

@@ -9,15 +9,13 @@ ones have the same linears, context and tokenizer.
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 
 from pipeline import gpu
-from pipeline.disk import format_bytes
+from pipeline.disk import format_bytes, free_bytes
 from pipeline.estimating.estimates import of_plan, total
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.record.status import Status
@@ -99,7 +97,7 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
             )
         )
     disk, place = total(estimates.values()).disk_bytes, stores.runs.root
-    free = shutil.disk_usage(_existing(place)).free
+    free = free_bytes(place)
     if disk > free:
         found.append(
             UserError(
@@ -138,8 +136,3 @@ def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet |
     assert model is None or isinstance(model, Checkpoint)
     assert data is None or isinstance(data, DataSet)
     return model, data
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -33,20 +34,28 @@ QUOTE = """not in the form key=value (quote a value that holds = or other signs:
 
 
 def explain(error: BaseException) -> str:
-    """Of one of the `EXPECTED`."""
-    if isinstance(error, UserError):
-        return public(str(error))
+    """One of the `EXPECTED`, of this command line."""
+    return str(as_user_error(error, sys.argv[1:]))
+
+
+def as_user_error(error: BaseException, overrides: Sequence[str]) -> UserError:
+    """One of the `EXPECTED` in one line, without credentials. `overrides` tell whose folder a path is in."""
+    found = _explained(error, overrides)
+    return UserError(public(found.message), found.option)
+
+
+def _explained(error: BaseException, overrides: Sequence[str]) -> UserError:
     if isinstance(error, BrokenProcessPool):
-        return WORKER_KILLED
+        return UserError(WORKER_KILLED)
     if isinstance(error, OverrideParseException):
-        return public(f"{error.override}: {QUOTE}; {_one_line(str(error))}")
+        return UserError(f"{error.override}: {QUOTE}; {_one_line(str(error))}")
     if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return public(str(os_errors.of_this_line(error)))
+        return os_errors.explained(error, overrides)
     if own := _user_error(error):
-        return public(str(own))
+        return own
     said = str(error) or str(error.__cause__ or type(error).__name__)
     hint = suggestions.for_key(said) or suggestions.for_option(said) or HELP
-    return public(f"{_one_line(said)} ({hint})")
+    return UserError(f"{_one_line(said)} ({hint})")
 
 
 def report_bug(error: Exception) -> None:

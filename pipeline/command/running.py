@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline import credentials, os_errors
-from pipeline.command.errors import JobFailedError
+from pipeline import credentials
+from pipeline.command.errors import JobFailedError, explain
 from pipeline.command.job import PlannedJob
 from pipeline.plan import MEASUREMENTS, Plan, Stores
 from pipeline.record.files import write_json
@@ -103,8 +103,7 @@ def _run(
             write_outcomes(outcomes, folder / SUMMARY)
         except OSError as error:  # MLflow and the terminal can still be written to
             ok = False
-            refused = os_errors.of_this_line(error)
-            console.print(f"[red]✗ record[/]: {escape(str(refused))}", highlight=False, soft_wrap=True)
+            console.print(f"[red]✗ record[/]: {escape(explain(error))}", highlight=False, soft_wrap=True)
         done = [it.stage for it in outcomes.values() if it.status == Status.DONE]
         measured = any(described(stage).makes is kind for stage in done for kind in MEASUREMENTS)
         # of a sweep's jobs only those that bring something new: plotting costs as much as the rest of a cached job

@@ -18,6 +18,15 @@ def write_json(value: Any, path: Path) -> None:
     replace_text(path, json.dumps(public_values(value), indent=1))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty if it is missing, cannot be read, or holds something else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record as it will be read back, with a digest of itself."""
     # read back before it is digested, so that a tuple or an integer key cannot make a difference

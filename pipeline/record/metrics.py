@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.record.files import read_json
 from stages import contracts
 from stages.index import described
 from stages.stage import MetricSpec
@@ -139,9 +139,4 @@ def _plain(name: str, value: float, spec: MetricSpec) -> Metric:
 
 
 def _read(folder: Path | None, name: str) -> dict[str, Any]:
-    """Empty if it is missing or unreadable."""
-    try:
-        found = json.loads((folder / name).read_text(encoding="utf-8")) if folder else {}
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(folder / name) if folder else {}

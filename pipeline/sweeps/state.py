@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import statistics
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from pipeline import progress
 from pipeline.plan import Stores
 from pipeline.process import is_dead
 from pipeline.progress import Progress
+from pipeline.record.files import read_json
 from pipeline.record.headline import Headline, headline
 from pipeline.record.job import RECORD, SUMMARY
 from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
@@ -140,10 +140,7 @@ def _node(store: Store, name: str, node: SweepNode, users: int, failed: Collecti
 @functools.cache
 def _seconds(record: Path) -> float:
     """That making a result took; 0 where its record cannot be read."""
-    try:
-        return float(json.loads(record.read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError):
-        return 0.0
+    return float(read_json(record).get("seconds", 0.0))
 
 
 def _job_state(sweep: Sweep, job: SweepJob, outcomes: Outcomes, nodes: Mapping[str, SharedOutcome]) -> JobState:
@@ -161,9 +158,8 @@ def _job_state(sweep: Sweep, job: SweepJob, outcomes: Outcomes, nodes: Mapping[s
 def _before_its_end(sweep: Sweep, job: SweepJob) -> tuple[Status, str]:
     if job.error:
         return Status.FAILED, job.error
-    try:
-        record = json.loads((sweep.folder / str(job.num) / RECORD).read_bytes())
-    except (OSError, ValueError):
+    record = read_json(sweep.folder / str(job.num) / RECORD)
+    if not record:
         return Status.TO_RUN if sweep.alive else Status.NOT_RUN, ""
     return Status.INTERRUPTED if is_dead(record.get("process", "")) else Status.RUNNING, ""
 

@@ -87,6 +87,12 @@ def test_a_node_that_fails_raises_and_what_was_made_can_be_read(place: Place) ->
     assert "calibrate.samples" in str(api.problems(api.plan(*place.options, "calibrate.samples=100000"))["calibrate"])
 
 
+def test_a_folder_that_cannot_be_used_is_named_by_its_option(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(api.UserError, match=r"^runs: "):
+        api.run(api.plan(*place.options, *SMALL, f"runs={tmp_path / 'taken'}"), quiet=True)
+
+
 def test_a_dry_run_and_a_folder_without_a_job_are_refused(place: Place, tmp_path: Path) -> None:
     with pytest.raises(api.UserError, match="dry_run"):
         api.run(api.plan(*place.options, "dry_run=true"))
