@@ -67,11 +67,20 @@ def write_outcomes(outcomes: Outcomes, path: Path) -> None:
 
 def read_outcomes(path: Path) -> Outcomes:
     """Empty where there is no record (yet), or it is damaged."""
+    return _outcomes(path) or {}
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a record is there and cannot be read, or was changed."""
+    return path.exists() and _outcomes(path) is None
+
+
+def _outcomes(path: Path) -> Outcomes | None:
     try:
         record = json.loads(path.read_bytes())
         return {key: Outcome.from_json(key, unsealed(outcome)) for key, outcome in record.items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return None
 
 
 def status_of(outcomes: Mapping[str, Outcome]) -> tuple[Status, str]:

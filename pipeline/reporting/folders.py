@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from pipeline.process import is_dead
 from pipeline.record.job import RECORD, SUMMARY
-from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
+from pipeline.record.outcome import Outcome, Outcomes, is_damaged, read_outcomes, status_of
 from pipeline.record.status import Status
 from pipeline.record.sweep import RECORD as SWEEP
 from pipeline.record.sweep import SHARED
@@ -187,8 +187,8 @@ def _nodes(planned: Mapping[str, Mapping[str, Any]], outcomes: Outcomes) -> dict
 
 def _state(folder: Path, nodes: Mapping[str, Node], refused: str) -> tuple[State, str]:
     broken = [name for name in (RECORD, PLAN) if (folder / name).exists() and not _json(folder / name)]
-    if broken or ((folder / SUMMARY).exists() and not read_outcomes(folder / SUMMARY)):
-        broken = [*broken, SUMMARY]
+    broken += [SUMMARY] if is_damaged(folder / SUMMARY) else []
+    if broken:
         return "unfinished", f"{broken[0]} cannot be read"
     if not nodes:
         return "not planned", refused or "its configuration was refused, or it was interrupted at once"

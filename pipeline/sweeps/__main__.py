@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.record.job import SUMMARY
+from pipeline.record.outcome import is_damaged
 from pipeline.record.status import Status
-from pipeline.record.sweep import Sweep, records, sweeps
+from pipeline.record.sweep import SHARED, Sweep, records, sweeps
 from pipeline.sweeps.state import RETRIED, read
 from pipeline.sweeps.tables import show_jobs, sweeps_table
 from pipeline.sweeps.watch import wait_for_sweep, watch
@@ -108,7 +110,10 @@ def _show(sweep: Sweep, console: Console) -> int:
         highlight=False,
     )
     console.print(f"command    {shlex.join(sweep.command)}", highlight=False, markup=False, soft_wrap=True)
-    return _exit_code(state.status)
+    damaged = [path for path in (sweep.folder / SHARED, *sweep.folder.glob(f"*/{SUMMARY}")) if is_damaged(path)]
+    for path in damaged:
+        console.print(f"[red]✗[/] {path} cannot be read, or was changed", highlight=False, soft_wrap=True)
+    return 1 if damaged else _exit_code(state.status)
 
 
 def _watch(runs: Path, begins: str, latest: bool, console: Console) -> int:

@@ -12,7 +12,7 @@ from pipeline.record import metrics as measured
 from pipeline.record.headline import headline
 from pipeline.record.job import ended_jobs
 from pipeline.record.metrics import Metric
-from pipeline.record.outcome import Outcome, read_outcomes, status_of, write_outcomes
+from pipeline.record.outcome import Outcome, is_damaged, read_outcomes, status_of, write_outcomes
 from pipeline.record.status import Status
 from pipeline.record.sweep import read_shared, sweeps
 from pipeline.store.store import Store
@@ -82,6 +82,8 @@ def test_a_figure_that_was_changed_is_not_read(tmp_path: Path) -> None:
     write_outcomes({"evaluate": Outcome("evaluate", "evaluate", "ab" * 32, Status.DONE, 2.5)}, file)
     file.write_text(file.read_text().replace("2.5", "2.4"))
     assert read_outcomes(file) == {}
+    assert is_damaged(file)
+    assert not is_damaged(tmp_path / "none_yet.json")
 
 
 def test_summaries_that_held_plain_numbers_are_read(tmp_path: Path) -> None:

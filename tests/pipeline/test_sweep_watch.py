@@ -19,6 +19,7 @@ from pipeline import progress
 from pipeline.log import StageLog
 from pipeline.process import this_process
 from pipeline.progress import ProgressFile
+from pipeline.record.outcome import Outcome, write_outcomes
 from pipeline.record.status import Status
 from pipeline.record.sweep import Sweep, SweepJob, SweepNode, sweeps
 from pipeline.store import garbage
@@ -114,6 +115,17 @@ def test_every_job_has_the_status_that_its_folder_tells(tmp_path: Path) -> None:
     assert state.status == Status.RUNNING
     (sweep.folder / "4" / "job.json").write_text(json.dumps({"process": DEAD}))
     assert sweep_state.read(sweep).status == Status.INTERRUPTED
+
+
+def test_a_record_that_was_changed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = make_sweep(tmp_path, DEAD, jobs=1)
+    end_job(sweep, 0)
+    write_outcomes({"ab" * 32: Outcome("data", "data", "ab" * 32, Status.DONE, 12.5)}, sweep.folder / "shared.json")
+    asked = ["--runs", str(tmp_path), "show"]
+    assert (command_line.main(asked), "cannot be read" in capsys.readouterr().out) == (0, False)
+    (sweep.folder / "shared.json").write_text((sweep.folder / "shared.json").read_text().replace("12.5", "13.5"))
+    assert command_line.main(asked) == 1
+    assert "shared.json cannot be read, or was changed" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_a_summary_that_cannot_be_read_is_no_end(tmp_path: Path) -> None:
