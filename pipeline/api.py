@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from stages.masks import Masks
 
-__all__ = ["JobFailedError", "Loaded", "Result", "UserError", "compose", "frame", "load", "plan", "problems", "read",
-           "results", "run"]  # fmt: skip
+__all__ = ["JobFailedError", "Loaded", "PlannedJob", "Result", "UserError", "compose", "frame", "load", "plan",
+           "problems", "read", "results", "run"]  # fmt: skip
 COLUMNS = ("job", "node", "stage", "status", "fingerprint", "seconds", "metric", "value", "stderr", "unit",
            "higher_is_better", "recovery")  # fmt: skip
 """Of `frame`; the metric's are empty for a node that measured nothing."""
