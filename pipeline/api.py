@@ -36,7 +36,7 @@ from pipeline.schema import Config, parse
 from pipeline.store.record import check_contents
 from pipeline.table import finished_models, table_console
 from stages.contracts import Artifact, Checkpoint, UserError
-from stages.index import STAGES
+from stages.index import described
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -80,7 +80,7 @@ class Result:
         if node not in self.outcomes:
             raise UserError(f"no node {node!r} in this job; there are: {', '.join(self.outcomes)}")
         outcome, config = self.outcomes[node], parse(self.job.config)
-        spec = STAGES[outcome.stage]
+        spec = described(outcome.stage)
         stores = Stores.below(Path(config.runs), Path(config.cache.folder))
         entry = stores.for_stage(spec).find(outcome.stage, outcome.fingerprint)
         if entry is None:
@@ -92,7 +92,7 @@ class Result:
         node = node or self.models()["model"]
         found = self.artifact(node)
         if not isinstance(found, Checkpoint):
-            have = [name for name, it in self.outcomes.items() if issubclass(STAGES[it.stage].makes, Checkpoint)]
+            have = [name for name, it in self.outcomes.items() if issubclass(described(it.stage).makes, Checkpoint)]
             raise UserError(f"{node} is no model; those of this job: {', '.join(have)}")
         return found
 

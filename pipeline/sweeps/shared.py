@@ -21,7 +21,7 @@ from pipeline.sweeps.tables import listed
 from pipeline.table import warn
 from pipeline.tracking.tracker import Tracker
 from stages.contracts import UserError
-from stages.index import STAGES
+from stages.index import described
 
 
 def with_results(plan: Plan, made: Mapping[str, Entry]) -> Plan:
@@ -124,4 +124,4 @@ class SharedWork:
 def _entry(outcome: Outcome, stores: Stores) -> Entry | None:
     if not outcome.status.is_stored:
         return None
-    return stores.for_stage(STAGES[outcome.stage]).find(outcome.stage, outcome.fingerprint)
+    return stores.for_stage(described(outcome.stage)).find(outcome.stage, outcome.fingerprint)

@@ -23,7 +23,7 @@ from pipeline.record.status import Status
 from pipeline.record.sweep import Sweep, SweepJob, SweepNode, read_shared, users
 from pipeline.store.record import META
 from pipeline.store.store import Store
-from stages.index import STAGES
+from stages.index import described
 
 RETRIED = (Status.FAILED, Status.INTERRUPTED, Status.NOT_RUN)
 
@@ -117,7 +117,7 @@ def read(sweep: Sweep) -> SweepState:
     for job in sweep.jobs:
         for name, node in job.nodes.items():
             if node.fingerprint not in nodes:
-                store = stores.for_stage(STAGES[node.stage])
+                store = stores.for_stage(described(node.stage))
                 nodes[node.fingerprint] = _node(store, name, node, having[node.fingerprint], failed)
     return SweepState(
         sweep=sweep,
