@@ -36,7 +36,7 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
 @pytest.mark.parametrize(
     ("group", "choices"),
     [
-        ("prune", ["magnitude", "random", "sparsegpt", "wanda"]),
+        ("prune", ["alps", "magnitude", "random", "ria", "sparsegpt", "wanda"]),
         ("recipe", ["dense", "one_shot", "task_pruning"]),
         ("schedule", ["cubic", "ladder", "one_shot"]),
         ("distill", ["ce", "kd", "squarehead", "squarehead_whisper"]),
