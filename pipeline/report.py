@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline.credentials import public
 from pipeline.disk import replace_text
-from pipeline.reporting import folders, logged, page, plots, study, terminal, writers
+from pipeline.record import folders
+from pipeline.reporting import logged, page, plots, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
 from stages.contracts import UserError

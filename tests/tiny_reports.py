@@ -9,6 +9,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from pipeline.record.sweep import Sweep, SweepJob, SweepNode
 from pipeline.store.store import Store
 
 BENCHMARKED = {
@@ -50,7 +51,7 @@ class Runs:
     """Whether evaluations keep the losses of their windows: of every model the same ones are hard."""
     rates: dict[tuple[str, str], float] = field(default_factory=lambda: dict(BENCHMARKED))
     sweep: str = "20260101-120000-000001"
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[SweepJob] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
@@ -70,8 +71,8 @@ class Runs:
         overrides = [f"row={row}" if row else f"sparsity={sparsity}", f"distill={loss}", f"seed={seed}"]
         overrides.append(f"finetune.lr={lr}")
         planned = self._planned(sparsity, loss, value, seed, error, int8, lr)
-        nodes = {name: {"stage": it["stage"], "fingerprint": it["fingerprint"]} for name, it in planned.items()}
-        self.asked.append({"num": num, "name": " ".join(overrides), "overrides": overrides, "nodes": nodes})
+        nodes = {name: SweepNode(it["stage"], it["fingerprint"]) for name, it in planned.items()}
+        self.asked.append(SweepJob(num, " ".join(overrides), overrides, dials={}, nodes=nodes))
         place = self.place / str(num)
         if folder:
             self._leave(place, sparsity, loss, seed, lr, planned, overrides)
@@ -81,10 +82,10 @@ class Runs:
         return place
 
     def write_sweep(self) -> None:
-        command = ["python", "-m", "pipeline", "-m", "sparsity=0.5,0.7", "distill=ce,squarehead"]
-        record = {"command": command, "started": "2026-01-01T12:00:00", "jobs": self.asked}
-        self.place.mkdir(parents=True, exist_ok=True)
-        (self.place / "sweep.json").write_text(json.dumps(record))
+        Sweep(
+            self.place, ["python", "-m", "pipeline", "-m", "sparsity=0.5,0.7", "distill=ce,squarehead"], cwd="/",
+            started="2026-01-01T12:00:00", process="", cache="", parallel=1, continues="", jobs=self.asked,
+        ).write()  # fmt: skip
 
     def _leave(
         self, place: Path, sparsity: float, loss: str, seed: int, lr: float, planned: dict[str, Any],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.record.metrics import Metric, Metrics, qualities
-from pipeline.record.outcome import Outcome, Outcomes
+from pipeline.record.outcome import Outcome
 from stages.contracts import Benchmark
 from stages.contracts import Metrics as Evaluation
 from stages.index import described
@@ -50,7 +51,7 @@ class Headline:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def headline(outcomes: Outcomes) -> Headline:
+def headline(outcomes: Mapping[str, Outcome]) -> Headline:
     """Of a job."""
     models = {name: described(it.stage).model for name, it in outcomes.items()}
     made = [it for name, it in outcomes.items() if models[name] in ("dense", "sparse") and it.name != "one_shot"]
@@ -96,7 +97,7 @@ def best_speedup(metrics: Metrics) -> Metric | None:
     return max(speedups, key=lambda metric: metric.value, default=None)
 
 
-def _qualities(outcomes: Outcomes, node: str) -> list[Metric]:
+def _qualities(outcomes: Mapping[str, Outcome], node: str) -> list[Metric]:
     return qualities(outcomes[node].metrics) if node in outcomes else []
 
 

@@ -13,6 +13,7 @@ from pipeline.record.status import Status
 from stages.contracts import UserError
 
 RECORD = "job.json"
+PLAN = "plan.json"
 SUMMARY = "summary.json"
 
 

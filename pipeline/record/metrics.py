@@ -46,9 +46,9 @@ def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> 
     specs = {metric.name: metric for metric in described(stage).metrics}
     known: Iterable[Metric]
     if described(stage).makes is contracts.Metrics:
-        known = _evaluation(summary, _read(folder, "metrics.json") or _summarized(summary), specs)
+        known = _evaluation(summary, (folder and read_json(folder / "metrics.json")) or _summarized(summary), specs)
     elif described(stage).makes is contracts.Benchmark:
-        rows = _read(folder, "benchmark.json").get("rows") or [_row(name) for name in summary]
+        rows = (folder and read_json(folder / "benchmark.json").get("rows")) or [_row(name) for name in summary]
         known = _benchmark(summary, rows, specs)
     else:
         known = (_plain(name, value, specs.get(name, MetricSpec(name))) for name, value in summary.items())
@@ -136,7 +136,3 @@ def _row(name: str) -> dict[str, str]:
 
 def _plain(name: str, value: float, spec: MetricSpec) -> Metric:
     return Metric(name, float(value), None, spec.unit, spec.higher_is_better)
-
-
-def _read(folder: Path | None, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if folder else {}

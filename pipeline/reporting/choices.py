@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.fingerprint import flatten
+from pipeline.record.folders import JobRecord
 from pipeline.record.sweep import MECHANICS
-from pipeline.reporting.folders import JobRecord
 
 FIRST = ("experiment", "model", "data", "sparsity", "prune", "prune.pattern", "schedule", "schedule.kind", "distill")
 """Columns that come first, in this order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.reporting.folders import Folder, runs_of
+from pipeline.record.folders import Folder, runs_of
 from pipeline.reporting.study import Study
 from pipeline.schema import Tracking
 from pipeline.tracking.report import log_report

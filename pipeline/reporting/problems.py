@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.process import is_dead, is_here
+from pipeline.record.folders import JobRecord, Node
 from pipeline.record.status import Status
 from pipeline.reporting.choices import NONE
-from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Results
 from pipeline.reporting.table import models
 from pipeline.store.store import SHORT
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DONE, SUPERSEDED = "done", "superseded"
+STATES = {Status.DONE: DONE, Status.TO_RUN: "waiting: its turn has not come", Status.NOT_RUN: "missing: never began"}
 LABEL = 100
 """Characters of a job in a line."""
 MAX_LOST = 10
@@ -32,15 +33,15 @@ def problems(
 
 def state(job: JobRecord, results: Results) -> str:
     """done, failed: ..., running: ..., stopped: ..., not planned: ..., waiting: ..., missing: ..."""
-    if job.state == "done":
-        return "done"
-    if job.state != "unfinished":
-        return f"{job.state}: {job.reason}"
+    if job.status in STATES:
+        return STATES[job.status]
+    if job.status == Status.FAILED:
+        return f"{'failed' if job.nodes else 'not planned'}: {job.reason}"
     todo = [node for node in job.nodes.values() if node.status != Status.UNNEEDED and results.of(node) is None]
     working = [node for node in todo if results.is_working(node)]
     alive = bool(working) or (is_here(job.process) and not is_dead(job.process))
     if not todo and job.nodes and not alive:
-        return "done"  # it did not live to say so
+        return DONE  # it did not live to say so
     at = working or todo
     where = f"at {at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
     return f"running: {where}" if alive else f"stopped: {job.reason or where}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.record.folders import JobRecord, Node, runs_of
 from pipeline.record.metrics import flat
-from pipeline.reporting.folders import JobRecord, Node, runs_of
 from pipeline.store import record
 from pipeline.store.store import SHORT, Entry, Store
 from stages.contracts import CURVES, UserError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.record.folders import JobRecord, Node
 from pipeline.record.status import Status
-from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Results
 from stages.contracts import Metrics
 from stages.index import described

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
+from pipeline.record.folders import JobRecord
 from pipeline.references import Reference, of_speed
 from pipeline.reporting.choices import is_seed
-from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.speeds import Machine, SpeedRow
 from pipeline.reporting.verdicts import SAME
 

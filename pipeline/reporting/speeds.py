@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from pipeline.record.folders import JobRecord
 from pipeline.reporting.choices import common_options
-from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.results import Result, Results
 from stages.benchmark.backends import BACKENDS
 from stages.contracts import Benchmark

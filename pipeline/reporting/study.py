@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.record import folders
+from pipeline.record.folders import Folder, JobRecord
+from pipeline.record.status import Status
 from pipeline.references import Reference, load
-from pipeline.reporting import analysis, choices, folders, sharing, speed_verdicts, speeds, verdicts
+from pipeline.reporting import analysis, choices, sharing, speed_verdicts, speeds, verdicts
 from pipeline.reporting import problems as report_problems
 from pipeline.reporting.analysis import Level, Naming, Row, SeedRow
-from pipeline.reporting.folders import Folder, JobRecord
 from pipeline.reporting.labels import label, short_name
 from pipeline.reporting.results import Result, Results
 from pipeline.reporting.sharing import Group
@@ -178,7 +180,7 @@ def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
     table = tidy(jobs, settings, losses, results, measured)
     named = {job.config.get("reference") for job in jobs} - {None, ""}
     published = [reference for reference in load() if reference.table in named] if named else []
-    made_before = {print_ for folder in found for print_, node in folder.shared.items() if node.get("status") == "done"}
+    made_before = {print_ for folder in found for print_, node in folder.shared.items() if node.status == Status.DONE}
     return Study(
         folders=found,
         jobs=jobs,

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.record.folders import JobRecord, Node
 from pipeline.record.headline import baseline_label
 from pipeline.record.metrics import of_result
 from pipeline.reporting.choices import common_options
-from pipeline.reporting.folders import JobRecord, Node
 from pipeline.reporting.results import Result, Results
 from pipeline.reporting.speeds import SpeedRow, ran
 from stages.contracts import Metrics

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.estimating.estimates import format_duration
+from pipeline.record.folders import JobRecord
 from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, legend, styled, svg
-from pipeline.reporting.folders import JobRecord
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.results import Result
 from pipeline.reporting.study import Study

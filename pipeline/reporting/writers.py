@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.record.folders import Node
 from pipeline.record.status import Status
 from pipeline.reporting import choices, tables
 from pipeline.reporting.analysis import Row
 from pipeline.reporting.cells import EMPTY, Table, fitting
-from pipeline.reporting.folders import Node
 from pipeline.reporting.speed_verdicts import merged
 from pipeline.reporting.speeds import SpeedRow
 from pipeline.reporting.study import Environment, Study

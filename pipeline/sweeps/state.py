@@ -13,12 +13,11 @@ from pathlib import Path
 
 from pipeline import progress
 from pipeline.plan import Stores
-from pipeline.process import is_dead
 from pipeline.progress import Progress
 from pipeline.record.files import read_json
+from pipeline.record.folders import JobRecord, read_job
 from pipeline.record.headline import Headline, headline
-from pipeline.record.job import RECORD, SUMMARY
-from pipeline.record.outcome import Outcome, Outcomes, read_outcomes, status_of
+from pipeline.record.outcome import Outcome
 from pipeline.record.status import Status
 from pipeline.record.sweep import Sweep, SweepJob, SweepNode, read_shared, users
 from pipeline.store.record import META
@@ -110,8 +109,8 @@ def read(sweep: Sweep) -> SweepState:
     stores = Stores.below(sweep.folder.parent.parent, Path(sweep.cache))
     common = read_shared(sweep.folder)
     having = users(sweep.jobs)
-    ended = {job.num: read_outcomes(sweep.folder / str(job.num) / SUMMARY) for job in sweep.jobs}
-    every = [outcome for outcomes in (common, *ended.values()) for outcome in outcomes.values()]
+    jobs = [read_job(sweep.folder / str(job.num), sweep) for job in sweep.jobs]
+    every = [outcome for outcomes in (common, *(job.nodes for job in jobs)) for outcome in outcomes.values()]
     failed = {outcome.fingerprint for outcome in every if outcome.status == Status.FAILED}
     nodes: dict[str, SharedOutcome] = {}
     for job in sweep.jobs:
@@ -121,7 +120,7 @@ def read(sweep: Sweep) -> SweepState:
                 nodes[node.fingerprint] = _node(store, name, node, having[node.fingerprint], failed)
     return SweepState(
         sweep=sweep,
-        jobs=[_job_state(sweep, job, ended[job.num], nodes) for job in sweep.jobs],
+        jobs=[_job_state(*pair, nodes) for pair in zip(sweep.jobs, jobs, strict=True)],
         nodes=list(nodes.values()),
         shared_executed=sum(outcome.status == Status.DONE for outcome in common.values()),
     )
@@ -143,25 +142,15 @@ def _seconds(record: Path) -> float:
     return float(read_json(record).get("seconds", 0.0))
 
 
-def _job_state(sweep: Sweep, job: SweepJob, outcomes: Outcomes, nodes: Mapping[str, SharedOutcome]) -> JobState:
-    status, reason = status_of(outcomes) if outcomes else _before_its_end(sweep, job)
+def _job_state(job: SweepJob, record: JobRecord, nodes: Mapping[str, SharedOutcome]) -> JobState:
     return JobState(
         job=job,
-        status=status,
-        reason=reason,
-        headline=headline(outcomes),
-        executed=sum(outcome.status == Status.DONE for outcome in outcomes.values()),
+        status=record.status,
+        reason=record.reason,
+        headline=headline(record.nodes),
+        executed=sum(outcome.status == Status.DONE for outcome in record.nodes.values()),
         stored=sum(nodes[node.fingerprint].status == Status.HIT for node in job.nodes.values()),
     )
-
-
-def _before_its_end(sweep: Sweep, job: SweepJob) -> tuple[Status, str]:
-    if job.error:
-        return Status.FAILED, job.error
-    record = read_json(sweep.folder / str(job.num) / RECORD)
-    if not record:
-        return Status.TO_RUN if sweep.alive else Status.NOT_RUN, ""
-    return Status.INTERRUPTED if is_dead(record.get("process", "")) else Status.RUNNING, ""
 
 
 def started(sweep: Sweep) -> datetime:

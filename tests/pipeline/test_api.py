@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import api
-from pipeline.reporting import folders
+from pipeline.record import folders
 from tests.running import PROJECT, Place
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none", "distill=ce"]

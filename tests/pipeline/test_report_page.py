@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from lxml import etree, html
 
 from pipeline.plan import Stores
+from pipeline.record import folders
 from pipeline.record.job import Job, ended_at
 from pipeline.reporting import (
     analysis,
     cells,
     choices,
     figures,
-    folders,
     labels,
     logged,
     page,
