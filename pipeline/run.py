@@ -19,6 +19,7 @@ from pipeline import heap, preflight
 from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.failures import explain
+from pipeline.job_log import kept_log
 from pipeline.log import StageLog
 from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores, code_of
 from pipeline.record.metrics import of_result
@@ -43,11 +44,12 @@ def run_plan(
 ) -> None:  # fmt: skip
     """Runs what has to run and fills `outcomes`; `failed` (fingerprint -> why) is not tried again. Once the sources are
     there, everything is checked (`pipeline.preflight`), and if a node could not end well, none begins. Never raises for
-    a failed stage: its outcome says so, and tracebacks of bugs are kept in `folder`. KeyboardInterrupt stops at once;
-    what is published stays."""
+    a failed stage: its outcome says so; `folder` keeps the log, and tracebacks of bugs. KeyboardInterrupt stops at
+    once; what is published stays."""
     cpu.use(config.threads)
     outcomes |= {name: Outcome(name, item.node.stage, item.fingerprint) for name, item in plan.items()}
-    _Run(plan, config, stores, tracker, console, folder, bars, outcomes, failed or {}).run()
+    with kept_log(console, folder):
+        _Run(plan, config, stores, tracker, console, folder, bars, outcomes, failed or {}).run()
 
 
 @dataclass

@@ -24,6 +24,8 @@ class Cell:
     error: float | None = None
     fingerprints: tuple[str, ...] = ()
     best: bool = False
+    link: str = ""
+    """From the page to a file beside it."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def html(study: Study) -> str:
         states=Counter(state.partition(":")[0].partition(" by ")[0] for state in study.states),
         metric=name_of(study.metric) if study.metric else "",
         empty=EMPTY,
+        logs=any("job" in row and row["job"].link for row in found["jobs"].rows),
         short=lambda prints: ", ".join(fingerprint[:SHORT] for fingerprint in prints),
     )
 

@@ -140,12 +140,12 @@ def _draw_gains(
 
 def _published_values(axes: Axes, study: Study, metric: str, colored: dict[str, str]) -> None:
     """Of our model on our data, in floating point; in the colour of the series that has the loss for its name."""
-    published = {
+    published = sorted({
         (at.reference.loss or "one-shot", at.reference.sparsity, at.reference.value)
         for at in study.comparisons
         if at.reference.metric == metric and at.same_model and at.same_data
         if at.reference.sparsity and not at.reference.int8
-    }
+    })  # fmt: skip
     for loss in sorted({loss for loss, _, _ in published}):
         places = [(100 * sparsity, plain(metric, value)) for name, sparsity, value in published if name == loss]
         axes.plot(*zip(*places, strict=True), linestyle="", marker="*", color=colored.get(loss, SOFT),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from pipeline import job_log
 from pipeline.reporting import quality_tables, speed_tables
 from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
 from pipeline.reporting.study import Study
@@ -49,7 +52,9 @@ def sharing(study: Study) -> Table:
 def jobs(study: Study) -> Table:
     rows = []
     for job, settings, state in zip(study.jobs, study.settings, study.states, strict=True):
-        own = {"job": Cell(job.folder.name), "state": Cell(state), "command": Cell(job.command)}
+        log = job.folder / job_log.NAME
+        link = os.path.relpath(log, study.folders[0].path) if log.exists() else ""
+        own = {"job": Cell(job.folder.name, link=link), "state": Cell(state), "command": Cell(job.command)}
         rows.append(options(settings) | own)
     columns = [
         Column("job", "job", number=False),

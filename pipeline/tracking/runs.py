@@ -85,11 +85,13 @@ class Runs:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
         points: Iterable[Point] = (),
+        model: str | None = None,
     ) -> None:
-        """Any number of them, in as few calls as MLflow allows."""
+        """Any number of them, in as few calls as MLflow allows. `model`: the id of the logged model that the points are
+        of."""
         from mlflow.entities import Metric, Param, RunTag
 
-        values = [Metric(clean_name(p.name), p.value, _milliseconds(p.when), p.step) for p in points]
+        values = [Metric(clean_name(p.name), p.value, _milliseconds(p.when), p.step, model) for p in points]
         for batch in _batches(values, BATCH_METRICS):
             self.client.log_batch(run_id, metrics=batch)
         written = [Param(clean_name(key), cut(value, PARAM_CHARACTERS)) for key, value in (params or {}).items()]

@@ -27,6 +27,7 @@ from pipeline.record.job import Job
 from pipeline.record.outcome import Outcome, Outcomes, status_of
 from pipeline.record.status import Status
 from pipeline.store.store import Entry
+from pipeline.tracking.models import log_models
 from pipeline.tracking.runs import Runs
 from pipeline.tracking.terms import (
     DIGEST_CHARACTERS,
@@ -179,6 +180,7 @@ class View:
             tags["best_backend"] = found.speedup.protocol["backend"]
         points = [Point(name, value, 0, record.ended) for name, value in found.numbers().items()]
         self.runs.log(run_id, tags=tags, points=points)
+        log_models(self.runs, run_id, entries, links)
         source = str(job.config.get("data", {}).get("path", "data"))
         digests = dict.fromkeys(data.digest for entry in entries.values() for data in data_sets(entry.meta)
                                 if data.name == "data")  # fmt: skip

@@ -14,7 +14,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree, html
+from rich.console import Console
+from rich.progress import Progress
 
+from pipeline import job_log
 from pipeline.plan import Stores
 from pipeline.record import folders
 from pipeline.record.job import Job, ended_at
@@ -317,6 +320,22 @@ def test_the_report_goes_to_the_sweeps_run_which_is_closed(tmp_path: Path) -> No
 
 def test_a_sweep_without_tracking_is_told_in_one_line(found: Study, runs: Runs) -> None:
     assert logged.log(found, [], runs.folder) == [f"not in MLflow: {runs.sweep} ran without tracking"]
+
+
+def test_a_job_links_to_its_log(runs: Runs) -> None:
+    (runs.place / "0").joinpath(job_log.NAME).write_text("done")
+    shown = page.html(study.collect([runs.place], None, runs.folder))
+    assert shown.count('<a href="0/job.log"') == shown.count("<a ") == 1, "the others have none"
+
+
+def test_the_log_has_what_the_terminal_says_without_colours_and_bars(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with job_log.kept_log(console, tmp_path), Progress(console=console) as bar:
+        bar.add_task("pruning", total=2)
+        console.print("[green]✓ dense[/]")
+    console.print("later")
+    (line,) = (tmp_path / job_log.NAME).read_text().splitlines()
+    assert re.fullmatch(r"[\d-]+ [\d:]+ ✓ dense", line)
 
 
 def test_commands_are_those_that_were_typed(runs: Runs) -> None:

@@ -86,7 +86,10 @@ class Told:
         self.nodes: Outcomes = {}
         self.tracker = open_tracker(config or settings(), job, Stores.below(runs, runs / "cache"), 1, self.said.append)
 
-    def node(self, name: str, stage: str = "finetune", config: Mapping[str, Any] | None = None, card: str = "") -> str:
+    def node(
+        self, name: str, stage: str = "finetune", config: Mapping[str, Any] | None = None, card: str = "",
+        model: str = "cd" * 32,
+    ) -> str:  # fmt: skip
         config = {"training": {"lr": 1e-4, "betas": [0.9, 0.999]}} if config is None else config
         fingerprint = hashlib.sha256(json.dumps([stage, config]).encode()).hexdigest()
         with self.store.fill(stage, fingerprint, lambda who: None) as slot:
@@ -100,7 +103,7 @@ class Told:
                     (slot.out / "README.md").write_text(card)
                 for point in curve[1:]:
                     run.metrics(point["metrics"], point["step"], point["time"])
-                entry, status = publish(slot, stage, fingerprint, config, curve), Status.DONE
+                entry, status = publish(slot, stage, fingerprint, config, curve, model), Status.DONE
         self.note(name, stage, fingerprint, status, entry.meta["metrics"])
         self.tracker.sync(self.nodes)
         return fingerprint
@@ -113,7 +116,7 @@ class Told:
         self.tracker.finish(self.nodes)
 
 
-def publish(slot: Slot, stage: str, fingerprint: str, config: Mapping[str, Any], curve: list[Any]) -> Entry:
+def publish(slot: Slot, stage: str, fingerprint: str, config: Mapping[str, Any], curve: list[Any], model: str) -> Entry:
     (slot.out / "weights").mkdir()
     (slot.out / "weights" / "model.safetensors").write_bytes(bytes(1_000_000))
     (slot.out / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in curve))
@@ -123,7 +126,7 @@ def publish(slot: Slot, stage: str, fingerprint: str, config: Mapping[str, Any],
             "version": "1",
             "fingerprint": fingerprint,
             "config": dict(config),
-            "inputs": {"model": "cd" * 32},
+            "inputs": {"model": model},
             "facts": {"data_digest": DIGEST, "masks_digest": "0" * 64, "precision": "bf16", "counts": {"zeros": 3}},
             "metrics": {"loss": 1.0, "perplexity": 12.5},
             "seconds": 2.5,
@@ -270,6 +273,29 @@ def test_jobs_are_compared_by_what_was_chosen_and_by_metrics_of_the_same_names(r
     assert history(view, sweep, "bleu/ce") == {50: 20.0, 75: 20.0}
     assert history(view, sweep, "recovery/ce") == {50: 90.0, 75: 90.0}
     assert only(view.runs.search("FINISHED", kind="stage")).data.tags["family"] == "t5"
+
+
+def test_checkpoints_that_were_evaluated_are_logged_models_with_what_was_measured_of_them(runs: Path) -> None:
+    for number in (0, 1):
+        told = Told(runs, make_job(runs, number))
+        dense = told.node("dense", "dense", {"lr": 1.0})
+        told.node("dense_eval", "evaluate", {"windows": 4}, model=dense)
+        tuned = told.node("finetune_62.5", "finetune", {"lr": number}, model=dense)
+        told.node("evaluate", "evaluate", {"windows": 4, "of": number}, model=tuned)
+        told.end()
+    view = view_of(runs)
+    client, experiment = view.runs.client, view.runs.experiment
+    models = {it.tags["fingerprint"]: it for it in client.search_logged_models([experiment])}
+    assert [it.name for it in models.values()].count("dense") == 1, "two jobs evaluated the same"
+    model = client.get_logged_model(models[tuned].model_id)
+    assert (model.name, str(model.status), model.params) == ("finetune_62_5", "READY", {"lr": "1"})
+    assert {metric.key: metric.value for metric in model.metrics} == {"loss": 1.0, "perplexity": 12.5}
+    assert (Path(model.tags["folder"]) / "meta.json").exists()
+    job = only(view.runs.search(kind="job", job=f"{SWEEP}/1"))
+    outputs = client.get_run(job.info.run_id).outputs.model_outputs
+    assert {output.model_id for output in outputs} == {models[dense].model_id, models[tuned].model_id}
+    relog(view, runs)
+    assert len(client.search_logged_models([experiment])) == 3
 
 
 def test_a_job_tried_again_goes_on_in_its_run(runs: Path) -> None:
