@@ -26,9 +26,10 @@ MAX_LOST = 10
 
 
 def problems(
-    jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], table: DataFrame, results: Results
-) -> list[str]:
-    return [*_troubles(jobs, settings, results), *_lost(jobs, results), *_unmeasured(jobs, table)]
+    jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], states: Sequence[str], table: DataFrame,
+    results: Results,
+) -> list[str]:  # fmt: skip
+    return [*_troubles(jobs, settings, states), *_lost(jobs, results), *_unmeasured(jobs, table)]
 
 
 def state(job: JobRecord, results: Results) -> str:
@@ -63,10 +64,10 @@ def folder_of(job: JobRecord) -> str:
     return f"{job.folder.parent.name}/{job.folder.name}"
 
 
-def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
+def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], states: Sequence[str]) -> list[str]:
     return [
         f"job {label(job, differing)}: {state}"
-        for job, differing, state in zip(jobs, settings, states(jobs, settings, results), strict=True)
+        for job, differing, state in zip(jobs, settings, states, strict=True)
         if state != DONE and not state.startswith(SUPERSEDED)
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Result:
 class Results:
     """Of all jobs of a report. Reads stores, never writes them."""
 
-    def __init__(self, jobs: Iterable[JobRecord], runs: Path | None, otherwise: Path) -> None:
+    def __init__(self, jobs: Sequence[JobRecord], runs: Path | None, otherwise: Path) -> None:
         """`runs`: the folder that holds the store; None: the nearest above each job."""
         self.stores: list[Store] = []
         self._found: dict[tuple[str, str], Result] = {}
@@ -70,6 +70,9 @@ class Results:
             self._add(Store((runs or runs_of(job.folder, otherwise)) / "store"))
             if cache := job.config.get("cache", {}).get("folder"):
                 self._add(Store(Path(cache) / "store"))
+        for job in jobs:
+            for node in job.nodes.values():
+                self.of(node)
         self.working = {name for store in self.stores for name in _working(store)}
         """`<stage>-<first digits of the fingerprint>` of what processes are making now."""
 

@@ -45,25 +45,67 @@ class Environment:
 
 @dataclass(frozen=True)
 class Study:
+    """Everything else is a function of these two, computed when a reader asks for it."""
+
     folders: list[Folder]
-    jobs: list[JobRecord]
-    settings: list[dict[str, str]]
-    """Of each job, the options in which jobs differ."""
-    losses: list[str]
-    """Of each job."""
-    table: DataFrame
-    """The tidy table."""
-    metric: str
-    """By which models are compared first."""
-    references: list[Reference]
-    """Tables that jobs name, whole."""
-    speeds: list[SpeedRow]
-    machines: list[Machine]
-    groups: list[Group]
-    environments: list[Environment]
-    problems: list[str]
-    """What is failed, missing or running, in one line each."""
     results: Results
+
+    @cached_property
+    def jobs(self) -> list[JobRecord]:
+        return [job for folder in self.folders for job in folder.jobs]
+
+    @cached_property
+    def settings(self) -> list[dict[str, str]]:
+        """Of each job, the options in which jobs differ."""
+        return choices.settings(self.jobs)
+
+    @cached_property
+    def losses(self) -> list[str]:
+        """Of each job."""
+        return [choices.loss(job.config) for job in self.jobs]
+
+    @cached_property
+    def table(self) -> DataFrame:
+        """The tidy table."""
+        return tidy(self.jobs, self.settings, self.losses, self.results, self.speeds)
+
+    @cached_property
+    def references(self) -> list[Reference]:
+        """Tables that jobs name, whole."""
+        named = {job.config.get("reference") for job in self.jobs} - {None, ""}
+        return [reference for reference in load() if reference.table in named] if named else []
+
+    @cached_property
+    def metric(self) -> str:
+        """By which models are compared first."""
+        return analysis.main_metric(self.table, [reference.metric for reference in self.references])
+
+    @cached_property
+    def speeds(self) -> list[SpeedRow]:
+        return speeds.collect(self.jobs, self.settings, self.results)
+
+    @cached_property
+    def machines(self) -> list[Machine]:
+        return speeds.machines(self.results)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        before = [it for folder in self.folders for it in folder.shared.values() if it.status == Status.DONE]
+        return sharing.collect(self.jobs, {outcome.fingerprint for outcome in before}, self.results)
+
+    @cached_property
+    def environments(self) -> list[Environment]:
+        return _environments(self.results.all())
+
+    @cached_property
+    def states(self) -> list[str]:
+        """How far each job came."""
+        return report_problems.states(self.jobs, self.settings, self.results)
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """What is failed, missing or running, in one line each."""
+        return report_problems.problems(self.jobs, self.settings, self.states, self.table, self.results)
 
     @cached_property
     def common(self) -> dict[str, str]:
@@ -87,11 +129,6 @@ class Study:
     def columns(self) -> list[str]:
         """Options in which jobs differ."""
         return list(dict.fromkeys(key for found in self.settings for key in found))
-
-    @cached_property
-    def states(self) -> list[str]:
-        """How far each job came."""
-        return report_problems.states(self.jobs, self.settings, self.results)
 
     @cached_property
     def model_columns(self) -> list[str]:
@@ -169,33 +206,8 @@ def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
     Raises UserError where there is nothing to report.
     """
     found = [folders.read(path) for path in paths]
-    jobs = [job for folder in found for job in folder.jobs]
-    results = Results(jobs, runs, otherwise)
-    for job in jobs:
-        for node in job.nodes.values():
-            results.of(node)
-    settings = choices.settings(jobs)
-    losses = [choices.loss(job.config) for job in jobs]
-    measured = speeds.collect(jobs, settings, results)
-    table = tidy(jobs, settings, losses, results, measured)
-    named = {job.config.get("reference") for job in jobs} - {None, ""}
-    published = [reference for reference in load() if reference.table in named] if named else []
-    made_before = {print_ for folder in found for print_, node in folder.shared.items() if node.status == Status.DONE}
-    return Study(
-        folders=found,
-        jobs=jobs,
-        settings=settings,
-        losses=losses,
-        table=table,
-        metric=analysis.main_metric(table, [reference.metric for reference in published]),
-        references=published,
-        speeds=measured,
-        machines=speeds.machines(results),
-        groups=sharing.collect(jobs, made_before, results),
-        environments=_environments(results.all()),
-        problems=report_problems.problems(jobs, settings, table, results),
-        results=results,
-    )
+    results = Results([job for folder in found for job in folder.jobs], runs, otherwise)
+    return Study(found, results)
 
 
 def _environments(results: Sequence[Result]) -> list[Environment]:

@@ -110,7 +110,7 @@ def read(sweep: Sweep) -> SweepState:
     common = read_shared(sweep.folder)
     having = users(sweep.jobs)
     jobs = [read_job(sweep.folder / str(job.num), sweep) for job in sweep.jobs]
-    every = [outcome for outcomes in (common, *(job.nodes for job in jobs)) for outcome in outcomes.values()]
+    every = [*common.values(), *(node for job in jobs for node in job.nodes.values())]
     failed = {outcome.fingerprint for outcome in every if outcome.status == Status.FAILED}
     nodes: dict[str, SharedOutcome] = {}
     for job in sweep.jobs:

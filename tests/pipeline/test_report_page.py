@@ -38,7 +38,6 @@ from pipeline.reporting import (
 from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.study import Study
 from pipeline.store.store import SHORT
-from pipeline.tracking.report import PLACE
 from pipeline.tracking.server import connect
 from pipeline.tracking.view import Record, View
 from tests.tiny_reports import Runs
@@ -310,7 +309,9 @@ def test_the_report_goes_to_the_sweeps_run_which_is_closed(tmp_path: Path) -> No
     (line,) = logged.log(found, [file], made.folder)
     assert "finished" in line
     client = view.runs.client
-    assert [artifact.path for artifact in client.list_artifacts(parent, PLACE)] == [f"{PLACE}/report.html"]
+    assert [artifact.path for artifact in client.list_artifacts(parent, logged.PLACE)] == [
+        f"{logged.PLACE}/report.html"
+    ]
     assert client.get_run(parent).info.status == "FINISHED"
     shutil.move(made.folder / "mlflow.db", tmp_path)
     (line,) = logged.log(found, [file], made.folder)
