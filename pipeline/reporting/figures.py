@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "*", "8", "d", "H")
 FAR_RATIO = 3.0
-"""Largest over smallest perplexity from which on their axis is logarithmic."""
+"""Largest over smallest perplexity, or speed-up, from which on their axis is logarithmic."""
 MAX_COLUMNS = 4
 """Of a legend."""
 LABEL_CHARACTERS = 90
@@ -106,9 +106,16 @@ def standalone(drawn: str) -> str:
     )
 
 
-def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def key(label: str, color: str = SOFT, **style: Any) -> Any:
+    """A handle of a legend that stands for no line in particular: a colour, or a shape."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, label=label, **style)
+
+
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
     """Below the axes, in as many columns as fit; the figure grows by its height."""
-    kept = dict(zip((fill(label, LABEL_CHARACTERS) for label in labels), handles, strict=True))  # each name once
+    kept = {fill(handle.get_label(), LABEL_CHARACTERS): handle for handle in handles}  # each name once
     for columns in range(min(MAX_COLUMNS, len(kept)), 0, -1):
         shown = figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=columns)
         extent = shown.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
@@ -118,13 +125,25 @@ def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> Non
         shown.remove()
 
 
-def scale_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
-    """The axis of a perplexity, logarithmic where they are far apart."""
+def drawn_in(axes: Axes) -> list[Any]:
+    """Handles of what has a label there."""
+    return axes.get_legend_handles_labels()[0]
+
+
+def scale_ratios(axes: Axes, which: Literal["x", "y"], low: float, high: float, form: str = "{x:g}") -> bool:
+    """An axis of ratios is logarithmic where its values are far apart. Returns whether it is."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    if "perplexity" not in metric or max(values) <= FAR_RATIO * min(values):
-        return
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if high <= FAR_RATIO * low:
+        return False
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter(form))
+    axis.set_minor_formatter(NullFormatter())
+    return True
+
+
+def scale_quality(axes: Axes, metric: str, values: Sequence[float]) -> None:
+    if "perplexity" in metric:
+        scale_ratios(axes, "y", min(values), max(values))

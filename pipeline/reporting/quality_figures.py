@@ -15,6 +15,7 @@ from pipeline.reporting.figures import (
     SOFT,
     WIDTH,
     canvas,
+    drawn_in,
     legend,
     scale_quality,
     styled,
@@ -86,7 +87,7 @@ def quality(study: Study, metric: str) -> str | None:
         axes.set_ylabel(name_of(metric))
         better = "higher" if study.higher_is_better(metric) else "lower"
         axes.set_title(f"{name_of(metric)} over {what} ({better} is better; bars: {spread})")
-        legend(figure, *axes.get_legend_handles_labels())
+        legend(figure, drawn_in(axes))
         return svg(figure, f"{name_of(metric)} over {what}, a line for each of: {', '.join(lines)}")
 
 
@@ -179,7 +180,7 @@ def recovery_over_sparsity(study: Study) -> str | None:
         _place_axis(axes, sorted({round(100 * fraction, 1) for fraction in zeros}), ZEROS)
         axes.set_ylabel(f"recovery of dense {name_of(metric).removesuffix(', %')}, %")
         axes.set_title("Recovery beside published figures")
-        legend(figure, *axes.get_legend_handles_labels())
+        legend(figure, drawn_in(axes))
         return svg(figure, "Recovery over sparsity, ours and published")
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.reporting import plot_labels
+from pipeline.reporting.figures import scale_ratios
 from pipeline.reporting.plot_labels import Box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDE_RATIO = 3.0
-"""Largest over smallest speed-up from which on the axis is logarithmic."""
 FONT = 8
 
 
@@ -55,17 +54,12 @@ def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", 
 
 def scale(axes: Axes, points: Sequence[Point]) -> None:
     """The axis of speed-ups, logarithmic where they are far apart."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     low, high = min(p.slowest for p in points), max(p.fastest for p in points)
-    if high > WIDE_RATIO * low:
-        axes.set_xscale("log")
+    if scale_ratios(axes, "x", low, high, "{x:g}×"):
         axes.set_xlim(low / 1.25, high * 1.25)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.margins(x=0.15)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}×"))
+        axes.xaxis.set_major_formatter("{x:g}×")
     axes.margins(y=0.3)
     axes.set_xlabel("decode speed over torch fp32 of the dense model")
 
@@ -82,22 +76,15 @@ def write_names(
     axes.autoscale(False)  # lines to the names are no data
     labels = [axes.text(0, 0, name, fontsize=FONT, color=color) for name, color in zip(names, colors, strict=True)]
     extents = [label.get_window_extent() for label in labels]
-    obstacles = []
+    obstacles: list[Box] = []
     for point in around:
         error = point.stderr or 0.0
         x, y = pixels(point.speedup, point.quality)
-        obstacles.append(Box(x - 6, y - 6, x + 6, y + 6))
-        obstacles.append(
-            Box(pixels(point.slowest, point.quality)[0], y - 2, pixels(point.fastest, point.quality)[0], y + 2)
+        (left, low), (right, high) = (
+            pixels(point.slowest, point.quality - error),
+            pixels(point.fastest, point.quality + error),
         )
-        obstacles.append(
-            Box(
-                x - 2,
-                pixels(point.speedup, point.quality - error)[1],
-                x + 2,
-                pixels(point.speedup, point.quality + error)[1],
-            )
-        )
+        obstacles += [Box(x - 6, y - 6, x + 6, y + 6), Box(left, y - 2, right, y + 2), Box(x - 2, low, x + 2, high)]
     markers = [pixels(point.speedup, point.quality) for point in points]
     sizes = [(extent.width + 4, extent.height + 3) for extent in extents]
     anchors = plot_labels.place(markers, sizes, obstacles, Box(*axes.get_window_extent().extents), nearest=11)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reporting import speed_axes
 from pipeline.reporting.cells import name_of, plain
-from pipeline.reporting.figures import INK, MARKERS, PAPER, SOFT, WIDTH, canvas, legend, scale_quality, styled, svg
+from pipeline.reporting.figures import INK, MARKERS, PAPER, SOFT, WIDTH, canvas, key, legend, scale_quality, styled, svg
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.speed_verdicts import ENGINE
@@ -23,6 +23,7 @@ FRONT_SIZE, OTHER_SIZE = 7.0, 3.5
 DENSE = "dense"
 HOLLOW = "hollow: quality not measured separately"
 SHAPES = {"fp32": "o", "int8": "s"}
+PUBLISHED: dict[str, Any] = {"linestyle": "--", "linewidth": 0.8, "markerfacecolor": PAPER, "markersize": FRONT_SIZE}
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,9 @@ def pareto_figure(study: Study, all_named: bool) -> Figure | None:
         better = f"({'up' if higher else 'down'} and to the right is better)"
         axes.set_title(f"Quality and speed{where[0] if len(where) == 1 else ''} {better}")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
-        handles = _legend(used, {name.replace("_", " "): shape for name, shape in shapes.items()})
-        if not all(point.measured for point in points):
-            handles += _legend({}, {HOLLOW: "o"}, face=PAPER)
-        legend(figure, handles, [handle.get_label() for handle in handles])
+        handles = _keys(used, {name.replace("_", " "): shape for name, shape in shapes.items()})
+        hollow = {} if all(point.measured for point in points) else {HOLLOW: "o"}
+        legend(figure, handles + _keys({}, hollow, face=PAPER))
         names = [f"{it.point.backend.replace('_', ' ')} {it.level}" for it in named]
         _write(figure, axes, [it.point for it in named], names, [used[it.series] for it in named], points)
     return figure
@@ -111,8 +111,7 @@ def beside_published(study: Study) -> str | None:
             lines.setdefault((at.ran, at.precision), []).append(point)
         for (_, precision), line in lines.items():
             places = sorted((point.speedup, point.quality) for point in line)
-            axes.plot(*zip(*places, strict=True), linestyle="--", linewidth=0.8, color=INK, marker=SHAPES[precision],
-                      markerfacecolor=PAPER, markersize=FRONT_SIZE, zorder=2.5)  # fmt: skip
+            axes.plot(*zip(*places, strict=True), color=INK, marker=SHAPES[precision], zorder=2.5, **PUBLISHED)
         speed_axes.scale(axes, [*points, *stars])
         axes.axhline(100, color=SOFT, linewidth=0.8)
         axes.axvline(1, color=SOFT, linewidth=0.8)
@@ -121,9 +120,9 @@ def beside_published(study: Study) -> str | None:
         axes.set_title("Quality and speed beside published ones (up and to the right is better)")
         used = {it.series: colored.get(it.series, SOFT) for it in found}
         ours = {f"ours, {name}": color for name, color in used.items()}
-        handles = _legend(ours, {"round: fp32": SHAPES["fp32"], "square: int8": SHAPES["int8"]})
-        handles += _hollow(lines)
-        legend(figure, handles, [handle.get_label() for handle in handles])
+        handles = _keys(ours, {"round: fp32": SHAPES["fp32"], "square: int8": SHAPES["int8"]})
+        legend(figure, handles + [key(f"published, {precision}: {ran}", INK, marker=SHAPES[precision], **PUBLISHED)
+                                  for ran, precision in lines])  # fmt: skip
         named = [it for it in found if it.point in ahead]
         names = [it.level for it in named] + [
             f"{100 * at.sparsity:g} %" if at.sparsity else DENSE for at, _ in published
@@ -202,22 +201,8 @@ def _write(
     speed_axes.write_names(axes, points, names, inks, around)
 
 
-def _hollow(lines: Iterable[tuple[str, str]]) -> list[Any]:
-    """Of the published: (what ran, precision)."""
-    from matplotlib.lines import Line2D
-
-    style = {"linestyle": "--", "linewidth": 0.8, "color": INK, "markerfacecolor": PAPER, "markersize": FRONT_SIZE}
-    return [
-        Line2D([], [], marker=SHAPES[precision], label=f"published, {precision}: {ran}", **style)  # type: ignore[arg-type]
-        for ran, precision in lines
-    ]
-
-
-def _legend(series: dict[str, str], shapes: dict[str, str], face: str = SOFT) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], linestyle="", marker="o", color=color, label=name) for name, color in series.items()]
-    return lines + [
-        Line2D([], [], linestyle="", marker=shape, color=SOFT, markerfacecolor=face, label=name)
-        for name, shape in shapes.items()
-    ]
+def _keys(series: dict[str, str], shapes: dict[str, str], face: str = SOFT) -> list[Any]:
+    """Of a legend: a colour for each series, a shape for each kind."""
+    marks: dict[str, Any] = {"linestyle": "", "markerfacecolor": face}
+    colored = [key(name, color, linestyle="", marker="o") for name, color in series.items()]
+    return colored + [key(name, marker=shape, **marks) for name, shape in shapes.items()]

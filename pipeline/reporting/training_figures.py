@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.estimating.estimates import format_duration
 from pipeline.record.folders import JobRecord
-from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, legend, styled, svg
+from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, drawn_in, key, legend, styled, svg
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.results import Result
 from pipeline.reporting.study import Study
@@ -105,8 +105,7 @@ def training(study: Study) -> str | None:
         for place in axes[max(0, len(panels) - columns) : len(panels)]:
             place.set_xlabel("step")
         figure.supylabel("cross-entropy", fontsize=9)
-        handles = _handles(named)
-        legend(figure, handles, [handle.get_label() for handle in handles])
+        legend(figure, _handles(named))
         return svg(figure, "Training and validation loss over steps")
 
 
@@ -134,13 +133,11 @@ def _limit(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _handles(series: dict[str, str]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
     kinds = [
-        Line2D([], [], color=SOFT, linewidth=0.9, alpha=0.6, label=f"training, mean of {SMOOTHED} steps"),
-        Line2D([], [], color=SOFT, marker="o", markersize=3.5, linewidth=1.6, label="validation"),
+        key(f"training, mean of {SMOOTHED} steps", linewidth=0.9, alpha=0.6),
+        key("validation", marker="o", markersize=3.5, linewidth=1.6),
     ]
-    return [*(Line2D([], [], color=color, linewidth=2, label=name) for name, color in series.items()), *kinds]
+    return [*(key(name, color, linewidth=2) for name, color in series.items()), *kinds]
 
 
 def layers(study: Study) -> str | None:
@@ -169,17 +166,17 @@ def layers(study: Study) -> str | None:
     with styled():
         figure, axes = canvas(WIDTH, 0.6 + 2.4 * len(panels), len(panels), 1, sharex=True)
         shades = {name: COLORS[at % len(COLORS)] for at, name in enumerate(dict.fromkeys(name for name, _ in lines))}
-        for place, (key, label) in zip(axes, panels.items(), strict=True):
+        for place, (figure_of, label) in zip(axes, panels.items(), strict=True):
             for name, linears in lines:
-                drawn = [(at, layer[key]) for at, layer in enumerate(linears) if layer[key]]
+                drawn = [(at, layer[figure_of]) for at, layer in enumerate(linears) if layer[figure_of]]
                 style = "--" if "one-shot" in name else "-"
                 place.plot(*zip(*drawn, strict=True), color=shades[name], linewidth=1.1, linestyle=style, label=name)
             place.set_ylabel(label)
-            place.set_yscale("log" if key == "error" else "linear")
+            place.set_yscale("log" if figure_of == "error" else "linear")
         axes[0].set_title("Layers as they were pruned")
         axes[-1].set_xlabel("linear, in the order of pruning")
         _blocks(axes[-1], [str(layer["name"]) for layer in lines[0][1]])
-        legend(figure, *axes[0].get_legend_handles_labels())
+        legend(figure, drawn_in(axes[0]))
         return svg(figure, "Error and sparsity of each linear, a line for each pruning")
 
 
