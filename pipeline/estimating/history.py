@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from engine import cpu
 from pipeline.plan import Stores
+from pipeline.record.result import Result
 from pipeline.store import record
 from pipeline.store.store import SHORT
 from stages.contracts import Checkpoint
@@ -22,22 +23,24 @@ SOURCES = tuple(name for name, spec in STAGES.items() if spec.is_source and spec
 
 
 @dataclass(frozen=True)
-class Past:
-    """One stored result: what it was made of, and what that cost."""
+class Past(Result):
+    """A stored result that this processor made."""
 
-    stage: str
-    version: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    """Role -> fingerprint."""
-    metrics: Mapping[str, float]
-    facts: Mapping[str, Any]
-    seconds: float
-    num_bytes: int
-    threads: int
-    device: str
-    parameters: float | None
+    parameters: float | None = None
     """Of the model at the root of its inputs; None where that is gone."""
+
+    @property
+    def version(self) -> str:
+        """Of its stage."""
+        return str(self.meta["version"])
+
+    @property
+    def threads(self) -> int:
+        return int(self.meta["environment"]["threads"])
+
+    @property
+    def device(self) -> str:
+        return str(self.meta.get("device", "cpu"))
 
 
 class History:
@@ -78,22 +81,12 @@ class History:
         return {path.name: path for store in (self._stores.cache, self._stores.runs) for path in store.folders()}
 
     def _past(self, meta: dict[str, Any]) -> Past:
-        metrics, seconds = meta["metrics"], float(meta["seconds"])
-        if rate := metrics.get("tokens_per_second"):  # `seconds` of a resumed training lack those before the kill
-            seconds = max(seconds, metrics["tokens"] / rate)
-        return Past(
-            stage=meta["stage"],
-            version=meta["version"],
-            config=meta["config"],
-            inputs=meta["inputs"],
-            metrics=metrics,
-            facts=meta["facts"],
-            seconds=seconds,
-            num_bytes=sum(file["bytes"] for file in meta["files"].values()),
-            threads=int(meta["environment"]["threads"]),
-            device=meta.get("device", "cpu"),
-            parameters=self.parameters(meta["fingerprint"]),
+        past = Past.of(
+            meta, self._folders[meta["fingerprint"][:SHORT]], parameters=self.parameters(meta["fingerprint"])
         )
+        if rate := past.metrics.get("tokens_per_second"):  # `seconds` of a resumed training lack those before the kill
+            return replace(past, seconds=max(past.seconds, past.metrics["tokens"] / rate))
+        return past
 
 
 def _made_here(meta: Mapping[str, Any]) -> bool:

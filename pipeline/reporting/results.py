@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.record.folders import JobRecord, Node, runs_of
 from pipeline.record.metrics import flat
+from pipeline.record.result import Result
 from pipeline.store import record
-from pipeline.store.store import SHORT, Entry, Store
-from stages.contracts import CURVES, UserError
+from pipeline.store.store import SHORT, Store
+from stages.contracts import UserError
 from stages.index import described
 
-WEIGHTS = ("model", "masks")
-"""Beginnings of the names of files that are a checkpoint's weights."""
 FIGURES = (".json", ".jsonl")
 """Ends of the names of files that reports read: their digests are compared before."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A result, or, where the store has lost it (`folder` is None), what the job's summary kept of it."""
-
-    stage: str
-    fingerprint: str
-    inputs: dict[str, str]
-    metrics: dict[str, float]
-    seconds: float
-    folder: Path | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def read(self, name: str) -> Any:
-        """A JSON file of the result; None if it has none of that name that can be read."""
-        try:
-            return json.loads((self.folder / name).read_text(encoding="utf-8")) if self.folder else None
-        except (OSError, ValueError):
-            return None
-
-    def curve(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of what the stage logged under that name."""
-        path = self.folder / CURVES if self.folder else None
-        if path is None or not path.exists():
-            return []
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(row["step"], row["metrics"][metric]) for row in rows if metric in row["metrics"]]
-
-    @property
-    def weight_files_bytes(self) -> int | None:
-        """Of a checkpoint on disk: weights and masks, without tokenizers. None where it is no checkpoint or is lost."""
-        files = self.meta.get("files", {})
-        sizes = [facts["bytes"] for name, facts in files.items()
-                 if name.startswith(WEIGHTS) and name.endswith(".safetensors")]  # fmt: skip
-        return sum(sizes) or None
 
 
 class Results:
@@ -132,7 +92,7 @@ class Results:
                 if entry and (wrong := record.check_contents(entry.path, FIGURES)):
                     damage = wrong
                 elif entry:
-                    return _result(entry)
+                    return Result.of(entry.meta, entry.path)
             except OSError:  # deleted between the two looks
                 continue
         if not node.status.is_stored and not damage:
@@ -141,13 +101,6 @@ class Results:
         if not described(node.stage).in_cache:
             self.lost[node.stage, node.fingerprint] = damage or "not in the store any more"
         return Result(node.stage, node.fingerprint, node.inputs or {}, flat(node.metrics), node.seconds)
-
-
-def _result(entry: Entry) -> Result:
-    meta = entry.meta
-    return Result(
-        entry.stage, entry.fingerprint, meta["inputs"], meta["metrics"], meta["seconds"], entry.path, meta
-    )  # fmt: skip
 
 
 def _working(store: Store) -> set[str]:

@@ -8,8 +8,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record.folders import JobRecord
+from pipeline.record.result import Result
 from pipeline.reporting.choices import common_options
-from pipeline.reporting.results import Result, Results
+from pipeline.reporting.results import Results
 from stages.benchmark.backends import BACKENDS
 from stages.contracts import Benchmark
 from stages.index import described

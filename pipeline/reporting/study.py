@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.record import folders
 from pipeline.record.folders import Folder, JobRecord
+from pipeline.record.result import Result
 from pipeline.record.status import Status
 from pipeline.references import Reference, load
 from pipeline.reporting import analysis, choices, sharing, speed_verdicts, speeds, verdicts
 from pipeline.reporting import problems as report_problems
 from pipeline.reporting.analysis import Level, Naming, Row, SeedRow
 from pipeline.reporting.labels import label, short_name
-from pipeline.reporting.results import Result, Results
+from pipeline.reporting.results import Results
 from pipeline.reporting.sharing import Group
 from pipeline.reporting.speed_verdicts import SpeedComparison
 from pipeline.reporting.speeds import Machine, Shares, Speed, SpeedRow

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.record.folders import JobRecord, Node
 from pipeline.record.headline import baseline_label
 from pipeline.record.metrics import of_result
+from pipeline.record.result import Result
 from pipeline.reporting.choices import common_options
-from pipeline.reporting.results import Result, Results
+from pipeline.reporting.results import Results
 from pipeline.reporting.speeds import SpeedRow, ran
 from stages.contracts import Metrics
 from stages.index import described

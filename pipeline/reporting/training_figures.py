@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.estimating.estimates import format_duration
 from pipeline.record.folders import JobRecord
+from pipeline.record.result import Result
 from pipeline.reporting.figures import COLORS, GRID, INK, SOFT, WIDTH, canvas, drawn_in, key, legend, styled, svg
 from pipeline.reporting.quality_figures import colors
-from pipeline.reporting.results import Result
 from pipeline.reporting.study import Study
 from stages.index import described
 
@@ -146,9 +146,9 @@ def layers(study: Study) -> str | None:
     for job in study.jobs:
         for node in job.nodes.values():
             result = study.results.of(node) if described(node.stage).model == "sparse" else None
-            linears = result.meta.get("facts", {}).get("layers") if result else None
+            linears = result.facts.get("layers") if result else None
             if result and linears:
-                rules = result.meta["config"]
+                rules = result.config
                 pattern = rules["prune"]["pattern"]
                 level = pattern if pattern != "unstructured" else f"{100 * rules['sparsity']:g} %"
                 start = ", one-shot" if node.name == "one_shot" else ""
