@@ -54,6 +54,16 @@ OPTION = "option."
 """Prefix of the keys of option columns: options named sparsity and model exist too."""
 
 
+def measured(metric: str, value: float, error: float | None, prints: tuple[str, ...], best: bool = False) -> Cell:
+    """A quality, with its error."""
+    return Cell(with_error(metric, value, error), value, error, prints, best)
+
+
+def share(value: float, prints: tuple[str, ...] = ()) -> Cell:
+    """A fraction, shown in percent."""
+    return Cell(percent(100 * value), value, None, prints)
+
+
 def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str, Cell]], *notes: str) -> Table:
     """Leaves out empty columns, and columns of options that are the same in all rows."""
     texts: dict[str, set[str]] = {}

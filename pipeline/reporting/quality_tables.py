@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from math import isnan
 
 from pipeline.references import Reference
@@ -10,14 +11,15 @@ from pipeline.reporting.cells import (
     Cell,
     Column,
     Table,
+    measured,
     megabytes,
     name_of,
     number,
     option_columns,
     options,
     percent,
+    share,
     table,
-    with_error,
 )
 from pipeline.reporting.pairs import SIGMAS
 from pipeline.reporting.study import Study
@@ -31,14 +33,12 @@ def pivot(study: Study) -> Table:
     found = [level for level in study.levels(metric) if not isnan(level.place)] if metric else []
     rows: dict[str, dict[str, Cell]] = {}
     for dense in study.dense(metric) if found else ():
-        text = with_error(metric, dense["value"], dense["stderr"])
-        cell = Cell(text, dense["value"], dense["stderr"], (dense["evaluation"],))
+        cell = measured(metric, dense["value"], dense["stderr"], (dense["evaluation"],))
         rows.setdefault(dense["label"], {"series": Cell(dense["label"]), "dense": cell})
     for level in found:
         rivals = [other.value for other in found if other.place == level.place and not other.one_shot]
         best = len(rivals) > 1 and (max if study.higher_is_better(metric) else min)(rivals) == level.value
-        text = with_error(metric, level.value, level.error)
-        cell = Cell(text, level.value, level.error, level.evaluations, best and not level.one_shot)
+        cell = measured(metric, level.value, level.error, level.evaluations, best and not level.one_shot)
         rows.setdefault(level.series, {"series": Cell(level.series)})[f"at.{level.place:g}"] = cell
     columns = [Column("series", "", number=False, weight=10), Column("dense", "before pruning")]
     for place in sorted({level.place for level in found}):
@@ -53,12 +53,10 @@ def pivot(study: Study) -> Table:
 
 def models(study: Study) -> Table:
     """Dense once, then every model of every job."""
-    columns = [*option_columns(study.model_columns), Column("model", "model", number=False, weight=10)]
-    for metric in study.metrics:
-        arrow, main = "↑" if study.higher_is_better(metric) else "↓", metric == study.metric
-        columns.append(Column(metric, f"{name_of(metric)} {arrow}", weight=10 if main else 3))
-        columns.append(Column(f"{metric}_recovery", "recovery", weight=8 if main else 2))
-    columns += [
+    columns = [
+        *option_columns(study.model_columns),
+        Column("model", "model", number=False, weight=10),
+        *_metric_columns(study, {metric: " ↑" if study.higher_is_better(metric) else " ↓" for metric in study.metrics}),
         Column("zeros", "zeros", weight=7),
         Column("model_zeros", "overall sparsity", weight=4),
         Column("speed", "decode ×", weight=6),
@@ -85,12 +83,13 @@ def models(study: Study) -> Table:
 def _model(study: Study, model: Row) -> dict[str, Cell]:
     cells = options(model["options"]) | {"model": Cell(model["label"])}
     for metric, row in study.qualities[model["evaluation"]].items():
-        cells |= _quality(row, metric, f"{metric}_recovery", best=_is_best(study, row))
+        found = row["value"], row["stderr"], row["recovery"], (row["evaluation"],)
+        cells |= _quality(metric, *found, best=_is_best(study, row))
     made = (model["checkpoint"],)
     if model["kind"] not in BASELINES or model["sparsity"]:
         for key, of in (("zeros", "sparsity"), ("model_zeros", "model_sparsity")):
             if model[of] is not None:
-                cells[key] = Cell(percent(100 * model[of]), model[of], None, made)
+                cells[key] = share(model[of], made)
     if speed := study.speed(model):
         ends = f"{speed.slowest:.2f}–{speed.fastest:.2f}"
         cells["speed"] = Cell(f"{speed.ratio:.2f} ({ends}) {speed.backend}", speed.ratio, None, speed.fingerprints)
@@ -103,11 +102,20 @@ def _model(study: Study, model: Row) -> dict[str, Cell]:
     return cells
 
 
-def _quality(row: Row, key: str, recovery_key: str, best: bool = False) -> dict[str, Cell]:
-    at = (row["evaluation"],)
-    cells = {key: Cell(with_error(row["metric"], row["value"], row["stderr"]), row["value"], row["stderr"], at, best)}
-    if row["recovery"] is not None:
-        cells[recovery_key] = Cell(percent(row["recovery"]), row["recovery"], None, at)
+def _metric_columns(study: Study, arrows: Mapping[str, str]) -> Iterator[Column]:
+    """Each metric and its recovery; the main one is the last to go where there is no room."""
+    for metric in study.metrics:
+        main = metric == study.metric
+        yield Column(metric, name_of(metric) + arrows.get(metric, ""), weight=10 if main else 3)
+        yield Column(f"{metric}_recovery", "recovery", weight=8 if main else 2)
+
+
+def _quality(
+    metric: str, value: float, error: float | None, recovery: float | None, prints: tuple[str, ...], best: bool = False
+) -> dict[str, Cell]:
+    cells = {metric: measured(metric, value, error, prints, best)}
+    if recovery is not None:
+        cells[f"{metric}_recovery"] = Cell(percent(recovery), recovery, None, prints)
     return cells
 
 
@@ -128,22 +136,17 @@ def seeds(study: Study) -> Table:
     for row in study.seeds:
         cells = options(row.options) | {"model": Cell(row.label), "seeds": Cell(", ".join(row.seeds))}
         if row.sparsity:
-            cells["zeros"] = Cell(percent(100 * row.sparsity), row.sparsity, None, row.evaluations)
+            cells["zeros"] = share(row.sparsity, row.evaluations)
         for metric, over in row.qualities.items():
-            cells[metric] = Cell(with_error(metric, over.mean, over.std), over.mean, over.std, row.evaluations)
-            if (recovery := row.recoveries.get(metric)) is not None:
-                cells[f"{metric}_recovery"] = Cell(percent(recovery), recovery, None, row.evaluations)
+            cells |= _quality(metric, over.mean, over.std, row.recoveries.get(metric), row.evaluations)
         rows.append(cells)
     columns = option_columns(dict.fromkeys(key for row in study.seeds for key in row.options))
     columns += [
         Column("model", "model", number=False, weight=10),
         Column("zeros", "zeros", weight=7),
         Column("seeds", "seeds", number=False, weight=4),
+        *_metric_columns(study, {}),
     ]
-    for metric in study.metrics:
-        main = metric == study.metric
-        columns.append(Column(metric, name_of(metric), weight=10 if main else 3))
-        columns.append(Column(f"{metric}_recovery", "recovery", weight=8 if main else 2))
     note = "Means ± sample standard deviations over seeds; not the standard error of one evaluation."
     return table("seeds", "Over seeds", columns, rows, note)
 
@@ -160,8 +163,8 @@ def published(study: Study) -> Table:
     for reference in study.references if any(at.same_model for at in study.comparisons) else ():
         if reference not in met and reference.metric == study.metric:
             kind = reference.loss or reference.method or "dense"
-            level = Cell(percent(100 * reference.sparsity))
-            own = {"model": Cell(kind + ", int8" * reference.int8), "zeros": level}
+            level = percent(100 * reference.sparsity)
+            own = {"model": Cell(kind + ", int8" * reference.int8), "zeros": Cell(level)}
             there = _theirs(reference, sources.index(reference.source))
             rows.append(own | there | {"verdict": Cell("not measured here")})
     columns = [
@@ -187,9 +190,13 @@ def published(study: Study) -> Table:
 
 
 def _ours(row: Row) -> dict[str, Cell]:
-    cells = options(row["options"]) | {"model": Cell(row["label"])} | _quality(row, "ours", "recovery")
+    at = (row["evaluation"],)
+    cells = options(row["options"]) | {"model": Cell(row["label"])}
+    cells["ours"] = measured(row["metric"], row["value"], row["stderr"], at)
+    if row["recovery"] is not None:
+        cells["recovery"] = Cell(percent(row["recovery"]), row["recovery"], None, at)
     if row["sparsity"]:
-        cells["zeros"] = Cell(percent(100 * row["sparsity"]), row["sparsity"], None, (row["checkpoint"],))
+        cells["zeros"] = share(row["sparsity"], (row["checkpoint"],))
     return cells
 
 

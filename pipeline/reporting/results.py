@@ -23,7 +23,7 @@ class Results:
     def __init__(self, jobs: Sequence[JobRecord], runs: Path | None, otherwise: Path) -> None:
         """`runs`: the folder that holds the store; None: the nearest above each job."""
         self.stores: list[Store] = []
-        self._found: dict[tuple[str, str], Result] = {}
+        self._found: dict[str, Result] = {}
         self.lost: dict[tuple[str, str], str] = {}
         """(stage, fingerprint) -> what is wrong with a result that some job had."""
         for job in jobs:
@@ -38,14 +38,13 @@ class Results:
 
     def of(self, node: Node) -> Result | None:
         """None where there is none (yet)."""
-        key = node.stage, node.fingerprint
-        if key not in self._found and (found := self._read(node)):
-            self._found[key] = found
-        return self._found.get(key)
+        if node.fingerprint not in self._found and (found := self._read(node)):
+            self._found[node.fingerprint] = found
+        return self._found.get(node.fingerprint)
 
     def by_fingerprint(self, fingerprint: str) -> Result | None:
         """One that was read before."""
-        return next((found for (_, print_), found in self._found.items() if print_ == fingerprint), None)
+        return self._found.get(fingerprint)
 
     def all(self) -> list[Result]:
         return list(self._found.values())

@@ -7,6 +7,7 @@ import os
 from pipeline import job_log
 from pipeline.reporting import quality_tables, speed_tables
 from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
+from pipeline.reporting.sharing import Group
 from pipeline.reporting.study import Study
 
 
@@ -21,19 +22,6 @@ def everything(study: Study) -> list[Table]:
 
 
 def sharing(study: Study) -> Table:
-    rows = []
-    for group in study.groups:
-        left = group.results - group.there
-        rows.append(
-            {
-                "stage": Cell(group.name),
-                "uses": Cell(str(group.uses), group.uses),
-                "results": Cell(str(group.results) + (f" ({left} to go)" if left else ""), group.results),
-                "made": Cell(str(group.made), group.made),
-                "seconds": Cell(f"{group.seconds:,.0f}", group.seconds, None, group.fingerprints),
-                "saved": Cell(f"{group.saved:,.0f}" if group.saved else "", group.saved),
-            }
-        )
     columns = [
         Column("stage", "stage", number=False),
         Column("uses", "requested"),
@@ -42,11 +30,24 @@ def sharing(study: Study) -> Table:
         Column("seconds", "seconds"),
         Column("saved", "saved by sharing, s"),
     ]
+    rows = [_shared(group) for group in study.groups]
     note = (
         "Each distinct result is made once, by whichever job comes to it first. `made here` leaves out those that were "
         "stored before."
     )
     return table("sharing", "What was shared", columns, rows, note)
+
+
+def _shared(group: Group) -> dict[str, Cell]:
+    left = group.results - group.there
+    return {
+        "stage": Cell(group.name),
+        "uses": Cell(str(group.uses), group.uses),
+        "results": Cell(str(group.results) + (f" ({left} to go)" if left else ""), group.results),
+        "made": Cell(str(group.made), group.made),
+        "seconds": Cell(f"{group.seconds:,.0f}", group.seconds, None, group.fingerprints),
+        "saved": Cell(f"{group.saved:,.0f}" if group.saved else "", group.saved),
+    }
 
 
 def jobs(study: Study) -> Table:
