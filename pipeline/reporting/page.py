@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline import job_log
 from pipeline.reporting import choices, dag, findings, quality_figures, speed_figures, tables, training_figures
 from pipeline.reporting.cells import EMPTY, name_of
 from pipeline.reporting.study import Study
@@ -23,6 +24,7 @@ def html(study: Study) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     found = {table.name: table for table in tables.everything(study)}
+    first = study.folders[0]
     return environment.get_template("page.html.j2").render(
         study=study,
         tables=found,
@@ -33,7 +35,8 @@ def html(study: Study) -> str:
         states=Counter(state.partition(":")[0].partition(" by ")[0] for state in study.states),
         metric=name_of(study.metric) if study.metric else "",
         empty=EMPTY,
-        logs=any("job" in row and row["job"].link for row in found["jobs"].rows),
+        logs=any(row["job"].link for row in found["jobs"].rows),
+        shared_log=job_log.NAME if first.jobs[0].folder != first.path and (first.path / job_log.NAME).exists() else "",
         short=lambda prints: ", ".join(fingerprint[:SHORT] for fingerprint in prints),
     )
 
