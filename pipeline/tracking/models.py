@@ -13,6 +13,8 @@ from datetime import datetime
 from pipeline.store.store import Entry
 from pipeline.tracking.runs import Runs
 from pipeline.tracking.terms import PARAM_CHARACTERS, TAG_CHARACTERS, cut, summary_points, texts
+from stages.contracts import Metrics
+from stages.index import described
 
 FORBIDDEN = re.compile(r"[/:.%\"']")
 """In the name of a logged model."""
@@ -25,7 +27,7 @@ def log_models(runs: Runs, job_run: str, entries: Mapping[str, Entry], links: Ma
     node_of = {entry.fingerprint: node for node, entry in entries.items()}
     known = {output.model_id for output in runs.client.get_run(job_run).outputs.model_outputs}
     for node, entry in entries.items():
-        model = node_of.get(entry.meta["inputs"].get("model", "")) if entry.stage == "evaluate" else None
+        model = node_of.get(entry.meta["inputs"].get("model", "")) if described(entry.stage).makes is Metrics else None
         if not model or not {node, model} <= links.keys():
             continue
         model_id = _logged_model(runs, model, entries[model], links[model])
