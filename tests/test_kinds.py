@@ -34,9 +34,10 @@ from tests.stage_options import pruning
 
 PROJECT = CONF.parent
 EVERY = {
-    "pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 2), "metrics": (METRICS, 1), "recipes": (RECIPES, 3),
+    "pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 5), "reconstructions": (RECONSTRUCTIONS, 4),
+    "metrics": (METRICS, 1), "recipes": (RECIPES, 3),
     "losses": (LOSSES, 3), "schemes": (SCHEMES, 1), "formats": (FORMATS, 4), "families": (FAMILIES, 4),
-    "backends": (BACKENDS, 15), "reconstructions": (RECONSTRUCTIONS, 4),
+    "backends": (BACKENDS, 15),
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_every_member_has_a_conf_file_and_every_conf_file_a_member(kind: str, op
     ("override", "option"),
     [
         ("prune.method=oracle", "prune.method"),
-        ("prune.allocation=fair", "prune.allocation"),
+        ("prune.allocation.method=fair", "prune.allocation.method"),
         ("prune.reconstruction.method=magic", "prune.reconstruction.method"),
         ("evaluate.metrics=[wisdom]", "evaluate.metrics"),
         ("distill.losses=[grief]", "distill.losses"),
@@ -139,27 +140,6 @@ def test_a_draw_favours_no_place() -> None:
     assert sorted(ranks("a", (3, 4), 0).flatten().tolist()) == list(range(12))
 
 
-# ---- Erdős-Rényi allocation ----
-
-
-def test_er_meets_the_level_with_one_linear_forced_dense() -> None:
-    shapes = {"wide": (64, 64), "middle": (32, 32), "thin": (2, 3)}
-    found = ALLOCATIONS.get("er")(shapes, 0.5)
-    assert found["thin"] == 0.0, "its density would be over 1"
-    # by hand: 2560 + ... kept of 5126 in all, 6 in `thin`; density ∝ (out + in) / (out · in) in the other two
-    scale = (0.5 * 5126 - 6) / (128 + 64)
-    assert found["wide"] == pytest.approx(1 - scale * 128 / 4096)
-    assert found["middle"] == pytest.approx(1 - scale * 64 / 1024)
-    zeros = sum(found[name] * rows * columns for name, (rows, columns) in shapes.items())
-    assert zeros == pytest.approx(0.5 * 5126)
-    assert ALLOCATIONS.get("er")(dict(reversed(shapes.items())), 0.5) == found
-
-
-def test_er_is_for_unstructured_pruning() -> None:
-    with pytest.raises(UserError, match="allocation=er"):
-        config("prune.allocation=er", "prune.pattern=2:4", "sparsity=0.5")
-
-
 # ---- an installed package ----
 
 EXTRA = {
@@ -181,7 +161,7 @@ BAD = {
     "backends": {"torch_fp32": "eager:BACKEND"},
 }
 CHOICES = {
-    "prune/largest": "method: largest\npattern: unstructured\nallocation: evenly\nprecision: fp32\n"
+    "prune/largest": "method: largest\npattern: unstructured\nallocation: {method: evenly}\nprecision: fp32\n"
     "micro_batch_size: 4\nskip: []",
     "reconstruction/still": "# @package prune.reconstruction\nmethod: still",
     "distill/own": "ce: 0\nkd: 0\nsquarehead: 0\ntemperature: 1\neps: 0\nnormalize: layer\nskip_first: 0\n"

@@ -27,13 +27,14 @@ from stages.data.formats import FORMATS
 from stages.evaluate.metrics import METRICS
 from stages.finetune.losses import LOSSES
 from stages.kinds import Kinds
+from stages.prune.allocations import ALLOCATIONS
 from stages.prune.pruners import PRUNERS
 from stages.prune.reconstructions import RECONSTRUCTIONS
 from stages.quantize.schemes import SCHEMES
 
 KINDS: dict[str, Kinds[Any]] = {
-    "data": FORMATS, "prune": PRUNERS, "prune.reconstruction": RECONSTRUCTIONS, "distill.losses": LOSSES,
-    "quantize": SCHEMES, "evaluate.metrics": METRICS,
+    "data": FORMATS, "prune": PRUNERS, "prune.allocation": ALLOCATIONS, "prune.reconstruction": RECONSTRUCTIONS,
+    "distill.losses": LOSSES, "quantize": SCHEMES, "evaluate.metrics": METRICS,
 }  # fmt: skip
 """Sections whose options depend on the member that is chosen."""
 NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value"}

@@ -11,7 +11,7 @@ from stages.contracts import Log
 from stages.families import Batch, Family
 from stages.finetune.spec import CubicOptions
 from stages.masks import Masks
-from stages.prune.selection import num_pruned, targets
+from stages.prune.selection import num_pruned
 from stages.prune.sequential import note_raised_damping, prune_model
 from stages.schedule import cubic
 
@@ -42,10 +42,10 @@ class Gradual:
             )
         note_raised_damping(reports, config.prune, log)
         if step == config.end_step:
-            shapes = {report.name: (len(grown[report.name]), len(grown[report.name][0])) for report in reports}
-            goals = targets(config.prune, shapes, config.final)
             for report in reports:
-                asked = num_pruned(*shapes[report.name], goals[report.name], config.prune, pruned.get(report.name))
-                found = int((~grown[report.name]).sum())
+                keep_OI = grown[report.name]
+                rows, columns = keep_OI.shape
+                asked = num_pruned(rows, columns, report.target, config.prune, pruned.get(report.name))
+                found = int((~keep_OI).sum())
                 assert found == asked, f"{report.name}: {found} weights pruned at the end, {asked} asked for"
         return grown

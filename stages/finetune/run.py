@@ -18,6 +18,7 @@ from stages.finetune.teacher import CachedTeacher, Teacher
 from stages.finetune.trainer import Plan, train
 from stages.masks import Masks
 from stages.prune import nesting
+from stages.prune.goals import known_goals
 from stages.prune.selection import shape_of
 from stages.prune.sequential import linears_to_prune
 
@@ -84,7 +85,8 @@ def _gradual(
     try:
         linears = linears_to_prune(model, family, config.prune)
         shapes = {name: shape_of(linear) for name, linear in linears.items()}
-        if line := nesting.check(shapes, earlier, config.prune, config.initial):
+        goals = known_goals(config.prune, shapes, config.initial)
+        if goals and (line := nesting.check(shapes, goals, earlier, config.prune, config.initial)):
             log.note(line)
     except UserError as error:
         raise UserError(error.message, "schedule.initial" if error.option == "sparsity" else error.option) from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stages.contracts import DataSet, Structure, UserError
 from stages.prune.pattern import parse_pattern
+from stages.prune.ratios import shares_by_shape
 from stages.skipping import skipped
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ def check_early(options: PruneOptions, model: Structure, data: DataSet | None) -
     """Raises UserError for options that cannot go well with a model of this structure and these data."""
     if options.sparsity:
         check_pruner(options.prune, model)
+        left_alone = skipped(options.prune.skip, model.linears, "prune.skip", model.left_alone)
+        shapes = {name: shape for name, shape in model.linears.items() if name not in left_alone}
+        shares_by_shape(options.prune, shapes, options.sparsity)
         check_start(options.sparsity, model.zeros, "sparsity")
 
 

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 
 from stages.contracts import UserError
 from stages.masks import Masks
-from stages.prune.selection import num_pruned, targets
+from stages.prune.selection import Target, num_pruned
 from stages.prune.spec import Prune
 
 TOLERANCE = 0.01
 """Share of the weights by which earlier zeros may go beyond a level: those of published checkpoints are not exact."""
 
 
-def check(shapes: Mapping[str, tuple[int, int]], previous: Masks, config: Prune, sparsity: float) -> str:
+def check(
+    shapes: Mapping[str, tuple[int, int]], goals: Mapping[str, Target], previous: Masks, config: Prune, sparsity: float
+) -> str:
     """A word on linears that hold more zeros than the level asks for, and so keep theirs; empty where none does.
 
-    `shapes`: (out, in) of the linears to prune. Raises UserError, naming one, where the model's sparsity would come out
-    above what was asked for.
+    `shapes`: (out, in) of the linears to prune, `goals` their targets. Raises UserError, naming one, where the model's
+    sparsity would come out above what was asked for.
     """
-    goals = targets(config, shapes, sparsity)
     asked, comes_to = (
         {
             name: num_pruned(rows, columns, goals[name], config, earlier.get(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from stages.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, Us
 from stages.families import structure
 from stages.masks import Masks
 from stages.prune import nesting
-from stages.prune.selection import num_pruned, targets
-from stages.prune.sequential import note_raised_damping, note_unreached, prune_model
+from stages.prune.goals import known_goals
+from stages.prune.selection import num_pruned
+from stages.prune.sequential import LayerReport, note_raised_damping, note_unreached, prune_model
 from stages.prune.spec import HessianOptions, PruneOptions
 from stages.skipping import skipped
 
@@ -28,7 +29,8 @@ def check(config: PruneOptions, model: Checkpoint, data: DataSet) -> None:
         return
     skips = skipped(config.prune.skip, known.linears, "prune.skip", known.left_alone)
     shapes = {name: shape for name, shape in known.linears.items() if name not in skips}
-    nesting.check(shapes, earlier, config.prune, config.sparsity)
+    if goals := known_goals(config.prune, shapes, config.sparsity):
+        nesting.check(shapes, goals, earlier, config.prune, config.sparsity)
 
 
 def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -51,8 +53,7 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
         log.note(line)
     previous = masks.of(source)
     pruned, reports = prune_model(model, family, samples, config.prune, config.sparsity, previous, log, log.resume)
-    names = [report.name for report in reports]
-    _check(model, pruned, names, config, previous)
+    _check(model, pruned, reports, config, previous)
     checkpoints.save(model.cpu(), source, pruned, out)
     total = sum(parameter.numel() for parameter in model.parameters())
     del model
@@ -60,7 +61,7 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
     written = Checkpoint(out, "")
     reloaded = masks.of(written)
     assert masks.digest(reloaded) == masks.digest(pruned)
-    _check(checkpoints.load(written), reloaded, names, config, previous)
+    _check(checkpoints.load(written), reloaded, reports, config, previous)
 
     for number, report in enumerate(reports):
         values = {"layer_error": report.error, "layer_sparsity": report.sparsity}
@@ -82,15 +83,13 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
     return found | ({"mean_layer_error": sum(errors) / len(errors)} if errors else {})
 
 
-def _check(model: Any, pruned: Masks, names: list[str], config: PruneOptions, previous: Masks) -> None:
+def _check(model: Any, pruned: Masks, reports: Sequence[LayerReport], config: PruneOptions, previous: Masks) -> None:
     """Asserts zeros where the masks say, exact counts, and that nothing pruned before is kept."""
     masks.check(model, pruned)
-    goals = targets(config.prune, {name: (len(pruned[name]), len(pruned[name][0])) for name in names}, config.sparsity)
-    for name in names:
-        keep_OI = pruned[name]
+    for report in reports:
+        name, keep_OI = report.name, pruned[report.name]
         rows, columns = keep_OI.shape
-        earlier_OI = previous.get(name)
-        asked = num_pruned(rows, columns, goals[name], config.prune, earlier_OI)
+        asked = num_pruned(rows, columns, report.target, config.prune, previous.get(name))
         found = int((~keep_OI).sum())
         assert found == asked or not config.sparsity, f"{name}: {found} weights pruned, {asked} asked for"
         assert not torch.any(keep_OI & ~previous.get(name, keep_OI)), f"{name}: an earlier mask is not kept"

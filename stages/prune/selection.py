@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stages.contracts import UserError
-from stages.prune.allocations import ALLOCATIONS
 from stages.prune.pattern import parse_pattern
 from stages.prune.pruners import PRUNERS
 from stages.prune.spec import Prune
@@ -22,13 +20,6 @@ Target = float | tuple[int, int]
 def shape_of(linear: nn.Linear) -> tuple[int, int]:
     """(out, in)"""
     return linear.out_features, linear.in_features
-
-
-def targets(config: Prune, shapes: Mapping[str, tuple[int, int]], sparsity: float) -> dict[str, Target]:
-    """The target of each linear, of shapes (out, in), so that together they reach `sparsity`. Raises UserError."""
-    if config.pattern != "unstructured" or not sparsity:
-        return dict.fromkeys(shapes, target(config.pattern, sparsity) if sparsity else 0.0)
-    return dict(ALLOCATIONS.get(config.allocation)(shapes, sparsity))
 
 
 def target(pattern: str, sparsity: float) -> Target:

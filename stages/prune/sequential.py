@@ -27,9 +27,11 @@ from stages.families import Batch, Family
 from stages.masks import Masks
 from stages.prune import nesting, sparsegpt
 from stages.prune.cost import HESSIAN_BYTES
+from stages.prune.goals import goals as allocate
+from stages.prune.inputs import useful
 from stages.prune.pruners import PRUNERS, Linears
 from stages.prune.reconstructions import RECONSTRUCTIONS
-from stages.prune.selection import Target, shape_of, targets
+from stages.prune.selection import Target, shape_of
 from stages.prune.spec import HessianOptions, Prune
 from stages.prune.walk import Reached, Walk, at_rest
 from stages.skipping import skipped
@@ -51,6 +53,8 @@ class LayerReport:
     """Of pruning it, without the passes that calibrate; linears that share an input share the time."""
     reached: bool = True
     """False for an expert that no calibration token reached (`Group.reached`)."""
+    target: Target = 0.0
+    """What was asked of it."""
 
 
 def note_unreached(reports: Sequence[LayerReport], log: Log) -> None:
@@ -128,19 +132,7 @@ class Collector:
             raise Reached
 
     def _accumulate(self, name: str, X: Tensor) -> None:
-        X_TI = X.reshape(-1, X.shape[-1])
-        real_N = self.family.input_token_mask(self.batch, name).flatten()
-        linear = self.linears[name]
-        if isinstance(linear, RoutedLinear):
-            assert linear.tokens_N is not None
-            real_N = real_N[linear.tokens_N]
-        if not bool(real_N.all()):
-            if len(X_TI) != len(real_N):
-                raise UserError(
-                    f"{name} sees {len(X_TI)} tokens of {len(real_N)}: cannot tell which are padding",
-                    "prune.skip",
-                )
-            X_TI = X_TI[real_N]
+        X_TI = useful(name, self.linears[name], X, self.batch, self.family)
         if name not in self.groups:
             H_II = torch.zeros(X.shape[-1], X.shape[-1], device=X.device)
             self.groups[name] = Group([name], H_II)
@@ -196,19 +188,24 @@ def prune_model(
     by pruners that need something of the inputs; others run no forward pass. Finished blocks are kept in the folder
     `resume`, if given, and taken from there. Raises UserError.
     """
-    blocks = _by_block(model, family, config)
+    by_block = _by_block(model, family, config)
+    blocks = list(by_block.values())
     if not sparsity:
         ones = {name: _ones(linear) for linears in blocks for name, linear in linears.items()}
         return ones | previous, [LayerReport(name, _sparsity((ones | previous)[name]), 0.0, None, 0.0) for name in ones]
     shapes = {name: shape_of(linear) for linears in blocks for name, linear in linears.items()}
-    goals = targets(config, shapes, sparsity)
-    if line := nesting.check(shapes, previous, config, sparsity):
+    if samples is None and config.needs != "nothing":
+        raise UserError(f"{config.method} needs calibration samples", "prune.method")
+
+    def begin() -> Walk:
+        assert samples is not None
+        return Walk(model, family, samples, config.precision, config.micro_batch_size)
+
+    with at_rest(model):
+        goals = allocate(by_block, config, sparsity, begin)
+    if line := nesting.check(shapes, goals, previous, config, sparsity):
         log.note(line)
-    walk = None
-    if config.needs != "nothing":
-        if samples is None:
-            raise UserError(f"{config.method} needs calibration samples", "prune.method")
-        walk = Walk(model, family, samples, config.precision, config.micro_batch_size)
+    walk = begin() if config.needs != "nothing" else None
     masks = {name: keep_OI for name, keep_OI in previous.items() if not keep_OI.all()}
     reports: list[LayerReport] = []
     with at_rest(model), log.bar(f"prune to {sparsity:.0%}", total=len(blocks), unit="block") as bar:
@@ -230,17 +227,17 @@ def prune_model(
 
 def linears_to_prune(model: Any, family: Family, config: Prune) -> dict[str, nn.Linear]:
     """By name, in execution order."""
-    return {name: linear for linears in _by_block(model, family, config) for name, linear in linears.items()}
+    return {name: linear for linears in _by_block(model, family, config).values() for name, linear in linears.items()}
 
 
-def _by_block(model: Any, family: Family, config: Prune) -> list[dict[str, nn.Linear]]:
-    """The linears to prune, block by block."""
+def _by_block(model: Any, family: Family, config: Prune) -> dict[str, dict[str, nn.Linear]]:
+    """The linears to prune, by the name of their block."""
     prunable = family.prunable(model)
     skips = skipped(config.skip, prunable, "prune.skip", family.left_alone(model))
-    return [
-        {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in skips}
+    return {
+        block: {name: linear for name, linear in prunable.items() if name.startswith(f"{block}.") and name not in skips}
         for block, _ in family.blocks(model)
-    ]
+    }
 
 
 def _prune_block(
@@ -273,7 +270,9 @@ def _prune_block(
             error = None
             if group.H_II is not None and group.reached:
                 error = sparsegpt.relative_error(before_OI, pruned[name], group.H_II)
-            reports.append(LayerReport(name, _sparsity(keep_OI), error, found.damping, seconds, group.reached))
+            reports.append(
+                LayerReport(name, _sparsity(keep_OI), error, found.damping, seconds, group.reached, goals[name])
+            )
     # only now, for all Hessians are those of the block as it was
     for name, W_OI in pruned.items():
         linears[name].weight.data.copy_(W_OI)
@@ -342,6 +341,11 @@ def _save(place: Path, linears: Mapping[str, nn.Linear], masks: Masks, reports: 
     sealed.finish(writing, place)
 
 
+def _report(read: dict[str, Any]) -> LayerReport:
+    target = read["target"]
+    return LayerReport(**read | {"target": tuple(target) if isinstance(target, list) else target})
+
+
 def _restore(place: Path, linears: Mapping[str, nn.Linear], log: Log) -> tuple[Masks, list[LayerReport]] | None:
     """The masks and reports of a block that was pruned before, its weights put in place. None where there is nothing;
     `log` is told where it is damaged, and it is deleted."""
@@ -351,7 +355,7 @@ def _restore(place: Path, linears: Mapping[str, nn.Linear], log: Log) -> tuple[M
     if not trouble:
         try:
             with safe_open(place / BLOCK_FILE, framework="pt") as file:
-                reports = [LayerReport(**report) for report in json.loads(file.metadata()["reports"])]
+                reports = [_report(report) for report in json.loads(file.metadata()["reports"])]
                 weights = {name: file.get_tensor(f"{name}.weight") for name in linears}
                 masks = {name: file.get_tensor(f"{name}.keep") for name in linears}
             if all(weights[name].shape == masks[name].shape == linear.weight.shape for name, linear in linears.items()):

@@ -17,6 +17,25 @@ from stages.prune.reconstructions import RECONSTRUCTIONS
 from stages.stage import MetricSpec, Stage
 
 
+class Allocation(Options):
+    """Options of all allocations.
+
+    Validated, an instance is of the class that the chosen allocation names as its `options`.
+    """
+
+    method: Annotated[str, ALLOCATIONS] = "uniform"
+    """A file of `stages/prune/allocations/`, or one that an installed package adds."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_chosen_one(cls, value: Any, handler: ModelWrapValidatorHandler[Allocation]) -> Allocation:
+        if cls is Allocation and isinstance(value, dict) and isinstance(value.get("method"), str):
+            options = ALLOCATIONS.get(value["method"]).options
+            if options is not Allocation:
+                return options.model_validate(value)
+        return handler(value)
+
+
 class Reconstruction(Options):
     """Options of all reconstructions.
 
@@ -57,9 +76,8 @@ class Prune(Options):
     """How weights are chosen: a file of `stages/prune/pruners/`, or a pruner that an installed package adds."""
     pattern: str
     """`unstructured`, or `N:M`: N weights KEPT of each M along the input (2:4, 4:8, 16:32, 16:64, ...)."""
-    allocation: Annotated[str, ALLOCATIONS] = "uniform"
-    """How sparse each linear becomes (`stages/prune/allocations/`): uniform, or er, which leaves small and narrow ones
-    denser. unstructured only."""
+    allocation: SerializeAsAny[Allocation] = Allocation()
+    """How sparse each linear becomes (group `allocation`). unstructured only."""
     reconstruction: SerializeAsAny[Reconstruction] = Reconstruction()
     """What makes up for the pruned weights under the mask that the pruner chose (group `reconstruction`)."""
     precision: Precision
@@ -71,9 +89,10 @@ class Prune(Options):
 
     @property
     def needs(self) -> Needs:
-        """What the pruner or the reconstruction has to know of the linears' inputs."""
-        both = (PRUNERS.get(self.method).needs, RECONSTRUCTIONS.get(self.reconstruction.method).needs)
-        return max(both, key=get_args(Needs).index)
+        """What pruner, allocation and reconstruction together have to know of the linears' inputs."""
+        allocated: Needs = "norms" if ALLOCATIONS.get(self.allocation.method).reads == "norms" else "nothing"
+        rebuilt = RECONSTRUCTIONS.get(self.reconstruction.method).needs
+        return max(PRUNERS.get(self.method).needs, allocated, rebuilt, key=get_args(Needs).index)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -100,8 +119,8 @@ class Prune(Options):
 
     @model_validator(mode="after")
     def _allocates_unstructured(self) -> Prune:
-        if self.allocation != "uniform" and self.pattern != "unstructured":
-            raise ValueError(f"N:M is the same in all linears, got allocation={self.allocation}")
+        if self.allocation.method != "uniform" and self.pattern != "unstructured":
+            raise ValueError(f"N:M is the same in all linears, got allocation={self.allocation.method}")
         return self
 
 

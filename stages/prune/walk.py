@@ -62,10 +62,11 @@ class Walk:
             enter(batch)
             self._forward(i)
 
-    def advance(self) -> None:
-        """Runs the next block as its weights are now and moves on to the one after it."""
+    def advance(self, enter: Callable[[Batch], None] = lambda batch: None) -> None:
+        """Runs the next block as its weights are now, for each micro-batch that `enter` gets, and moves on."""
         name, block = self.blocks[self.done]
         for i, outputs in enumerate(self._outputs):
+            enter(self.batches[i])
             with _watching(block) as written:
                 outputs[_stack(name)] = self._forward(i)
             if written:

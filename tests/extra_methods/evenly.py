@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stages.prune.allocations import Prunable, Reads
+from stages.prune.spec import Allocation
 
-def evenly(shapes: Mapping[str, tuple[int, int]], sparsity: float) -> Mapping[str, float]:
-    return dict.fromkeys(shapes, sparsity)
+
+class Evenly:
+    reads: Reads = "shapes"
+    options = Allocation
+
+    def share(self, linears: Mapping[str, Prunable], sparsity: float, config: Allocation) -> Mapping[str, float]:
+        return dict.fromkeys(linears, sparsity)
 
 
-ALLOCATION = evenly
+ALLOCATION = Evenly()

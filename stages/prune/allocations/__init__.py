@@ -1,19 +1,55 @@
-"""Allocations: how sparse each linear becomes, so that all together reach the level. A file each.
+"""Allocations: how sparse each linear becomes, so that all together reach the level. A file each, and a file in
+conf/allocation/.
 
-A member defines `ALLOCATION`, a function of the linears' shapes and the level; plain Python, no torch.
+A member defines `ALLOCATION`. Its file is read when a run is planned, which must not import torch: it does so where it
+computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from stages.kinds import Kinds
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from stages.prune.spec import Allocation as Options
+
+Reads = Literal["shapes", "weights", "norms"]
+"""What an allocation has to know of the linears. norms: their weights, and the norm of each input over the calibration
+tokens, by one pass through the model before anything is pruned."""
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """A linear, as an allocation is given it."""
+
+    shape: tuple[int, int]
+    """(out, in)"""
+    block: str
+    """Name of the block that it is in: `model.layers.3`."""
+    W_OI: Tensor | None = None
+    """None where the allocation does not read weights."""
+    norm_I: Tensor | None = None  # noqa: N815 (shape)
+    """fp32; None where the allocation does not read norms."""
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@runtime_checkable
 class Allocation(Protocol):
-    def __call__(self, shapes: Mapping[str, tuple[int, int]], sparsity: float) -> Mapping[str, float]:
-        """Sparsity in [0, 1) of each linear of these shapes (out, in), whose mean over all weights is `sparsity`."""
+    reads: Reads
+    options: type[Options]
+    """The section `prune.allocation` of the configuration."""
+
+    def share(self, linears: Mapping[str, Prunable], sparsity: float, config: Any) -> Mapping[str, float]:
+        """Sparsity in [0, 1) of each linear, in execution order, whose mean over all weights is `sparsity`. Raises
+        UserError where there is none."""
 
 
-ALLOCATIONS: Kinds[Allocation] = Kinds("allocation", __name__, "ALLOCATION", "prune.allocation")
+ALLOCATIONS: Kinds[Allocation] = Kinds("allocation", __name__, "ALLOCATION", "prune.allocation.method", Allocation)
