@@ -260,7 +260,7 @@ def test_an_installed_package_adds_one_of_each_kind(tmp_path: Path) -> None:
     [
         ("prune.method=broken", "the pruner 'broken' cannot be loaded"),
         ("prune.method=wanda", "gives the pruner 'wanda' a second time"),
-        ("prune.method=hollow", "the pruner 'hollow' is not whole: it has no count, needs, options, prune"),
+        ("prune.method=hollow", "the pruner 'hollow' is not whole: it has no count, needs, prune"),
         ("benchmark.backends=[torch_fp32]", "gives the backend 'torch_fp32' a second time"),
     ],
 )
