@@ -48,8 +48,14 @@ def device_problems(plan: Plan, device: str, check: Callable[[str], None] = on_d
 
 def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
     """What the nodes that have to run would refuse. `entries`: results of the plan's sources, by node; without the
-    model there is nothing to check."""
-    return _problems(plan, entries, device, on_device, (_check_early, _check_data))
+    model there is nothing to check, and where another source failed, only what records tell is."""
+    missing = [
+        name
+        for name, item in plan.items()
+        if item.spec.is_source and item.status != Status.UNNEEDED and name not in entries
+    ]
+    checks = (_check_early,) if missing else (_check_early, _check_data)
+    return _problems(plan, entries, device, on_device, checks)
 
 
 def early_problems(plan: Plan, device: str) -> Problems:

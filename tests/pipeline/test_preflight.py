@@ -211,3 +211,13 @@ def test_a_split_that_is_not_there_is_named_for_every_kind_of_data(kind: str, pr
     with pytest.raises(UserError, match="no split 'dev'") as caught:
         STAGES["evaluate"].check_early(judge, structure, data)
     assert caught.value.option == "evaluate.generation.split"
+
+
+def test_without_the_data_nothing_is_checked_against_them(place: Place, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for split in ("train", "validation", "test"):
+        (broken / f"{split}.jsonl").write_text("{no json\n")
+    found = place.run(*SMALL, f"data.path={broken}")
+    assert found["data"].status == "failed"
+    assert (found["dense"].status, found["dense"].error) == ("not run", "needs data")
