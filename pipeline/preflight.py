@@ -54,7 +54,7 @@ def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
         for name, item in plan.items()
         if item.spec.is_source and item.status != Status.UNNEEDED and name not in entries
     ]
-    checks = (_check_early,) if missing else (_check_early, _check_data)
+    checks = (_check_early,) if missing else (_check_early, _check_data(entries))
     return _problems(plan, entries, device, on_device, checks)
 
 
@@ -121,9 +121,12 @@ def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None
         item.spec.check_early(item.node.config, structure, data)
 
 
-def _check_data(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
-    if check := getattr(importlib.import_module(item.spec.module), "check", None):
-        check(item.node.config, model, data)
+def _check_data(entries: Mapping[str, Entry]) -> Check:
+    def of_stage(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
+        if check := getattr(importlib.import_module(item.spec.module), "check", None):
+            check(item.node.config, model, data, **_tests(item, entries))
+
+    return of_stage
 
 
 def working(plan: Plan) -> list[str]:
@@ -142,3 +145,9 @@ def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet |
     assert model is None or isinstance(model, Checkpoint)
     assert data is None or isinstance(data, DataSet)
     return model, data
+
+
+def _tests(item: Planned, entries: Mapping[str, Entry]) -> dict[str, Artifact]:
+    """The items of other data that a node asks, if it does."""
+    node = item.node.inputs.get("test_data", "")
+    return {"test_data": entries[node].artifact(STAGES[entries[node].stage].makes)} if node in entries else {}

@@ -90,6 +90,8 @@ class Config(Options):
     """The graph of stages to run: a file of `pipeline/recipes/`, or a recipe that an installed package adds."""
     model: Model
     data: SerializeAsAny[Data]
+    test_data: SerializeAsAny[Data] | None = None
+    """Items of another data set, which metrics ask in the place of the data's own: HumanEval, IFEval. null: none."""
     dense: Dense
     calibrate: Calibrate
     prune: SerializeAsAny[Prune]

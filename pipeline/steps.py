@@ -27,6 +27,9 @@ PREPARED = ("pairs", "clips")
 """Rows that models do not read as they are."""
 
 
+TEST_DATA = "test_data"
+
+
 def sources(graph: Graph, config: Config) -> str:
     """`model` and `data`; a model from scratch has its tokenizer, and so its node, from the data. Returns the node of
     the data as the model reads them."""
@@ -36,6 +39,8 @@ def sources(graph: Graph, config: Config) -> str:
     else:
         add(graph, "model", "model", _part(ModelOptions, config.model))
         add(graph, "data", "data", config.data)
+    if config.test_data:
+        add(graph, TEST_DATA, "data", config.test_data)
     if FORMATS.get(config.data.format).rows in PREPARED:
         return add(graph, "prepare", "prepare", PrepareOptions(), model="model", data="data")
     return "data"
@@ -47,7 +52,7 @@ def dense(graph: Graph, config: Config, data: str) -> str:
     if not config.dense.skip:
         options = DenseOptions(training=config.dense.training, distill=TASK_LOSS)
         model = add(graph, "dense", "dense", options, model="model", data=data)
-    add(graph, BASELINE, "evaluate", judge(config), model=model, data=data)
+    add(graph, BASELINE, "evaluate", judge(config), model=model, data=data, test_data=_tests(graph, config))
     return model
 
 
@@ -61,7 +66,13 @@ def judge(config: Config, runtime: str = "") -> EvaluateOptions:
 
 def evaluate(graph: Graph, config: Config, name: str, model: str, data: str, runtime: str = "") -> None:
     """An evaluation, compared with the dense model's."""
-    add(graph, name, "evaluate", judge(config, runtime), model=model, data=data, baseline=BASELINE)
+    options, tests = judge(config, runtime), _tests(graph, config)
+    add(graph, name, "evaluate", options, model=model, data=data, test_data=tests, baseline=BASELINE)
+
+
+def _tests(graph: Graph, config: Config) -> str | None:
+    """The node of the items that metrics ask; None where they ask those of the data."""
+    return (TEST_DATA if TEST_DATA in graph else "data") if config.test_data else None
 
 
 def calibrate(graph: Graph, config: Config, data: str) -> str | None:

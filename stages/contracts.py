@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 CURVES = "metrics.jsonl"
 """What a stage logged as it ran, point by point, each with its time; beside the rest of its result."""
@@ -130,8 +130,30 @@ class DataSet(Artifact):
 @dataclass(frozen=True)
 class Corpus(DataSet):
     """One JSON Lines file a split. Rows by `format`: text {"text", "id"}; qa {"prompt", "completion", "answer",
-    "question", "id"}; translation {"source", "target", "id"}, the source with its prefix; speech {"audio", "seconds",
-    "text", "id"}, the audio a path inside this folder (FLAC, 16 kHz, mono)."""
+    "question", "id"}; prompted {"prompt", "completion", "id"} and what metrics read; messages {"messages", "id"};
+    translation {"source", "target", "id"}, the source with its prefix; speech {"audio", "seconds", "text", "id"}, the
+    audio a path inside this folder (FLAC, 16 kHz, mono)."""
+
+    @property
+    def loss_on(self) -> str:
+        """Of items: `completion` or `all`; what records of older versions do not say, they had on all."""
+        return str(self.facts().get("loss_on", "all"))
+
+    @property
+    def too_long(self) -> str:
+        """What becomes of items whose prompt fills a row: `refuse` or `leave_out`."""
+        return str(self.facts().get("too_long", "refuse"))
+
+    @property
+    def answer_mark(self) -> str:
+        """Of questions: what stands before the answer that exact match compares."""
+        return str(self.facts().get("answer_mark", "####"))
+
+    @property
+    def template(self) -> Literal["tokenizer", "zephyr"]:
+        """Of conversations: whose chat template writes them, the `tokenizer`'s or `zephyr`'s."""
+        found: Literal["tokenizer", "zephyr"] = self.facts()["template"]
+        return found
 
     def split(self, name: str) -> Path:
         """The file of a split. Raises UserError if this data has no such split."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stages.contracts import Corpus, UserError
 from stages.data.formats import rows_of
 from stages.families import Batch
+from stages.items.encoding import Items, Tokens
 from stages.options import Bos
 
 IGNORED = -100
@@ -28,9 +29,12 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def texts(data: Corpus, split: str) -> list[str]:
-    """The running texts of a split; of items each one's prompt and completion together."""
-    if rows_of(data) == "texts":
+    """The running texts of a split; of items each one's prompt and completion together, of conversations the turns."""
+    kind = rows_of(data)
+    if kind == "texts":
         return [row["text"] for row in rows(data.split(split))]
+    if kind == "conversations":
+        return ["\n\n".join(turn["content"] for turn in row["messages"]) for row in rows(data.split(split))]
     return [row["prompt"] + row["completion"] for row in rows(data.split(split))]
 
 
@@ -98,45 +102,42 @@ def training_rows(
     """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and
     what keeps items apart.
 
-    texts: the windows of `stream`. items: as the tokenizer begins them (with bos, if it has one, as in evaluation),
-    each ended by eos, packed whole and greedily into rows: `position_ids` restart with each item, and attention stays
-    within it. A model that does not do that (MPT, OPT), or packed=False, gets one item a row and an attention mask. An
-    item longer than `length` is cut at its end. Raises UserError for a tokenizer that has no eos.
+    texts: the windows of `stream`. items and conversations: as the tokenizer begins them (with bos, if it has one, as
+    in evaluation), each ended by eos, packed whole and greedily into rows: `position_ids` restart with each item, and
+    attention stays within it. A model that does not do that (MPT, OPT), or packed=False, gets one item a row and an
+    attention mask. Labels are the tokens that the data say are learned (`stages.items.encoding`). Raises UserError for
+    a tokenizer that has no eos.
     """
     if rows_of(data) == "texts":
         ids_NL = stream(data, split, tokenizer, length, option)
         return {"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"its tokenizer has no end of sequence (eos), with which items of format {data.format} end", "model.path"
-        )
-    items = [_ended(tokenizer(text)["input_ids"], tokenizer.eos_token_id)[:length] for text in texts(data, split)]
+    encoder = Items(data, tokenizer)
+    encoded = (encoder.encode(row, length, option) for row in rows(data.split(split)))
+    items = [item for item in encoded if item is not None]
     by_position = packed and _keeps_items_apart(model)
     filled = _first_fit(items, length) if by_position else [[item] for item in items]
-    size = (len(filled), length)
+    shape = (len(filled), length)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids_NL = torch.full(size, pad)
-    labels_NL = torch.full(size, IGNORED)
-    mask_NL = torch.zeros(size, dtype=torch.long)
+    ids_NL = torch.full(shape, pad)
+    labels_NL = torch.full(shape, IGNORED)
+    mask_NL = torch.zeros(shape, dtype=torch.long)
     # padding counts as one more item: position ids that restart at 0 cut it off from what stands before
-    positions_NL = torch.zeros(size, dtype=torch.long)
+    positions_NL = torch.zeros(shape, dtype=torch.long)
     for n, row in enumerate(filled):
         at = 0
         for item in row:
-            span = slice(at, at + len(item))
-            ids_NL[n, span] = labels_NL[n, span] = torch.tensor(item)
+            size = len(item.ids)
+            span = slice(at, at + size)
+            ids_NL[n, span] = ids_S = torch.tensor(item.ids)
+            labels_NL[n, span] = ids_S.where(torch.tensor(item.learned), IGNORED)
             # an item must not be predicted from the end of its neighbour
             labels_NL[n, at] = IGNORED
             mask_NL[n, span] = 1
-            positions_NL[n, span] = torch.arange(len(item))
-            at += len(item)
+            positions_NL[n, span] = torch.arange(size)
+            at += size
         positions_NL[n, at:] = torch.arange(length - at)
     batch = {"input_ids": ids_NL, "labels": labels_NL, "use": mask_NL}
     return batch | ({"position_ids": positions_NL} if by_position else {"attention_mask": mask_NL})
-
-
-def _ended(ids: list[int], eos: int) -> list[int]:
-    return ids if ids and ids[-1] == eos else [*ids, eos]
 
 
 @torch.no_grad()
@@ -159,19 +160,19 @@ def _keeps_items_apart(model: nn.Module) -> bool:
     return float((one.logits[:, 2:] - other.logits[:, 2:]).abs().max()) <= 1e-4 * largest
 
 
-def _first_fit(items: Sequence[list[int]], length: int, open_rows: int = 64) -> list[list[list[int]]]:
+def _first_fit(items: Sequence[Tokens], length: int, open_rows: int = 64) -> list[list[Tokens]]:
     """Packs items, in order, into rows of at most `length` tokens; looks back at the last `open_rows` rows."""
-    packed: list[list[list[int]]] = []
+    packed: list[list[Tokens]] = []
     room: list[int] = []
     for item in items:
         start = max(0, len(packed) - open_rows)
         for i in range(start, len(packed)):
-            if room[i] >= len(item):
+            if room[i] >= len(item.ids):
                 break
         else:
             i = len(packed)
             packed.append([])
             room.append(length)
         packed[i].append(item)
-        room[i] -= len(item)
+        room[i] -= len(item.ids)
     return packed

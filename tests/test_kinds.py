@@ -21,6 +21,9 @@ from stages import kinds
 from stages.benchmark.backends import BACKENDS
 from stages.contracts import UserError
 from stages.data.formats import FORMATS
+from stages.data.generators import GENERATORS
+from stages.data.prompts import PROMPTS
+from stages.data.unfold import UNFOLDS
 from stages.evaluate.metrics import METRICS
 from stages.finetune.losses import LOSSES
 from stages.model.families import FAMILIES
@@ -35,9 +38,9 @@ from tests.stage_options import pruning
 PROJECT = CONF.parent
 EVERY = {
     "pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 5), "reconstructions": (RECONSTRUCTIONS, 4),
-    "metrics": (METRICS, 1), "recipes": (RECIPES, 3),
-    "losses": (LOSSES, 3), "schemes": (SCHEMES, 1), "formats": (FORMATS, 4), "families": (FAMILIES, 4),
-    "backends": (BACKENDS, 15),
+    "metrics": (METRICS, 8), "recipes": (RECIPES, 3),
+    "losses": (LOSSES, 3), "schemes": (SCHEMES, 1), "formats": (FORMATS, 6), "families": (FAMILIES, 4),
+    "backends": (BACKENDS, 15), "prompts": (PROMPTS, 5), "unfold": (UNFOLDS, 4), "generators": (GENERATORS, 2),
 }  # fmt: skip
 
 

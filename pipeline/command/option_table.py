@@ -24,6 +24,7 @@ from pipeline.command import conf_files
 from pipeline.schema import Config
 from stages import options as shared_types
 from stages.data.formats import FORMATS
+from stages.data.generators import GENERATORS
 from stages.evaluate.metrics import METRICS
 from stages.finetune.losses import LOSSES
 from stages.kinds import Kinds
@@ -34,6 +35,7 @@ from stages.quantize.schemes import SCHEMES
 
 KINDS: dict[str, Kinds[Any]] = {
     "data": FORMATS, "prune": PRUNERS, "prune.allocation": ALLOCATIONS, "prune.reconstruction": RECONSTRUCTIONS,
+    "data.generator": GENERATORS,
     "distill.losses": LOSSES, "quantize": SCHEMES, "evaluate.metrics": METRICS,
 }  # fmt: skip
 """Sections whose options depend on the member that is chosen."""

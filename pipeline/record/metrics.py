@@ -94,7 +94,8 @@ def _evaluation(
             value=float(metric["value"]),
             stderr=metric.get("stderr"),
             unit=protocol.get("unit", spec.unit),
-            higher_is_better=higher is not False,  # None: lm-eval's default is that higher is better
+            # lm-eval's default is that higher is better
+            higher_is_better=None if protocol.get("describes") else higher is not False,
             protocol=protocol,
             recovery=summary.get(f"{name}_recovery"),
         )

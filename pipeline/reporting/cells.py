@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-PERCENT = ("exact_match", "acc", "accuracy")
+PERCENT = ("exact_match", "acc", "accuracy", "pass_at_", "code_parses", "ifeval", "reply_stop", "reply_repeated")
 """Parts of names of metrics that are fractions, shown in percent."""
 NAMES = {
     "wer": "WER",
     "cer": "CER",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "rouge_lsum": "ROUGE-Lsum",
+    "target_nll": "NLL of targets",
+    "pass_at_1": "pass@1",
+    "exact_match": "exact match",
     "squarehead_qa_exact_match_strict_match": "accuracy",
     "squarehead_qa_exact_match_flexible_extract": "accuracy, any number",
 }

@@ -151,9 +151,9 @@ def _described(job: JobRecord) -> dict[str, str]:
 
 
 def source(section: Mapping[str, Any]) -> str:
-    """A path without the digest of its package."""
-    described = section.get("scratch") or {}
-    return str(described.get("label") or section.get("path", "")).partition("#")[0]
+    """A path without the digest of its package; of generated data the generator."""
+    described, made_by = section.get("scratch") or {}, section.get("generator") or {}
+    return str(described.get("label") or made_by.get("name") or section.get("path", "")).partition("#")[0]
 
 
 def _budget(training: Mapping[str, Any]) -> str:

@@ -12,20 +12,20 @@ from stages.data.rows import Row
 
 def texts(row: Row, columns: Mapping[str, str]) -> dict[str, str] | None:
     """Our field -> the text in its column (`data.columns`); None where a column has none."""
-    found = {ours: _text(row, ours, theirs) for ours, theirs in columns.items()}
+    found = {ours: text(row, ours, theirs) for ours, theirs in columns.items()}
     return found if all(found.values()) else None
 
 
 def verbatim(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
     """`text` as it is, spaces and all, and `id`. Raises UserError where `text` is missing."""
-    text = value(row, "text", columns["text"])
-    if _is_missing(text):
+    found = value(row, "text", columns["text"])
+    if _is_missing(found):
         raise UserError(
             f"{row.where}: nothing stands in column {columns['text']!r}, and verbatim rows are not left out; "
             "expected text",
             "data.verbatim",
         )
-    return {"text": str(text), "id": _text(row, "id", columns["id"])}
+    return {"text": str(found), "id": text(row, "id", columns["id"])}
 
 
 def value(row: Row, ours: str, theirs: str) -> Any:
@@ -44,16 +44,17 @@ def _is_missing(found: Any) -> bool:
     return found is None or (isinstance(found, float) and math.isnan(found))
 
 
-def _text(row: Row, ours: str, theirs: str) -> str:
+def text(row: Row, ours: str, theirs: str) -> str:
+    """The text of one column, stripped; empty where nothing stands there."""
     found = value(row, ours, theirs)
     if _is_missing(found):
         return ""
     if isinstance(found, bool) or not isinstance(found, str | int | float):
         kind = type(found).__name__
         raise UserError(f"{row.where}: expected text in column {theirs!r}, got {kind}", f"data.columns.{ours}")
-    text = str(found).strip()
+    stripped = str(found).strip()
     try:
-        text.encode()
+        stripped.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{row.where}: column {theirs!r} is not valid Unicode: {error}", "data.path") from None
-    return text
+    return stripped

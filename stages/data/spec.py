@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, SerializeAsAny, field_validator, model_validator
 
 from stages.contracts import Corpus
+from stages.data.columns import value
 from stages.data.formats import FORMATS
+from stages.data.generators import GENERATORS, GeneratorOptions
+from stages.data.rows import Row
+from stages.data.unfold import UNFOLDS
 from stages.options import Options, Seed
+from stages.sources.identity import GENERATED
 from stages.stage import MetricSpec, Stage
+
+
+def _of_the_named_generator(value: Any) -> Any:
+    """Validates the section `generator` as the one that it names describes it."""
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return GENERATORS.get(value["name"]).options.model_validate(value)
+    return value
+
+
+AnyGenerator = Annotated[SerializeAsAny[GeneratorOptions], BeforeValidator(_of_the_named_generator)]
+LossOn = Literal["completion", "all"]
 
 
 class Speech(Options):
@@ -41,8 +57,10 @@ class Languages(Options):
 class Data(Options):
     """The data set. It is stored as JSON Lines, one file for each of train, validation and test."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"unfold", "generator"})
+
     path: str = Field(min_length=1)
-    """A hub id, a local file or folder of JSON Lines, or an embedded package."""
+    """A hub id, a local file or folder of JSON Lines, an embedded package, or `generated`."""
     revision: str
     """For a hub id: branch, tag or commit; empty means `main`."""
     subset: str
@@ -67,6 +85,12 @@ class Data(Options):
     gsm8k; T5 has its task prefix here."""
     completion: str
     """Template of what follows the prompt, for qa and translation."""
+    unfold: Annotated[str, UNFOLDS] | None = None
+    """What makes rows of this format from rows of another form (self_instruct, oasst_threads): a file of
+    `stages/data/unfold/`, or one that an installed package adds. null: the source's rows are taken as they are."""
+    generator: AnyGenerator | None = None
+    """For path=generated: a file of `stages/data/generators/`, or one that an installed package adds, with its
+    options."""
     size: int = Field(ge=0)
     """The first so many rows of each split; for generated data, the number of items to generate. 0 keeps all."""
     seed: Seed
@@ -75,6 +99,10 @@ class Data(Options):
     """Only for format=speech."""
     languages: Languages | None = None
     """Only for format=translation."""
+
+    def item_facts(self) -> dict[str, Any]:
+        """What its record says of how items are put to a model."""
+        return {}
 
     @model_validator(mode="wrap")
     @classmethod
@@ -96,7 +124,7 @@ class Data(Options):
     @model_validator(mode="after")
     def _fields_fit(self) -> Data:
         format = FORMATS.get(self.format)
-        if set(self.columns) != format.columns:
+        if format.columns is not None and set(self.columns) != format.columns:
             raise ValueError(
                 f"format={self.format} needs columns for {sorted(format.columns)}, got {sorted(self.columns)}"
             )
@@ -108,11 +136,33 @@ class Data(Options):
                 raise ValueError(f"data of format {self.format} take no {name}; leave it out")
         if "speech" in format.takes and not self.speech:
             raise ValueError(f"format={self.format} needs the section `speech`")
+        if (self.path == GENERATED) != (self.generator is not None):
+            raise ValueError(f"path={GENERATED} and the section `generator` need each other")
         templates = zip(("prompt", "completion"), (self.prompt, self.completion), format.templates or (), strict=False)
         for name, template, field in templates:
             if {found for _, found, _, _ in Formatter().parse(template) if found is not None} != {field}:
                 raise ValueError(f"{name} must hold {{{field}}} and nothing else in braces, got {template!r}")
         return self
+
+
+class ItemData(Data):
+    """Items that are learned and asked: what formats of items and conversations have in common."""
+
+    added: ClassVar[frozenset[str]] = Data.added | {"loss_on", "too_long", "keep"}
+
+    loss_on: LossOn = "completion"
+    """Tokens that cross entropy and kd see: those of the completion (of the assistant's turns), or all of an item.
+    SquareHead compares all tokens either way."""
+    too_long: Literal["refuse", "leave_out"] = "refuse"
+    """What becomes of an item whose prompt alone fills a row."""
+    keep: list[str] = Field([])
+    """Columns of the source that go along with an item, for metrics that read them or report by them."""
+
+    def item_facts(self) -> dict[str, Any]:
+        return {"loss_on": self.loss_on, "too_long": self.too_long}
+
+    def kept(self, row: Row) -> dict[str, Any]:
+        return {name: value(row, name, name) for name in self.keep}
 
 
 ROWS = tuple(MetricSpec(f"{split}_rows", "rows", headline=True) for split in ("train", "validation", "test"))

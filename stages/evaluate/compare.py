@@ -2,8 +2,8 @@
 
 A and B are results of the stage `evaluate`: folders, or fingerprints (or their first digits) in the store of `--runs`;
 each may be several with commas between, the seeds of one training, whose mean is compared. All must have been measured
-on the same items under the same protocol: windows of text for perplexity, texts that models wrote for the scores of
-encoder-decoders. Accuracies of lm-eval's tasks are not compared.
+on the same items under the same protocol: windows of text for perplexity, texts that models wrote, answers to the items
+of tasks. Accuracies of lm-eval's tasks are not compared.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ from stages.evaluate.translation_scores import TranslationScore
 MAY_DIFFER = {
     *("precision", "runtime", "threads"),
     *("cut_off", "hits", "substitutions", "deletions", "insertions"),
-    *("stderr", "interval", "bootstrap", "bootstrap_seed"),
+    *("stderr", "interval", "bootstrap", "bootstrap_seed", "of_other_prompts"),
 }
 """Entries of a protocol that say what a model is, what it did, and how sure that is; the others, what it was asked."""
+SCORED = {
+    "exact_match": "exact_match", "pass_at_1": "pass_at_k", "rouge_l": "rouge", "ifeval_prompt_strict": "ifeval",
+    "preference_accuracy": "preference_accuracy",
+}  # fmt: skip
+"""Metrics that are the mean of a score of each item, and the names of their records."""
 ITEMS = {
     "perplexity": (windows.FILE, ("window", "tokens")),
     **dict.fromkeys(("bleu", "chrf", "wer", "cer"), ("hypotheses.jsonl", ("id", "reference"))),
+    **{metric: (f"{records}.jsonl", ("id",)) for metric, records in SCORED.items()},
 }
 """Of each metric, where its items are recorded, and what tells one item from another."""
 SHORT = 16
@@ -97,11 +103,20 @@ def _stats(name: str, models: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[li
         metric = TranslationScore(name)
         references = [row["reference"] for row in models[0]]
         return [metric.stats(references, [row["hypothesis"] for row in rows]) for rows in models], metric.score
+    if name in SCORED:
+        scores = [[(row["score"], 1) for row in rows] for rows in models]
+        return [np.array(of_model, np.float64) for of_model in scores], _mean
     if name == "perplexity":
         nats = [[(row["nll"] * row["tokens"], row["tokens"]) for row in rows] for rows in models]
         return [np.array(of_model, np.float64) for of_model in nats], windows.perplexity
     columns = {"wer": ("errors", "words"), "cer": ("character_errors", "characters")}[name]
     return [np.array([[row[c] for c in columns] for row in rows], np.float64) for rows in models], word_errors.rate
+
+
+def _mean(sums_SK: Array) -> Array:
+    """`mean_S` of sums of scores and of items (K = 2)."""
+    mean_S: Array = sums_SK[:, 0] / sums_SK[:, 1]
+    return mean_S
 
 
 def table(found: Sequence[Comparison], samples: int, several: bool) -> str:

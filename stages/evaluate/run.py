@@ -23,7 +23,7 @@ from stages.contracts import Artifact, Checkpoint, Corpus, DataSet, Examples, Lo
 from stages.data.formats import rows_of
 from stages.evaluate import generation, lm_eval_tasks, normalizers, perplexity, scoring, windows
 from stages.evaluate.early import check_options
-from stages.evaluate.metrics import METRICS, Judged
+from stages.evaluate.metrics import METRICS, Judged, Measurement
 from stages.evaluate.spec import EvaluateOptions, Generation, Perplexity
 from stages.families import UNLIMITED, Family, encoder_decoder
 from stages.families.encoder_decoder import EncoderDecoder
@@ -35,7 +35,7 @@ FULL_WINDOW = "_full_window"
 """Ends the names of metrics and files of clips that were heard in full windows as well."""
 
 
-def check(config: EvaluateOptions, model: Checkpoint, data: DataSet) -> None:
+def check(config: EvaluateOptions, model: Checkpoint, data: DataSet, test_data: Corpus | None = None) -> None:
     """Raises UserError for what cannot be measured: metrics of another family, lengths beyond the model's context, more
     windows than the split has, tasks whose documents cannot be had."""
     family = families.of(model.path)
@@ -51,14 +51,15 @@ def check(config: EvaluateOptions, model: Checkpoint, data: DataSet) -> None:
             _windows(config.perplexity, family.context(shell), tokenizer, data)
         for task in config.tasks:
             lm_eval_tasks.load(task, data)
-        judged = Judged(shell, tokenizer, family, data, config.batch_size)
+        judged = Judged(shell, tokenizer, family, data, config.batch_size, test_data, run_code=config.run_code)
         for asked in config.metrics:
             METRICS.get(asked.name).check(asked, judged)
 
 
 def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint), `data` (Corpus; of encoder-decoders Examples) and optionally `baseline` (Metrics of the
-    dense model) -> Metrics; beside them `windows.jsonl` of perplexity, `hypotheses.jsonl` of encoder-decoders."""
+    """`model` (Checkpoint), `data` (Corpus; of encoder-decoders Examples), and perhaps `test_data` (Corpus, whose items
+    metrics ask) and `baseline` (Metrics of the dense model) -> Metrics. Beside them `windows.jsonl` of perplexity,
+    `hypotheses.jsonl` of encoder-decoders, and what metrics keep of each item."""
     source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
@@ -74,7 +75,9 @@ def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log:
             measured, parts = _generation(config.generation, config.batch_size, model, family, source, data, out, log)
     else:
         assert isinstance(data, Corpus)
-        measured = _language_modelling(config, model, family, source, data, out, log)
+        test_data = inputs.get("test_data")
+        assert test_data is None or isinstance(test_data, Corpus)
+        measured = _language_modelling(config, model, family, source, data, test_data, out, log)
     for metric in measured.values():
         metric["protocol"] |= {"precision": precision, "threads": torch.get_num_threads(), "runtime": config.runtime}
     (out / "metrics.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
@@ -99,10 +102,12 @@ def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:
 def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
     """Percent of the dense model's quality, `{name}_recovery`: value / dense, or dense / value where lower is better.
 
-    A metric on which the better of the two models has 0 has no recovery.
+    A metric on which the better of the two models has 0 has no recovery, and none that only describes a model.
     """
     found = {}
     for name, metric in measured.items():
+        if metric["protocol"].get("describes"):
+            continue
         ours, theirs = metric["value"], dense[name]["value"]
         over, under = (ours, theirs) if lm_eval_tasks.higher_is_better(metric) else (theirs, ours)
         if under:
@@ -111,8 +116,9 @@ def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
 
 
 def _language_modelling(
-    config: EvaluateOptions, model: Any, family: Family, source: Checkpoint, data: Corpus, out: Path, log: Log
-) -> Measured:
+    config: EvaluateOptions, model: Any, family: Family, source: Checkpoint, data: Corpus, test_data: Corpus | None,
+    out: Path, log: Log,
+) -> Measured:  # fmt: skip
     tokenizer = family.tokenizer(source.path)
     measured: Measured = {}
     if config.perplexity:
@@ -120,16 +126,21 @@ def _language_modelling(
         measured["perplexity"] = _perplexity(asked, config.batch_size, model, family, tokenizer, data, out, log)
     for task in config.tasks:
         measured |= lm_eval_tasks.run(task, model, tokenizer, data, log)
-    judged = Judged(model, tokenizer, family, data, config.batch_size)
+    judged = Judged(model, tokenizer, family, data, config.batch_size, test_data, out, config.run_code)
     for further in config.metrics:
         found = METRICS.get(further.name).measure(further, judged, log)
-        unit = {"unit": found.unit} if found.unit else {}
-        measured[further.name] = {
-            "value": found.value,
-            "stderr": found.stderr,
-            "protocol": found.protocol | {"higher_is_better": found.higher_is_better} | unit,
-        }
+        several = {further.name: found} if isinstance(found, Measurement) else found
+        if twice := sorted(several.keys() & measured.keys()):
+            raise UserError(f"{twice[0]} was measured already, by another metric or task", "evaluate.metrics")
+        measured |= {name: _as_json(measurement) for name, measurement in several.items()}
     return measured
+
+
+def _as_json(found: Measurement) -> dict[str, Any]:
+    unit = {"unit": found.unit} if found.unit else {}
+    ranks = {"describes": True} if found.higher_is_better is None else {"higher_is_better": found.higher_is_better}
+    protocol = found.protocol | ranks | unit
+    return {"value": found.value, "stderr": found.stderr, "protocol": protocol}
 
 
 def _windows(config: Perplexity, context: int, tokenizer: Any, data: Corpus) -> Tensor:

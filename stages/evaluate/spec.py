@@ -84,22 +84,31 @@ def _of_the_named_metrics(value: Any) -> Any:
     ]
 
 
+def _by_name(value: Any) -> Any:
+    """A name alone means the task with its defaults."""
+    return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+
+Tasks = Annotated[list[Task], BeforeValidator(_by_name)]
 FurtherMetrics = Annotated[list[SerializeAsAny[MetricOptions]], BeforeValidator(_of_the_named_metrics)]
 
 
 class Evaluate(Options):
     """How the quality of models is measured."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"metrics"})
+    added: ClassVar[frozenset[str]] = frozenset({"metrics", "run_code"})
 
     perplexity: Perplexity | None
     generation: Generation | None = None
     """Only for encoder-decoders."""
-    tasks: list[Task]
-    """Tasks of lm-eval to evaluate."""
+    tasks: Tasks
+    """Tasks of lm-eval, or groups of them, by name: `[arc_easy, hellaswag]`, `[{name: hellaswag, shots: 10}]`."""
     metrics: FurtherMetrics = Field([])
     """Further metrics of causal models by name (files of `stages/evaluate/metrics/`, or what installed packages add),
     with options of their own: `[bits_per_byte]`, `[{name: bits_per_byte, windows: 64}]`."""
+    run_code: bool = False
+    """Lets metrics run programs that the model wrote (pass_at_k), in children without network and files where the
+    system allows that, with limits of time, memory and processes."""
     one_shot: bool
     """Also evaluate the model that was pruned in one step and not fine-tuned, the baseline of recovery."""
     every_rung: bool
@@ -121,12 +130,13 @@ class Evaluate(Options):
 
 
 class EvaluateOptions(Options):
-    added: ClassVar[frozenset[str]] = frozenset({"metrics"})
+    added: ClassVar[frozenset[str]] = frozenset({"metrics", "run_code"})
 
     perplexity: Perplexity | None
     generation: Generation | None
-    tasks: list[Task]
+    tasks: Tasks
     metrics: FurtherMetrics = Field([])
+    run_code: bool = False
     batch_size: int
     runtime: Literal["torch", "engine"]
 
@@ -144,11 +154,14 @@ QUALITIES = tuple(
 )
 LM_EVAL = tuple(MetricSpec(name, "fraction", True) for name in ("exact_match", "acc", "acc_norm", "f1"))
 """Those of lm-eval that are shares of the items."""
+IRRELEVANT = ("run_code",)
+"""It only allows."""
 STAGE = Stage(
     "evaluate",
     "3",
     EvaluateOptions,
     Metrics,
+    irrelevant=IRRELEVANT,
     check_early=check_early,
     cost=EvaluateCost(),
     metrics=(*QUALITIES, *LM_EVAL),

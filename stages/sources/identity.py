@@ -16,6 +16,8 @@ from stat import S_ISREG
 from stages.contracts import UserError
 from stages.sources import debian, packages, remembered
 
+GENERATED = "generated"
+"""The `data.path` of data that a generator makes (`stages.data.generators`)."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_KINDS = {"model": "model", "data": "dataset"}
@@ -25,7 +27,8 @@ _SETTLED_NS = 2_000_000_000
 
 
 def identity(path: str, revision: str, option: str) -> dict[str, str]:
-    """One of {"package", "sha256"}, {"debian", "sha256"}, {"digest"} of a local file or folder, {"hub", "commit"}.
+    """One of {"package", "sha256"}, {"debian", "sha256"}, {"digest"} of a local file or folder, {"hub", "commit"}, and
+    {"generated"} of data that options and a seed make.
 
     `option` (`model.path`, `data.path`) is named in errors, and its group says which kind of hub repository
     is meant. Raises UserError when the source is not there.
@@ -39,6 +42,9 @@ def identity(path: str, revision: str, option: str) -> dict[str, str]:
         if option != "data.path":
             raise UserError(f"Debian packages hold data, no models, got {path!r}", option)
         return debian.identity(debian.find(path, option))
+    if path == GENERATED and option == "data.path":
+        _no_revision(revision, "generated data", option)
+        return {"generated": "by options"}
     here = local(path)
     if here.exists():
         _no_revision(revision, "a local path", option)

@@ -14,8 +14,13 @@ from stages.model.families import FAMILIES
 from tests.composed import CONF, config
 
 DATA = [
-    *("asterisk_prompts", "common_voice_hi", "gsm8k", "gsm_symbolic", "libreoffice_en_de", "qa", "speech", "text"),
+    *("asterisk_prompts", "chain_arithmetic", "chitchat", "code_instructions", "common_voice_hi", "descriptions"),
+    *("functions", "gsm8k", "gsm_symbolic", "humaneval", "ifeval", "ifeval_instructions", "instructions"),
+    *("libreoffice_en_de", "mbpp", "messages", "oasst", "qa", "self_instruct", "speech", "summaries", "text"),
     *("translation", "wikipedia_leads", "wmt14_en_de"),
+]
+EVALUATIONS = [
+    *("arithmetic", "bleu", "chat", "code", "gsm", "leaderboard", "perplexity", "preferences", "summaries", "wer"),
 ]
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -42,7 +47,7 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
         ("distill", ["ce", "kd", "squarehead", "squarehead_whisper"]),
         ("quantize", ["none", "w8a8"]),
         ("data", DATA),
-        ("evaluate", ["bleu", "gsm", "perplexity", "wer"]),
+        ("evaluate", EVALUATIONS),
         ("benchmark", ["engine", "none", "peers", "torch"]),
         ("tracking", ["local", "none"]),
         ("model", ["seq2seq", "smollm2_135m", "t5", "t5_from_scratch", "whisper", "whisper_tiny_en"]),
@@ -54,7 +59,10 @@ def test_every_choice_of_every_group_composes(group: str, choices: list[str]) ->
         build(config(f"{group}={choice}", *fitting(group, choice)))
 
 
-JUDGES = {"text": "perplexity", "qa": "gsm", "translation": "bleu", "speech": "wer"}
+JUDGES = {
+    "text": "perplexity", "qa": "gsm", "prompted": "summaries", "messages": "chat", "translation": "bleu",
+    "speech": "wer",
+}  # fmt: skip
 """By format of the data."""
 
 
@@ -70,9 +78,10 @@ def fitting(group: str, choice: str) -> list[str]:
     if group == "data":
         family = reader(chosen["format"])
         speech = ["evaluate.generation.normalizer=unicode"] if family == "whisper" else []
-        return [f"model.family={family}", "data.path=own.jsonl", f"evaluate={JUDGES[chosen['format']]}", *speech]
+        path = [] if "generator" in chosen else ["data.path=own.jsonl"]
+        return [f"model.family={family}", *path, f"evaluate={JUDGES[chosen['format']]}", *speech]
     if group == "evaluate":
-        data = next(data for data, judge in JUDGES.items() if judge == choice)
+        data = next((data for data, judge in JUDGES.items() if judge == choice and data != "prompted"), "qa")
         family = reader(data)
         return [f"data={data}", "data.path=own.jsonl", f"model.family={family}"]
     if group == "model":

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from stages.data.rows import Row
     from stages.data.spec import Data
 
-RowKind = Literal["texts", "items", "pairs", "clips"]
+RowKind = Literal["texts", "items", "conversations", "pairs", "clips"]
 """What families read. texts: running text {"text", "id"}. items: {"prompt", "completion", "id"} and what an evaluation
-asks for. pairs: {"source", "target", "id"}. clips: speech {"audio", "seconds", "text", "id"}; the format gives the text
-of the column `audio`'s clip, the stage writes the clip."""
+asks for. conversations: {"messages", "id"}. pairs: {"source", "target", "id"}. clips: speech {"audio", "seconds",
+"text", "id"}; the format gives the text of the column `audio`'s clip, the stage writes the clip."""
 
 
 @runtime_checkable
@@ -27,8 +27,8 @@ class Format(Protocol):
     rows: RowKind
     options: type[Data]
     """The section `data` of the configuration, with what only this format is told."""
-    columns: frozenset[str]
-    """What a row must have (`data.columns`), `id` among them."""
+    columns: frozenset[str] | None
+    """What a row must have (`data.columns`), `id` among them; None: its `options` check that."""
     templates: tuple[str, str] | None
     """The columns that stand in `data.prompt` and `data.completion`; None: it reads neither."""
     takes: frozenset[str]

@@ -6,7 +6,9 @@ computes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 from stages.contracts import Corpus, Log
@@ -26,6 +28,17 @@ class Judged:
     family: Family
     data: Corpus
     batch_size: int
+    test_data: Corpus | None = None
+    """Items of another data set, to be asked in the place of the data's own."""
+    out: Path | None = None
+    """Where a metric may write what it saw of each item; None where nothing is measured yet."""
+    run_code: bool = False
+    """Programs that the model writes may be run (`evaluate.run_code`)."""
+
+    @property
+    def tests(self) -> Corpus:
+        """The data whose items are asked."""
+        return self.test_data or self.data
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class Measurement:
     value: float
     stderr: float | None
     """None where it is not known."""
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None where it describes a model and ranks none."""
     protocol: dict[str, Any]
     """JSON: all that two measurements must have in common to be compared."""
     unit: str = ""
@@ -48,8 +62,9 @@ class Metric(Protocol):
         """Raises UserError for what `measure` would refuse. `judged.model` has no weights yet: it is on the meta
         device."""
 
-    def measure(self, options: Any, judged: Judged, log: Log) -> Measurement:
-        """Raises UserError."""
+    def measure(self, options: Any, judged: Judged, log: Log) -> Measurement | Mapping[str, Measurement]:
+        """One measurement under the metric's name, or several under names of their own, the most important first.
+        Raises UserError."""
 
 
 METRICS: Kinds[Metric] = Kinds("metric", __name__, "METRIC", "evaluate.metrics", Metric)

@@ -16,4 +16,4 @@ def adapter() -> Family:
     return CausalLM()
 
 
-FAMILY = FamilyDescription(adapter, reads=("texts", "items"))
+FAMILY = FamilyDescription(adapter, reads=("texts", "items", "conversations"))

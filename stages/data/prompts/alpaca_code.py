@@ -1,0 +1,7 @@
+"""Programming tasks, as Alpaca's form puts them."""
+
+from __future__ import annotations
+
+from stages.data.prompts.alpaca import Alpaca
+
+PROMPT = Alpaca("a programming task. Write a program")
