@@ -24,6 +24,9 @@ class EvaluateCost:
         if writes := config.get("generation"):
             beams = writes["beams"] * (FULL_WINDOW_COST_RATIO if writes["full_window"] else 1)
             answers.append((writes["limit"], writes["max_new_tokens"] / 2, beams))
+        for metric in config.get("metrics", ()):
+            written = metric.get("max_new_tokens", 0)
+            answers.append((metric.get("limit", 0), written / 2, metric.get("samples", 1)))
         for limit, new_tokens, beams in answers:
             items = limit or load.tests
             if items is None:

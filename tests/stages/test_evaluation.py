@@ -236,6 +236,20 @@ def test_a_local_task_is_scored_with_its_standard_error(model: Checkpoint, tmp_p
     assert caught.value.option == "evaluate.tasks"
 
 
+def test_a_group_is_told_by_its_own_figure(model: Checkpoint, tmp_path: Path) -> None:
+    data = qa_data(tmp_path / "qa")
+    (tmp_path / "tasks").mkdir()
+    definition = LOCAL_TASK.format(folder=data.path)
+    for name in ("count_up", "count_more"):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(definition.replace("count_up", name))
+    (tmp_path / "tasks" / "counting.yaml").write_text(
+        "group: counting\ntask: [count_up, count_more]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    )
+    task = {"name": "counting", "include": str(tmp_path / "tasks"), "shots": 0}
+    summary, _, _ = evaluated(tmp_path, {"model": model, "data": data}, config(tasks=[task]))
+    assert set(summary) == {"counting_acc", "counting_acc_stderr"}
+
+
 def test_shots_are_given_even_to_a_task_that_says_none(model: Checkpoint, tmp_path: Path) -> None:
     data = qa_data(tmp_path / "qa")
     (tmp_path / "tasks").mkdir()
