@@ -37,5 +37,10 @@ def run(config: DenseOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
         if start:
             log.note(f"trains a model of {masks.sparsity(start):.1%} sparsity, whose zeros stay zero")
         pruned, metrics = train(model, plan, None, start, log)
-        log.facts(data_digest=data.digest, precision=config.training.precision, rows=len(plan.rows))
+        log.facts(
+            data_digest=data.digest,
+            precision=config.training.precision,
+            rows=len(plan.rows),
+            **training_inputs.learned(data),
+        )
         return metrics | training_inputs.write(model, source, pruned, out, log)

@@ -24,7 +24,7 @@ class EvaluateCost:
         if writes := config.get("generation"):
             beams = writes["beams"] * (FULL_WINDOW_COST_RATIO if writes["full_window"] else 1)
             answers.append((writes["limit"], writes["max_new_tokens"] / 2, beams))
-        for metric in config.get("metrics", ()):
+        for metric in (metric for metric in config.get("metrics", ()) if "limit" in metric):
             written = metric.get("max_new_tokens", 0)
             answers.append((metric.get("limit", 0), written / 2, metric.get("samples", 1)))
         for limit, new_tokens, beams in answers:

@@ -52,6 +52,7 @@ def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log:
             precision=config.training.precision,
             rows=len(plan.rows),
             distill=config.distill.model_dump(),
+            **training_inputs.learned(data),
         )
         return metrics | training_inputs.write(model, source, pruned, out, log)
 

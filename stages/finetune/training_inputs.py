@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from stages import checkpoints, counts, families, masks
-from stages.contracts import Checkpoint, DataSet, Log, UserError
+from stages.contracts import Checkpoint, Corpus, DataSet, Log, UserError
+from stages.data.formats import rows_of
 from stages.families import Family
 from stages.finetune import batches
 from stages.finetune.gradual import Gradual
@@ -54,6 +55,13 @@ def plan(
     if not len(rows) or not len(validation):
         raise UserError(NO_ITEMS, "data")
     return Plan(family, training, weights, rows, validation, option, gradual)
+
+
+def learned(data: DataSet) -> dict[str, str]:
+    """What a record says of the tokens that were learned; of running text nothing, where all are."""
+    if isinstance(data, Corpus) and rows_of(data) in ("items", "conversations"):
+        return {"loss_on": data.loss_on}
+    return {}
 
 
 def check_rows(model: Checkpoint, data: DataSet, training: Training, option: str) -> None:

@@ -72,6 +72,8 @@ def overrides(place: Place, task: str) -> list[str]:
 def test_a_task_goes_from_its_data_to_its_evaluation(place: Place, task: str) -> None:
     outcomes = place.run_config(*overrides(place, task))
     assert {name: it.status for name, it in outcomes.items() if it.status not in (Status.DONE, Status.HIT)} == {}
+    for folder in (place.runs / "store" / "finetune").iterdir():
+        assert json.loads((folder / "meta.json").read_text())["facts"]["loss_on"] == "completion"
     for node in (BASELINE, "evaluate"):
         assert FIRST[task] in outcomes[node].metrics
     assert all(metric.protocol["data_digest"] for metric in outcomes["evaluate"].metrics.values() if metric.protocol)
