@@ -86,11 +86,17 @@ def questions(options: AnswerOptions, judged: Judged) -> list[Question]:
     return [asking.ask(row, room, f"{OPTION}.{options.name}") for row in rows_of_items(options, judged)]
 
 
-def answer(options: AnswerOptions, judged: Judged, log: Log, samples: int = 1) -> list[Answer]:
-    """`samples` answers to each question, those of one question one after the other."""
+def answer(
+    options: AnswerOptions, judged: Judged, log: Log, samples: int = 1, distinct: bool = False
+) -> list[Answer]:  # fmt: skip
+    """`samples` answers to each question, those of one question one after the other. `distinct`: items with the same
+    prompt are asked once."""
     import torch
 
-    asked = [question for question in questions(options, judged) for _ in range(samples)]
+    once = questions(options, judged)
+    if distinct:
+        once = list({tuple(question.ids): question for question in reversed(once)}.values())[::-1]
+    asked = [question for question in once for _ in range(samples)]
     stops = items(judged).stops()
     settings = _settings(options, judged, stops)
     order = sorted(range(len(asked)), key=lambda number: -len(asked[number].ids))

@@ -224,7 +224,8 @@ def test_preferences_are_those_of_the_mean_likelihood(model: Checkpoint, tmp_pat
 
 
 def test_replies_are_written_in_alpaca_evals_form(model: Checkpoint, tmp_path: Path) -> None:
-    on = judged(model, tmp_path, [{"messages": [{"role": "user", "content": "the river"}]}], **ZEPHYR)
+    # two items that ask the same
+    on = judged(model, tmp_path, [{"messages": [{"role": "user", "content": "the river"}]}] * 2, **ZEPHYR)
     found = measured("replies", on, tmp_path, max_new_tokens=6, generator="tiny")
     assert on.out is not None
     (row,) = json.loads((on.out / "outputs.json").read_text())

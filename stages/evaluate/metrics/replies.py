@@ -38,7 +38,7 @@ class Replies:
             raise UserError(f"the split {options.split!r} has no items", OPTION)
 
     def measure(self, options: RepliesOptions, judged: Judged, log: Log) -> dict[str, Measurement]:
-        found = answers.answer(options, judged, log)
+        found = answers.answer(options, judged, log, distinct=True)
         assert judged.out is not None
         outputs = [
             {"instruction": _instruction(given.question), "output": given.text.strip(), "generator": options.generator,
