@@ -95,7 +95,10 @@ def answer(
 
     once = questions(options, judged)
     if distinct:
-        once = list({tuple(question.ids): question for question in reversed(once)}.values())[::-1]
+        first: dict[tuple[int, ...], Question] = {}
+        for question in once:
+            first.setdefault(tuple(question.ids), question)
+        once = list(first.values())
     asked = [question for question in once for _ in range(samples)]
     stops = items(judged).stops()
     settings = _settings(options, judged, stops)

@@ -73,7 +73,7 @@ class PassAtK:
         answers.questions(options, judged)
 
     def measure(self, options: PassAtKOptions, judged: Judged, log: Log) -> dict[str, Measurement]:
-        """`pass_at_<k>`, and `code_parses`, the share of programs that are Python."""
+        """`pass_at_<k>`, and `code_parses`, the share of programs that are Python and not empty."""
         if not judged.run_code:
             self.check(options, judged)
         found = answers.answer(options, judged, log, options.samples)
@@ -81,7 +81,10 @@ class PassAtK:
         frames = [given.question.row["program"] for given in found]
         programs = [frame["before"] + body + frame["after"] for frame, body in zip(frames, bodies, strict=True)]
         verdicts = running.run_all(programs, options.seconds, options.at_once)
-        parses = [float(_parses(frame["before"] + body)) for frame, body in zip(frames, bodies, strict=True)]
+        parses = [
+            float(bool(body.strip()) and _parses(frame["before"] + body))
+            for frame, body in zip(frames, bodies, strict=True)
+        ]
         rows = [
             {"id": given.question.id, "score": float(verdict.passed), "timed_out": verdict.timed_out, "output": body}
             for given, verdict, body in zip(found, verdicts, bodies, strict=True)
