@@ -10,15 +10,14 @@ from typing import Any
 
 from pipeline.fingerprint import code_digest, fingerprint, flatten
 from pipeline.graph import Graph, Node, ancestors
+from pipeline.located import with_identities
 from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry, Store
 from stages.contracts import Benchmark, Metrics, UserError
-from stages.data.spec import Data
 from stages.evaluate.spec import EvaluateOptions
 from stages.index import STAGES, provider
 from stages.kinds import providers
-from stages.model.spec import ModelOptions
 from stages.sources.identity import digest, identity, local
 from stages.stage import Stage
 
@@ -143,10 +142,8 @@ def _described(node: Node) -> dict[str, Any]:
     if brought := provider(node.stage) | providers(node.config):
         # what other packages bring changes with their versions
         described["providers"] = brought
-    if isinstance(node.config, ModelOptions | Data):
-        # outside data enter by digest or revision, never by path
-        found = identity(described.pop("path"), described.pop("revision"), f"{node.stage}.path")
-        described["identity"] = found
+    # outside data enter by digest or revision, never by path
+    with_identities(described, node.config, node.stage, identity)
     if isinstance(node.config, EvaluateOptions):
         for task in described["tasks"]:
             if task["include"] not in ("", "packaged"):

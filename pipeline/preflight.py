@@ -26,6 +26,8 @@ from stages.index import STAGES
 
 Problems = dict[str, UserError]
 """By node: why it could not end well."""
+DATA_NODES = ("prepare", "data")
+"""Of the data as the model reads them; the first that is there."""
 Check = Callable[[Planned, Checkpoint, DataSet | None], None]
 """Of a node, with the model and the data as it reads them. Raises UserError."""
 
@@ -118,15 +120,22 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
 def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
     structure = model.structure()
     if structure is not None and item.spec.check_early:
-        item.spec.check_early(item.node.config, structure, data)
+        item.spec.check_early(item.node.config, structure, data if _reads_source(item) else None)
 
 
 def _check_data(entries: Mapping[str, Entry]) -> Check:
     def of_stage(item: Planned, model: Checkpoint, data: DataSet | None) -> None:
+        if not _reads_source(item):
+            return
         if check := getattr(importlib.import_module(item.spec.module), "check", None):
             check(item.node.config, model, data, **_tests(item, entries))
 
     return of_stage
+
+
+def _reads_source(item: Planned) -> bool:
+    """Whether its data, if it reads any, are the job's own: not a corpus, which is made on the way."""
+    return item.node.inputs.get("data", "data") in DATA_NODES
 
 
 def working(plan: Plan) -> list[str]:
@@ -141,7 +150,7 @@ def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet |
         entry = next((entries[name] for name in names if name in entries), None)
         return entry.artifact(STAGES[entry.stage].makes) if entry else None
 
-    model, data = artifact("model"), artifact("prepare", "data")
+    model, data = artifact("model"), artifact(*DATA_NODES)
     assert model is None or isinstance(model, Checkpoint)
     assert data is None or isinstance(data, DataSet)
     return model, data

@@ -43,6 +43,14 @@ def resolve(config: Config, parallel_jobs: int = 1) -> Config:
             "device": device,
             "prune": resolved(config.prune),
             "finetune": resolved(config.finetune),
+            "pretrain": config.pretrain and resolved(config.pretrain),
+            "foundation": config.foundation
+            and config.foundation.model_copy(
+                update={
+                    "training": resolved(config.foundation.training),
+                    "prune": config.foundation.prune and resolved(config.foundation.prune),
+                }
+            ),
             "dense": config.dense.model_copy(update={"training": resolved(config.dense.training)}),
             "evaluate": config.evaluate.model_copy(update={"int8_runtime": int8_runtime}),
             "benchmark": config.benchmark.model_copy(update={"threads": config.benchmark.threads or threads}),

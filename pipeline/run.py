@@ -20,6 +20,7 @@ from pipeline.ending import Ending
 from pipeline.environment import environment
 from pipeline.failures import explain
 from pipeline.job_log import kept_log
+from pipeline.located import changed
 from pipeline.log import StageLog
 from pipeline.plan import MEASUREMENTS, Plan, Planned, Stores, code_of
 from pipeline.record.metrics import of_result
@@ -30,9 +31,8 @@ from pipeline.store.store import Entry, Slot
 from pipeline.table import say_problem
 from pipeline.tracking.tracker import Tracker
 from stages.contracts import Artifact, Stopped, UserError
-from stages.data.spec import Data
 from stages.index import STAGES
-from stages.model.spec import Model
+from stages.options import Located
 
 Send = Callable[[Mapping[str, float], int, float], None]
 """Passes a point of a curve on to the tracker: values, step, seconds since the epoch."""
@@ -216,7 +216,7 @@ class _Run:
             Ending.should_stop,
         )  # fmt: skip
         with heap.kept(), log:
-            metrics = run(_with_commit(item), inputs, slot.out, log)
+            metrics = run(_with_commits(item), inputs, slot.out, log)
         return slot.publish(
             {
                 "stage": item.node.stage,
@@ -240,9 +240,13 @@ class _Run:
         self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _with_commit(item: Planned) -> Any:
-    """The node's slice; a hub source is pinned to the very commit that was fingerprinted."""
-    commit = item.config.get("identity", {}).get("commit")
-    if commit and isinstance(item.node.config, Model | Data):
-        return item.node.config.model_copy(update={"revision": commit})
-    return item.node.config
+def _with_commits(item: Planned) -> Any:
+    """The node's options; hub sources are pinned to the very commits that were fingerprinted."""
+
+    def commit(_: Located, keys: tuple[str, ...]) -> dict[str, str]:
+        found: Any = item.config
+        for key in keys:
+            found = found[key]
+        return {"revision": found["identity"]["commit"]} if "commit" in found["identity"] else {}
+
+    return changed(item.node.config, commit)

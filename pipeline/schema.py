@@ -15,6 +15,7 @@ from pipeline import references
 from stages.benchmark.spec import Benchmark
 from stages.calibrate.spec import Calibrate
 from stages.contracts import UserError
+from stages.corpus.spec import CorpusOptions
 from stages.data.formats import FORMATS, names_of
 from stages.data.spec import Data
 from stages.dense.spec import Dense
@@ -56,6 +57,61 @@ class Schedule(Options):
         return self
 
 
+class FoundationStep(Options):
+    """A level of a foundation, and its pretraining."""
+
+    sparsity: Sparsity
+    """Prune to it, unless the model is as sparse already; 0 trains the dense model on."""
+    tokens: int = Field(ge=0)
+    """Of the corpus, to train on after it."""
+    marks: list[int] = Field([])
+    """Smaller budgets for a curve, each trained to its own end from one common trunk: with training.decay=wsd only."""
+
+    @model_validator(mode="after")
+    def _marks_rise(self) -> FoundationStep:
+        if self.marks and not 0 < self.marks[0] <= self.marks[-1] < self.tokens:
+            raise ValueError(f"marks lie between 0 and tokens={self.tokens}, got {self.marks}")
+        if self.marks != sorted(set(self.marks)):
+            raise ValueError(f"marks must rise, got {self.marks}")
+        return self
+
+
+class Foundation(Options):
+    """Sparse pretraining, before the model meets a task (arXiv 2405.03594)."""
+
+    start: Literal["base", "random"]
+    """Weights that pretraining begins with. base: those of the base model, pruned. random: new random ones, under the
+    same masks."""
+    steps: list[FoundationStep] = Field(min_length=1)
+    """In the order in which they are taken, none less sparse than the one before."""
+    training: Training
+    """Of each step, whose budget is the step's own `tokens`. Step k uses seed + k."""
+    distill: Distill
+    """The loss of pretraining; its teacher is the dense base."""
+    prune: SerializeAsAny[Prune] | None = None
+    """Pruner of the steps; null: the section `prune`."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Foundation:
+        levels = [step.sparsity for step in self.steps]
+        if levels != sorted(levels):
+            raise ValueError(f"steps must not become less sparse, got the levels {levels}")
+        if not self.training.is_none:
+            raise ValueError("the budget is in steps.tokens; set training.steps, epochs and tokens to 0")
+        if self.training.release:
+            raise ValueError("training.release is for fine-tuning (finetune.release)")
+        if any(step.marks for step in self.steps) and (self.training.decay != "wsd" or self.training.group_by_length):
+            raise ValueError("budgets share a trunk only with training.decay=wsd, and without group_by_length")
+        if self.start == "random" and not self.sparsity:
+            raise ValueError("start=random takes the masks of a pruned model; expected a step with a sparsity above 0")
+        return self
+
+    @property
+    def sparsity(self) -> float:
+        """Where it ends."""
+        return self.steps[-1].sparsity
+
+
 class Tracking(Options):
     """Recording of jobs and results in MLflow."""
 
@@ -94,6 +150,12 @@ class Config(Options):
     """Items of another data set, which metrics ask in the place of the data's own: HumanEval, IFEval. null: none."""
     dense: Dense
     calibrate: Calibrate
+    corpus: CorpusOptions | None = None
+    """Text that `pretrain` and `foundation` train on; null: none."""
+    pretrain: Training | None = None
+    """Training of the model on the corpus before all else, for one from scratch; null: none."""
+    foundation: Foundation | None = None
+    """Sparse pretraining, of recipe=foundation."""
     prune: SerializeAsAny[Prune]
     schedule: Schedule
     distill: Distill
@@ -143,7 +205,13 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _trainings_fit(self) -> Config:
-        for option, training in (("dense.training", self.dense.training), ("finetune", self.finetune)):
+        if self.pretrain and self.pretrain.is_none:
+            raise UserError("nothing to train; give tokens, steps or epochs", "pretrain.tokens")
+        for option, training in self.trainings:
+            if training.tokens and self.model.family != "causal_lm":
+                raise UserError(
+                    f"models of the family {self.model.family} count no tokens; give steps", f"{option}.tokens"
+                )
             if training.warmup_steps > training.steps > 0:
                 raise UserError(
                     f"a warm-up of {training.warmup_steps} steps would not end in {option}.steps={training.steps}; "
@@ -161,6 +229,30 @@ class Config(Options):
                     f"or {option}.precision=bf16",
                     f"{option}.bf16_updates",
                 )
+        return self
+
+    @property
+    def trainings(self) -> list[tuple[str, Training]]:
+        """All there are, with their options."""
+        found = {
+            "pretrain": self.pretrain,
+            "foundation.training": self.foundation.training if self.foundation else None,
+            "dense.training": self.dense.training,
+            "finetune": self.finetune,
+        }
+        return [(option, training) for option, training in found.items() if training]
+
+    @model_validator(mode="after")
+    def _corpus_fits(self) -> Config:
+        asks = "pretrain" if self.pretrain else "foundation" if self.foundation else ""
+        if asks and not self.corpus:
+            raise UserError(f"{asks} trains on a corpus; choose one, for example corpus=general_and_python", "corpus")
+        if self.corpus and not asks:
+            raise UserError("nothing here trains on a corpus; leave it null, or set pretrain or foundation", "corpus")
+        if (self.foundation is not None) != (self.recipe == "foundation"):
+            raise UserError(
+                f"the section foundation and recipe=foundation need each other, got recipe={self.recipe}", "foundation"
+            )
         return self
 
     @model_validator(mode="after")

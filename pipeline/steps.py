@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from pipeline.graph import BASELINE, Graph, add
@@ -12,13 +13,14 @@ from stages.data.formats import FORMATS
 from stages.dense.spec import DenseOptions
 from stages.evaluate.early import check_options as check_evaluation
 from stages.evaluate.spec import EvaluateOptions
-from stages.finetune.spec import CubicOptions, Distill, FinetuneOptions, Training
+from stages.finetune.spec import DECAY_FRACTION, CubicOptions, Distill, FinetuneOptions, stable_steps
 from stages.model.families import FAMILIES
 from stages.model.spec import ModelOptions
 from stages.options import Options
 from stages.prepare.spec import PrepareOptions
 from stages.prune.pattern import parse_pattern
 from stages.prune.spec import Prune, PruneOptions
+from stages.reinitialize.spec import ReinitializeOptions
 from stages.scratch.spec import ScratchOptions
 
 T = TypeVar("T", bound=Options)
@@ -31,27 +33,92 @@ TEST_DATA = "test_data"
 
 
 def sources(graph: Graph, config: Config) -> str:
-    """`model` and `data`; a model from scratch has its tokenizer, and so its node, from the data. Returns the node of
-    the data as the model reads them."""
-    if config.model.scratch:
+    """`model`, `data` and, if asked for, `corpus`. A model from scratch has its tokenizer, and so its node, from the
+    corpus's sources, or else from the data. Returns the node of the data as the model reads them."""
+    if config.model.scratch and not config.corpus:
         add(graph, "data", "data", config.data)
         add(graph, "model", "scratch", _part(ScratchOptions, config.model), data="data")
+    elif config.model.scratch:
+        add(graph, "model", "scratch", _part(ScratchOptions, config.model, corpus=config.corpus))
     else:
         add(graph, "model", "model", _part(ModelOptions, config.model))
-        add(graph, "data", "data", config.data)
+    add(graph, "data", "data", config.data)
     if config.test_data:
         add(graph, TEST_DATA, "data", config.test_data)
+    if config.corpus:  # after the sources, with which all is checked before anything works
+        add(graph, "corpus", "corpus", config.corpus, model="model")
     if FORMATS.get(config.data.format).rows in PREPARED:
         return add(graph, "prepare", "prepare", PrepareOptions(), model="model", data="data")
     return "data"
 
 
+def base(graph: Graph, config: Config) -> str:
+    """The model before it meets a task: as it came, or pretrained on the corpus first."""
+    if not config.pretrain:
+        return "model"
+    options = DenseOptions(training=config.pretrain, distill=TASK_LOSS, option="pretrain")
+    return add(graph, "base", "dense", options, model="model", data="corpus")
+
+
+def foundation(graph: Graph, config: Config, base: str) -> str:
+    """Sparse pretraining of the base: prune, train on the corpus with the masks fixed, for each step."""
+    found = config.foundation
+    assert found
+    config = config.model_copy(update={"prune": found.prune or config.prune})
+    calibration = None
+    if found.sparsity and reads_inputs(config):
+        if config.calibrate.draw == "documents":
+            raise UserError("a packed corpus has windows to draw; expected windows", "calibrate.draw")
+        calibration = add(graph, "calibrate_corpus", "calibrate", config.calibrate, model="model", data="corpus")
+    model, level = base, 0.0
+    for number, step in enumerate(found.steps, start=1):
+        name = f"f{level_name(config, step.sparsity)}"
+        if step.sparsity > level:
+            model = prune(graph, config, f"prune_{name}", model, step.sparsity, calibration)
+            if found.start == "random" and not level:
+                model = add(graph, f"random_{name}", "reinitialize", ReinitializeOptions(seed=config.seed), model=model)
+        level = step.sparsity
+        if not step.tokens:
+            continue
+        training = found.training.model_copy(
+            update={"tokens": step.tokens, "seed": (found.training.seed + number) % 2**32}
+        )
+        pretraining = FinetuneOptions(training=training, distill=found.distill, option="foundation.training")
+        free = name if f"pretrain_{name}" not in graph else f"{name}_{number}"
+        model = _pretrain(graph, free, pretraining, step.marks, model, base if found.distill.needs_teacher else None)
+    return model
+
+
+def _pretrain(
+    graph: Graph, name: str, options: FinetuneOptions, marks: Sequence[int], model: str, teacher: str | None
+) -> str:
+    """Training on the corpus. With `marks`, smaller budgets, it is cut into a trunk of constant learning rate, piece by
+    piece, and an end for each budget, which goes on from where that begins to fall."""
+    trunk, done = model, 0
+    for budget in (*marks, options.training.tokens):
+        training = options.training.model_copy(update={"tokens": budget})
+        stable = stable_steps(training) if marks else 0
+        if stable > done:
+            constant = training.model_copy(
+                update={"tokens": 0, "steps": stable, "decay": "constant", "final_lr_fraction": 0.0,
+                        "decay_fraction": DECAY_FRACTION}
+            )  # fmt: skip
+            piece = options.model_copy(update={"training": constant, "keeps_state": True, "continues": done > 0})
+            trunk = add(graph, f"trunk_{name}_{stable}", "finetune", piece, model=trunk, data="corpus", teacher=teacher)
+            done = stable
+        is_last = budget == options.training.tokens
+        end = options.model_copy(update={"training": training, "continues": done > 0})
+        node = f"pretrain_{name}" if is_last else f"pretrain_{name}_at_{budget}"
+        model = add(graph, node, "finetune", end, model=trunk, data="corpus", teacher=teacher)
+    return model
+
+
 def dense(graph: Graph, config: Config, data: str) -> str:
-    """The teacher, the start and the baseline: the model fine-tuned dense, or as it came; and its evaluation."""
-    model = "model"
+    """The teacher, the start and the baseline: the base fine-tuned dense, or as it is; and its evaluation."""
+    model = base(graph, config)
     if not config.dense.skip:
         options = DenseOptions(training=config.dense.training, distill=TASK_LOSS)
-        model = add(graph, "dense", "dense", options, model="model", data=data)
+        model = add(graph, "dense", "dense", options, model=model, data=data)
     add(graph, BASELINE, "evaluate", judge(config), model=model, data=data, test_data=_tests(graph, config))
     return model
 
@@ -98,7 +165,7 @@ def finetune(
 ) -> str:  # fmt: skip
     """Sparse fine-tuning after the `rung`-th pruning, or with a cubic schedule inside. Returns `model` where nothing is
     to be trained."""
-    if not _trains(config.finetune):
+    if config.finetune.is_none:
         return model
     # another order of the data than the dense model and the rungs below saw
     training = config.finetune.model_copy(update={"seed": config.finetune.seed + rung})
@@ -133,18 +200,15 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
         )  # fmt: skip
 
 
-def _part(kind: type[T], section: Options) -> T:
-    """What a stage is given of a section of the configuration."""
-    return kind(**{name: getattr(section, name) for name in kind.model_fields})
+def _part(kind: type[T], section: Options, **more: Options | None) -> T:
+    """What a stage is given of a section of the configuration, and `more`."""
+    own = {name: getattr(section, name) for name in kind.model_fields if name in type(section).model_fields}
+    return kind(**own, **more)
 
 
 def reads_inputs(config: Config) -> bool:
     """Whether the pruner has to know something of the linears' inputs."""
     return config.prune.needs != "nothing"
-
-
-def _trains(training: Training) -> bool:
-    return training.steps > 0 or training.epochs > 0
 
 
 def level_name(config: Config, sparsity: float) -> str:
@@ -164,8 +228,11 @@ def pattern_at(config: Config, sparsity: float) -> Prune:
 
 def cubic(config: Config) -> CubicOptions:
     schedule, training = config.schedule, config.finetune
-    if training.epochs:
-        raise UserError("a cubic schedule counts steps; give finetune.steps and set epochs to 0", "finetune.epochs")
+    for unit in ("epochs", "tokens"):
+        if getattr(training, unit):
+            raise UserError(
+                f"a cubic schedule counts steps; give finetune.steps and set {unit} to 0", f"finetune.{unit}"
+            )
     end = schedule.end_step or round(0.8 * training.steps)
     if not schedule.begin_step < end <= training.steps:
         raise UserError(

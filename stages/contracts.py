@@ -182,6 +182,20 @@ class Examples(DataSet):
 
 
 @dataclass(frozen=True)
+class PackedCorpus(DataSet):
+    """Text for pretraining as one tokenizer's ids: each document as the tokenizer begins it, ended by eos.
+
+    `index.json`: {"dtype": "uint16" | "uint32", "train": [tokens of each shard], "validation": {source: tokens}}. Ids
+    are in `train_00000.bin`, `train_00001.bin`, ... and `validation_SOURCE.bin`, and beside each, in `*.starts.npy`,
+    where its documents start (uint64). Facts: `format` (tokens), `digest`, `sources`.
+    """
+
+    def index(self) -> dict[str, Any]:
+        found: dict[str, Any] = _read_json(self.path / "index.json")
+        return found
+
+
+@dataclass(frozen=True)
 class Calibration(Artifact):
     """`samples.safetensors`: the tensors of a batch (`stages.families.Batch`), N samples."""
 

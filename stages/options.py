@@ -33,6 +33,9 @@ class Options(BaseModel):
     """Options that came after results were stored without them. At their default they stay out of the fingerprint, so
     that those results are still hits."""
 
+    section: ClassVar[str] = ""
+    """Where users find these options, if not under the name of the stage or option that has them."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @model_serializer(mode="wrap")
@@ -52,6 +55,13 @@ class Options(BaseModel):
         if any(isinstance(part, bool) for part in parts) and not _mentions(annotation, bool):
             raise ValueError("expected no boolean")
         return value
+
+
+class Located(Options):
+    """Options that name something outside by `path` and `revision`. In a fingerprint its identity stands for both."""
+
+    path: str
+    revision: str
 
 
 def _mentions(annotation: Any, kind: type) -> bool:

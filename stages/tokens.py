@@ -114,7 +114,7 @@ def training_rows(
     encoder = Items(data, tokenizer)
     encoded = (encoder.encode(row, length, option) for row in rows(data.split(split)))
     items = [item for item in encoded if item is not None]
-    by_position = packed and _keeps_items_apart(model)
+    by_position = packed and keeps_items_apart(model)
     filled = _first_fit(items, length) if by_position else [[item] for item in items]
     shape = (len(filled), length)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -141,7 +141,7 @@ def training_rows(
 
 
 @torch.no_grad()
-def _keeps_items_apart(model: nn.Module) -> bool:
+def keeps_items_apart(model: nn.Module) -> bool:
     """Whether an item is read as if it stood alone where `position_ids` restart with it. Not all models that take them
     look there for where an item begins (OPT does not), so that is tried out, on two items of two tokens."""
     if "position_ids" not in inspect.signature(model.forward).parameters:

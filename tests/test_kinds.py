@@ -38,7 +38,7 @@ from tests.stage_options import pruning
 PROJECT = CONF.parent
 EVERY = {
     "pruners": (PRUNERS, 4), "allocations": (ALLOCATIONS, 5), "reconstructions": (RECONSTRUCTIONS, 4),
-    "metrics": (METRICS, 8), "recipes": (RECIPES, 3),
+    "metrics": (METRICS, 8), "recipes": (RECIPES, 4),
     "losses": (LOSSES, 3), "schemes": (SCHEMES, 1), "formats": (FORMATS, 6), "families": (FAMILIES, 4),
     "backends": (BACKENDS, 15), "prompts": (PROMPTS, 5), "unfold": (UNFOLDS, 4), "generators": (GENERATORS, 2),
 }  # fmt: skip
@@ -85,7 +85,7 @@ def test_an_unknown_member_is_refused_with_those_there_are(override: str, option
 
 
 def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(UserError, match="there are: dense, one_shot, task_pruning"):
+    with pytest.raises(UserError, match="there are: dense, foundation, one_shot, task_pruning"):
         RECIPES.get(config("recipe=dense").model_copy(update={"recipe": "omelette"}).recipe)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from pipeline import credentials, ending, preflight
 from pipeline.command.errors import JobFailedError
 from pipeline.estimating.estimates import of_plan
+from pipeline.located import changed
 from pipeline.plan import Plan, Stores, make_plan
 from pipeline.recipes import build
 from pipeline.resolve import resolve
@@ -22,6 +23,7 @@ from pipeline.schema import Config, parse
 from pipeline.sweeps.launchers import WORKERS
 from pipeline.table import say_problem, show_plan, show_warnings, table_console, warn
 from stages.contracts import UserError
+from stages.options import Located
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,13 @@ def _with_paths(config: Config) -> Config:
     if not HydraConfig.get().job.chdir:
         return found
 
-    def absolute(path: str) -> str:
-        here = Path(to_absolute_path(path))
-        return str(here) if here.exists() else path  # others are of a hub or a package
+    def absolute(located: Located, _: tuple[str, ...]) -> dict[str, str]:
+        here = Path(to_absolute_path(located.path))
+        return {"path": str(here)} if here.exists() else {}  # others are of a hub or a package
 
-    return found.model_copy(
+    return changed(found, absolute).model_copy(
         update={
             "runs": to_absolute_path(config.runs),
             "cache": config.cache.model_copy(update={"folder": to_absolute_path(config.cache.folder)}),
-            "model": config.model.model_copy(update={"path": absolute(config.model.path)}),
-            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
         }
     )

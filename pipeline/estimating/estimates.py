@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.disk import format_bytes
 from pipeline.estimating.history import SOURCES, History, Past
@@ -20,7 +20,7 @@ from pipeline.plan import Plan, Planned, Stores
 from pipeline.record.status import Status
 from pipeline.schema import Config
 from stages import model_size
-from stages.contracts import Corpus
+from stages.contracts import Corpus, PackedCorpus
 from stages.cost import Cost, Setting, Workload
 from stages.data.formats import FORMATS
 from stages.index import STAGES
@@ -81,7 +81,7 @@ def of_jobs(jobs: Iterable[tuple[Plan, Config]]) -> dict[str, Estimate]:
 
 
 def _estimates(plan: Plan, config: Config, history: History, known: Container[str]) -> dict[str, Estimate]:
-    size = _size(plan)
+    size = _size(plan) or _stated_size(config)
     return {
         name: _estimate(item, plan, config, size, history)
         for name, item in plan.items()
@@ -165,7 +165,7 @@ def _planned_load(item: Planned, plan: Plan, config: Config, history: History) -
         item.node.stage,
         item.config,
         inputs={role: source.node.stage for role, source in sources.items()},
-        rows=_rows(plan, item.config, history),
+        rows=_rows(plan, item, history),
         tests=_count(plan, "test"),
         calibration=calibration.config if calibration else None,
     )
@@ -185,12 +185,14 @@ def _past_load(past: Past, history: History) -> Workload:
     )
 
 
-def _rows(plan: Plan, config: Mapping[str, Any], history: History) -> float | None:
+def _rows(plan: Plan, item: Planned, history: History) -> float | None:
     """Of an epoch of training: as an earlier training on this data found, else the items of the data."""
-    if "training" not in config:
+    if not item.spec.trains:
         return None
-    data = plan["prepare" if "prepare" in plan else "data"]
-    length = config["training"]["sequence_length"]
+    data = plan[item.node.inputs["data"]]
+    length = item.config["training"]["sequence_length"]
+    if data.spec.makes is PackedCorpus:
+        return data.config["tokens"] / length or None
     for past in (past for name, spec in STAGES.items() if spec.trains for past in history.of(name)):
         same_rows = past.config["training"]["sequence_length"] == length and "rows" in past.facts
         if same_rows and _data(past.inputs) == data.fingerprint:
@@ -222,6 +224,11 @@ def _size(plan: Plan) -> ModelSize | None:
     if isinstance(model.node.config, ModelOptions) and "digest" in model.config["identity"]:
         return model_size.of_folder(local(model.node.config.path))
     return None
+
+
+def _stated_size(config: Config) -> ModelSize | None:
+    """By the configuration, for a model that is not here."""
+    return ModelSize(**config.model.size.model_dump()) if config.model.size else None
 
 
 def _is_size(past: Past, size: ModelSize) -> bool:

@@ -13,7 +13,7 @@ from stages.data.formats import FORMATS
 from stages.data.generators import GENERATORS, GeneratorOptions
 from stages.data.rows import Row
 from stages.data.unfold import UNFOLDS
-from stages.options import Options, Seed
+from stages.options import Located, Options, Seed
 from stages.sources.identity import GENERATED
 from stages.stage import MetricSpec, Stage
 
@@ -54,7 +54,7 @@ class Languages(Options):
     """The tokenizer's name of the target language; empty where it has none."""
 
 
-class Data(Options):
+class Data(Located):
     """The data set. It is stored as JSON Lines, one file for each of train, validation and test."""
 
     added: ClassVar[frozenset[str]] = frozenset({"unfold", "generator"})

@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 
 def check_early(options: DenseOptions, model: Structure, data: DataSet | None) -> None:
     """Raises UserError for options that cannot go well with a model of this structure and these data."""
-    check_training(options.training, "dense.training", model)
+    check_training(options.training, options.option, model)

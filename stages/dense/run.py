@@ -15,12 +15,10 @@ from stages.finetune import training_inputs
 from stages.finetune.randomness import seeded
 from stages.finetune.trainer import train
 
-OPTION = "dense.training"
-
 
 def check(config: DenseOptions, model: Checkpoint, data: DataSet) -> None:
     """Raises UserError where the data have no rows to train and validate on."""
-    training_inputs.check_rows(model, data, config.training, OPTION)
+    training_inputs.check_rows(model, data, config.training, config.option)
 
 
 def run(config: DenseOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -32,8 +30,8 @@ def run(config: DenseOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
     with seeded(config.training.seed):
         family = families.of(source.path)
         model = training_inputs.load(source, devices.of(log.device), log)
-        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION)
-        start = masks.of(source)
+        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, config.option)
+        start = training_inputs.held_masks(source, config.training, log)
         if start:
             log.note(f"trains a model of {masks.sparsity(start):.1%} sparsity, whose zeros stay zero")
         pruned, metrics = train(model, plan, None, start, log)

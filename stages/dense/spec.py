@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import model_validator
 
 from stages.contracts import Checkpoint
@@ -27,8 +29,12 @@ class Dense(Options):
 
 
 class DenseOptions(Options):
+    added: ClassVar[frozenset[str]] = frozenset({"option"})
+
     training: Training
     distill: Distill
+    option: str = "dense.training"
+    """Where users find `training`, for messages."""
 
 
 STAGE = Stage(

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from engine.reach import not_replaceable, probe_ids
 from stages import tokens
-from stages.contracts import Corpus, DataSet, UserError
+from stages.contracts import Corpus, DataSet, PackedCorpus, UserError
 from stages.families import Batch, Rows, context_of, linears_in, states_by_hooks, text_config
 from stages.families.decoding_head import OwnHead, agree, last_hidden_state, output_head, run_decoder
 from stages.families.hugging_face import HuggingFaceFolder
 from stages.families.routers import routers
+from stages.packed import rows as windows_of
 
 
 class CausalLM(HuggingFaceFolder):
@@ -87,6 +88,8 @@ class CausalLM(HuggingFaceFolder):
     def rows(
         self, model: nn.Module, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
     ) -> Rows:
+        if isinstance(data, PackedCorpus):
+            return windows_of(data, split, length, False, option)
         assert isinstance(data, Corpus)
         batch = tokens.training_rows(data, split, self.tokenizer(folder), length, model, option, packed)
         return TensorRows(batch, self)

@@ -18,8 +18,18 @@ STEPS_GROUPED = 20
 
 
 def count_steps(config: Training, num_rows: int) -> int:
-    """Optimizer steps: as configured, or those that see every row at least `epochs` times."""
+    """Optimizer steps: as configured, or those that see every row at least `epochs` times; 0 for a budget of tokens."""
     return config.steps or math.ceil(config.epochs * num_rows / config.batch_size)
+
+
+def steps_of_tokens(config: Training, sizes_R: Tensor) -> int:
+    """The first steps that together have `config.tokens` tokens; `sizes_R`: the tokens of each row."""
+    smallest, largest = int(sizes_R.min()), int(sizes_R.max())
+    if smallest == largest:
+        return math.ceil(config.tokens / (config.batch_size * largest))
+    epochs = math.ceil(config.tokens / int(sizes_R.sum()))
+    seen_N = sizes_R[order(len(sizes_R), epochs * len(sizes_R), config.seed)].cumsum(0)
+    return math.ceil((int(torch.searchsorted(seen_N, config.tokens)) + 1) / config.batch_size)
 
 
 def order(num_rows: int, needed: int, seed: int) -> Tensor:

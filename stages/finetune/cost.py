@@ -27,6 +27,8 @@ class TrainingCost:
         """None for epochs of data whose size is not known."""
         training = load.config["training"]
         steps, length = training["steps"], training["sequence_length"]
+        if training.get("tokens"):
+            steps = training["tokens"] / (training["batch_size"] * length)
         if training["epochs"]:
             if load.rows is None:
                 return None

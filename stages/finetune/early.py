@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def check_early(options: FinetuneOptions, model: Structure, data: DataSet | None) -> None:
     """Raises UserError for options that cannot go well with a model of this structure and these data."""
-    check_training(options.training, "finetune", model)
+    check_training(options.training, options.option, model)
     features = options.distill.feature_terms
     if features and "squarehead" in model.refused:
         raise UserError(model.refused["squarehead"], features[0].option)

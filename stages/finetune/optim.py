@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.finetune import weight_updates
-from stages.finetune.spec import Training
+from stages.finetune.spec import Training, decay_steps
 from stages.finetune.weight_updates import Updates
 
 
@@ -30,8 +30,8 @@ def optimizer(
 def learning_rate(step: int, steps: int, config: Training) -> float:
     """Of the step that follows `step` finished ones, of `steps` in all.
 
-    Rises linearly over `warmup_steps` (lr·1/(w+1), 2/(w+1), ...), stands at `lr` in step w, and falls from there to 0,
-    which the step after the last one would have.
+    Rises linearly over `warmup_steps` (lr·1/(w+1), 2/(w+1), ...), stands at `lr` in step w, and falls from there to
+    `final_lr_fraction` of it, which the step after the last one would have.
     """
     warmup = config.warmup_steps
     if step < warmup:
@@ -39,11 +39,15 @@ def learning_rate(step: int, steps: int, config: Training) -> float:
     t = (step - warmup) / max(steps - warmup, 1)
     match config.decay:
         case "linear":
-            return config.lr * (1 - t)
+            share = 1 - t
         case "cosine":
-            return config.lr * 0.5 * (1 + math.cos(math.pi * t))
+            share = 0.5 * (1 + math.cos(math.pi * t))
+        case "wsd":
+            share = min(1.0, (steps - step) / max(decay_steps(steps, config), 1))
         case "constant":
-            return config.lr
+            share = 1.0
+    final = config.final_lr_fraction
+    return config.lr * (final + (1 - final) * share) if final else config.lr * share
 
 
 class MaskedOptimizer:

@@ -78,6 +78,20 @@ def last(folder: Path) -> Path | None:
     return max(folder.glob(f"{PREFIX}*"), default=None)
 
 
+def go_on_from(state: Path, folder: Path) -> None:
+    """Lets a training with checkpoints in `folder` begin behind the last step of another, whose `save` filled `state`;
+    where it has begun already, nothing changes."""
+    if last(folder):
+        return
+    kept = last(state)
+    assert kept, f"no state is kept in {state}"
+    writing = sealed.begin(folder)
+    for file in kept.iterdir():
+        if file.name != sealed.SEAL:
+            shutil.copyfile(file, writing / file.name)
+    sealed.finish(writing, folder / kept.name)
+
+
 def save(folder: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Tensor], done: Progress) -> None:
     """Writes a checkpoint and then removes all but the one before it."""
     writing = sealed.begin(folder)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages import checkpoints, devices, families, masks
+from stages import checkpoints, devices, families
 from stages.calibrate.samples import load_samples
 from stages.contracts import Artifact, Calibration, Checkpoint, DataSet, Log, UserError
 from stages.families import Family
-from stages.finetune import training_inputs
+from stages.finetune import resume, training_inputs
 from stages.finetune.gradual import Gradual
 from stages.finetune.randomness import seeded
 from stages.finetune.spec import CubicOptions, FinetuneOptions
@@ -22,12 +23,13 @@ from stages.prune.goals import known_goals
 from stages.prune.selection import shape_of
 from stages.prune.sequential import linears_to_prune
 
-OPTION = "finetune"
+STATE = "state"
+"""Folder of a result from which another training goes on."""
 
 
 def check(config: FinetuneOptions, model: Checkpoint, data: DataSet) -> None:
     """Raises UserError where the data have no rows to train and validate on."""
-    training_inputs.check_rows(model, data, config.training, OPTION)
+    training_inputs.check_rows(model, data, config.training, config.option)
 
 
 def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
@@ -39,9 +41,15 @@ def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log:
     with seeded(config.training.seed):
         family = families.of(source.path)
         model = training_inputs.load(source, devices.of(log.device), log)
-        earlier = masks.of(source)
+        earlier = training_inputs.held_masks(source, config.training, log)
         gradual = _gradual(config.cubic, model, family, inputs, earlier, log) if config.cubic else None
-        plan = training_inputs.plan(model, family, source, data, config.training, config.distill, OPTION, gradual)
+        plan = training_inputs.plan(
+            model, family, source, data, config.training, config.distill, config.option, gradual
+        )
+        if config.continues:
+            resume.go_on_from(source.path / STATE, log.resume)
+        if config.keeps_state:
+            plan = replace(plan, state=out / STATE)
         teacher = _teacher(plan, model, inputs, log) if config.distill.needs_teacher else None
         pruned, metrics = train(model, plan, teacher, earlier, log)
         if teacher:
@@ -75,7 +83,7 @@ def _teacher(plan: Plan, model: Any, inputs: Mapping[str, Artifact], log: Log) -
     visited = plan.order()
     if not plan.training.teacher_cache_gb or not len(visited):
         return live
-    return CachedTeacher(live, plan.rows, visited, plan.training, log, OPTION)
+    return CachedTeacher(live, plan.rows, visited, plan.training, log, plan.option)
 
 
 def _gradual(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
@@ -14,14 +15,24 @@ from stages.options import Beta, LossWeight, Options, Precision, Seed, Sparsity
 from stages.prune.spec import Prune
 from stages.stage import SPARSITIES, MetricSpec, Stage
 
+DECAY_FRACTION = 0.2
+"""Share of the steps over which decay=wsd falls, unless told otherwise."""
+
 
 class Training(Options):
     """One run of the optimizer, dense or sparse."""
 
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"tokens", "decay_fraction", "final_lr_fraction", "documents", "release"}
+    )
+
     steps: int = Field(ge=0)
-    """Number of optimizer steps. Give either steps or epochs; the other is 0."""
+    """Number of optimizer steps. Give one of steps, epochs and tokens; the others are 0."""
     epochs: float = Field(ge=0)
-    """Passes over the training split; fractions are allowed. Give either steps or epochs; the other is 0."""
+    """Passes over the training split; fractions are allowed. Give one of steps, epochs and tokens; the others are 0."""
+    tokens: int = Field(0, ge=0)
+    """Tokens to train on, without padding; the last step may go beyond by less than a step. For decoder-only models.
+    Give one of steps, epochs and tokens; the others are 0."""
     sequence_length: int = Field(ge=2)
     """Tokens of a row; for an encoder-decoder, of the source and of the target each. Longer ones are cut."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
@@ -41,8 +52,13 @@ class Training(Options):
     """Peak learning rate, reached after warmup_steps."""
     warmup_steps: int = Field(ge=0)
     """The learning rate rises linearly over this many steps."""
-    decay: Literal["linear", "cosine", "constant"]
-    """How the learning rate falls after the warmup: linear and cosine approach 0 at the end, constant stays."""
+    decay: Literal["linear", "cosine", "constant", "wsd"]
+    """How the learning rate falls after the warmup: linear and cosine all the way to the end, wsd (warmup, stable,
+    decay) linearly over the last part, constant not at all."""
+    decay_fraction: float = Field(DECAY_FRACTION, gt=0, le=1)
+    """decay=wsd: share of the steps over which the learning rate falls, at the end."""
+    final_lr_fraction: float = Field(0.0, ge=0, le=1)
+    """Where the learning rate ends, as a fraction of lr."""
     weight_decay: float = Field(ge=0)
     """Weight decay of matrices; norms and biases have none."""
     betas: tuple[Beta, Beta]
@@ -62,6 +78,12 @@ class Training(Options):
     divergence: float = Field(gt=1)
     """Training stops when the mean loss of the last 10 steps exceeds this multiple of the loss at the start and is at
     least 2 (nats, times the loss weights) above it. A loss or gradient that is not finite always stops it."""
+    documents: Literal["join", "separate"] = "join"
+    """A packed corpus: whether documents that share a row are one text to the model, or attention and positions restart
+    with each."""
+    release: bool = False
+    """Drop the masks of a sparse model before training, so that all its weights are trained: sparse pretraining, dense
+    fine-tuning (arXiv 2303.10464)."""
     activation_checkpointing: bool
     """Recompute activations in the backward pass: less memory, more time."""
     teacher_cache_gb: float = Field(ge=0)
@@ -72,11 +94,31 @@ class Training(Options):
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
-        if self.steps > 0 and self.epochs > 0:
-            raise ValueError("give steps or epochs and set the other to 0")
+        if sum(budget > 0 for budget in (self.steps, self.epochs, self.tokens)) > 1:
+            raise ValueError("give one of steps, epochs and tokens, and set the others to 0")
+        if self.decay == "constant" and self.final_lr_fraction:
+            raise ValueError("a constant learning rate ends where it is; expected final_lr_fraction=0")
+        if self.decay != "wsd" and self.decay_fraction != DECAY_FRACTION:
+            raise ValueError(f"decay_fraction belongs to decay=wsd, not to {self.decay}")
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size}")
         return self
+
+    @property
+    def is_none(self) -> bool:
+        """Whether there is nothing to train."""
+        return not (self.steps or self.epochs or self.tokens)
+
+
+def decay_steps(steps: int, training: Training) -> int:
+    """Of decay=wsd: the last steps, over which the learning rate falls; none before the warm-up has ended."""
+    return min(round(training.decay_fraction * steps), steps - training.warmup_steps)
+
+
+def stable_steps(training: Training) -> int:
+    """Of decay=wsd and a budget of tokens in rows without padding: the steps before the learning rate falls."""
+    steps = math.ceil(training.tokens / (training.batch_size * training.sequence_length))
+    return steps - decay_steps(steps, training)
 
 
 def _of_the_named_losses(value: Any) -> Any:
@@ -160,8 +202,16 @@ class CubicOptions(Options):
 
 
 class FinetuneOptions(Options):
+    added: ClassVar[frozenset[str]] = frozenset({"option", "continues", "keeps_state"})
+
     training: Training
     distill: Distill
+    option: str = "finetune"
+    """Where users find `training`, for messages."""
+    continues: bool = False
+    """Go on behind the last step of the training that made `model`, as if that had not ended there."""
+    keeps_state: bool = False
+    """Keep what another training needs to go on behind the last step."""
     cubic: CubicOptions | None = None
 
     @model_validator(mode="after")
@@ -171,10 +221,12 @@ class FinetuneOptions(Options):
                 f"would skip all {self.training.sequence_length} tokens of a sequence (finetune.sequence_length)",
                 "distill.skip_first",
             )
+        if self.training.release and self.cubic:
+            raise UserError("a cubic schedule prunes while it trains; expected false", "finetune.release")
         return self
 
 
-IRRELEVANT = ("training.checkpoint_every", "training.divergence")
+IRRELEVANT = ("training.checkpoint_every", "training.divergence", "option")
 """divergence only stops a run: with a higher one, the same run goes on from its last checkpoint."""
 TRAINING_METRICS = (
     MetricSpec("validation_loss", "nats", False, headline=True),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -43,9 +46,15 @@ class Plan:
     option: str
     """The configuration section that errors name: `finetune` or `dense.training`."""
     gradual: Gradual | None = None
+    state: Path | None = None
+    """Folder for what another training needs to go on behind the last step; None: nothing is kept."""
+    validation_parts: Mapping[str, Rows] = field(default_factory=dict)
+    """Of a packed corpus: the validation rows of each source, whose losses are measured at the end."""
 
-    @property
+    @cached_property
     def steps(self) -> int:
+        if self.training.tokens:
+            return batches.steps_of_tokens(self.training, self.rows.sizes)
         return batches.count_steps(self.training, len(self.rows))
 
     def order(self) -> Tensor:
@@ -70,11 +79,19 @@ def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log:
     with holding(model, dtype):
         run = _Run(model, plan, teacher, pruned, log)
         run.take_steps()
+        if plan.state:
+            resume.save(plan.state, run.optimizer, run.pruned, run.done)
     model.eval()
     masks.check(model, run.pruned)
     with holding(model, dtype):
         validation_loss = run.validate()
-    metrics = {"validation_loss": validation_loss, "steps": float(plan.steps), "tokens": float(run.done.tokens)}
+        parts = {f"validation_loss_{name}": run.loss_on(rows) for name, rows in plan.validation_parts.items()}
+    metrics = {
+        "validation_loss": validation_loss,
+        **parts,
+        "steps": float(plan.steps),
+        "tokens": float(run.done.tokens),
+    }
     if plan.steps:
         losses, rate = run.done.losses, run.done.tokens / run.done.seconds
         metrics |= {"train_loss": sum(losses) / len(losses), "tokens_per_second": rate}
@@ -153,13 +170,15 @@ class _Run:
 
     def validate(self) -> float:
         """Logs and returns the validation loss."""
-        plan, config = self.plan, self.plan.training
-        loss = objective.validation_loss(
-            self.model, self.head, plan.family, plan.validation, config.eval_windows, config.micro_batch_size,
-            config.precision,
-        )  # fmt: skip
+        loss = self.loss_on(self.plan.validation)
         self.log.metrics({"validation_loss": loss}, step=self.done.step)
         return loss
+
+    def loss_on(self, rows: Rows) -> float:
+        plan, config = self.plan, self.plan.training
+        return objective.validation_loss(
+            self.model, self.head, plan.family, rows, config.eval_windows, config.micro_batch_size, config.precision
+        )
 
     def save(self) -> None:
         resume.save(self.log.resume, self.optimizer, self.pruned, self.done)

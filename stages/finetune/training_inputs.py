@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from stages import checkpoints, counts, families, masks
-from stages.contracts import Checkpoint, Corpus, DataSet, Log, UserError
+from stages import checkpoints, counts, families, masks, packed, tokens
+from stages.contracts import Checkpoint, Corpus, DataSet, Log, PackedCorpus, UserError
 from stages.data.formats import rows_of
 from stages.families import Family
 from stages.finetune import batches
@@ -48,13 +48,36 @@ def plan(
     """Rows of the splits `train` and `validation`. Raises UserError when a sequence exceeds the model's context."""
     length_option = f"{option}.sequence_length"
     checkpoints.check_length(family.context(model), training.sequence_length, length_option)
-    rows, validation = (
-        family.rows(model, checkpoint.path, data, split, training.sequence_length, length_option)
-        for split in ("train", "validation")
+    splits = ["train", "validation"]
+    if isinstance(data, PackedCorpus):
+        splits += [f"validation.{name}" for name in data.index()["validation"]]
+    elif training.documents != "join":
+        raise UserError("only documents of a packed corpus share rows; expected join", f"{option}.documents")
+    if training.documents == "separate" and not tokens.keeps_items_apart(model):
+        raise UserError(
+            f"{type(model).__name__} does not begin anew where position ids do; expected join", f"{option}.documents"
+        )
+    rows, validation, *parts = (
+        packed.rows(data, split, training.sequence_length, True, length_option)
+        if isinstance(data, PackedCorpus) and training.documents == "separate"
+        else family.rows(model, checkpoint.path, data, split, training.sequence_length, length_option)
+        for split in splits
     )
     if not len(rows) or not len(validation):
         raise UserError(NO_ITEMS, "data")
-    return Plan(family, training, weights, rows, validation, option, gradual)
+    named = {split.removeprefix("validation."): part for split, part in zip(splits[2:], parts, strict=True)}
+    return Plan(family, training, weights, rows, validation, option, gradual, validation_parts=named)
+
+
+def held_masks(source: Checkpoint, training: Training, log: Log) -> Masks:
+    """The masks that hold in training: those of the model, or none where it is released from them."""
+    found = masks.of(source)
+    if not training.release:
+        return found
+    if not found:
+        raise UserError("the model is dense already; expected false", "finetune.release")
+    log.note(f"releases {masks.sparsity(found):.1%} of the prunable weights, which are 0 and are trained from there")
+    return {}
 
 
 def learned(data: DataSet) -> dict[str, str]:
@@ -72,7 +95,7 @@ def check_rows(model: Checkpoint, data: DataSet, training: Training, option: str
     )
     if not train or not validation:
         raise UserError(NO_ITEMS, "data")
-    steps = batches.count_steps(training, train)
+    steps = batches.count_steps(training, train)  # of a budget of tokens, training counts them
     if training.warmup_steps > steps > 0:
         raise UserError(
             f"a warm-up of {training.warmup_steps} steps would not end in the {steps} steps of {option}.epochs="

@@ -8,14 +8,27 @@ from pydantic import Field, model_validator
 
 from stages.contracts import Checkpoint
 from stages.model.families import FAMILIES
-from stages.options import Options
+from stages.options import Located, Options
 from stages.scratch.spec import Scratch
 from stages.stage import SPARSITIES, MetricSpec, Stage
 
 MasksOfSource = Literal["auto", "from_zeros", "none"]
 
 
-class Model(Options):
+class Size(Options):
+    """How large a model is."""
+
+    parameters: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    """Width of its states."""
+    layers: int = Field(ge=1)
+    """Blocks."""
+    heads: int = Field(ge=1)
+    """Of attention, in each block."""
+    vocabulary: int = Field(ge=1)
+
+
+class Model(Located):
     """A pretrained model, or one to be trained from scratch."""
 
     path: str = Field(min_length=1)
@@ -34,6 +47,8 @@ class Model(Options):
     with more than 5 % zeros."""
     scratch: Scratch | None = None
     """Only for path=scratch."""
+    size: Size | None = None
+    """What estimates count with as long as the model is not here; null: nothing is estimated until then."""
 
     @model_validator(mode="after")
     def _described(self) -> Model:
@@ -47,9 +62,7 @@ class Model(Options):
         return self
 
 
-class ModelOptions(Options):
-    path: str
-    revision: str
+class ModelOptions(Located):
     family: Annotated[str, FAMILIES]
     dtype: Literal["float32", "bfloat16"]
     masks: MasksOfSource = "auto"

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from stages.contracts import Checkpoint
+from stages.corpus.spec import CorpusOptions
 from stages.model.families import FAMILIES
 from stages.options import Options, Seed
 from stages.stage import MetricSpec, Stage
 
 
 class Scratch(Options):
-    """A model of random weights, with a tokenizer trained on the training split, for the `dense` stage to train."""
+    """A model of random weights, with a tokenizer trained on the corpus, or else on the training split."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"tokenizer_bytes"})
 
     label: str
     """Name in tables and records. It should say that the model is not a pretrained one."""
     vocabulary: int = Field(ge=8)
-    """Number of pieces of its SentencePiece tokenizer."""
+    """Number of pieces of its tokenizer: SentencePiece for T5, byte-level BPE with single digits for Llama, which has
+    257 at least."""
+    tokenizer_bytes: int = Field(20_000_000, ge=1)
+    """Text of a corpus that the tokenizer is trained on."""
     settings: dict[str, int | float | str | bool]
     """Arguments of the family's configuration class: sizes first of all."""
     seed: Seed
@@ -26,9 +32,13 @@ class Scratch(Options):
 
 
 class ScratchOptions(Options):
+    added: ClassVar[frozenset[str]] = frozenset({"corpus"})
+
     family: Annotated[str, FAMILIES]
     dtype: Literal["float32", "bfloat16"]
     scratch: Scratch
+    corpus: CorpusOptions | None = None
+    """Whose texts the tokenizer is trained on; None: those of the input `data`."""
 
 
 STAGE = Stage(

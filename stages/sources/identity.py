@@ -9,18 +9,19 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Iterable
 from errno import EINVAL
 from pathlib import Path
 from stat import S_ISREG
 
 from stages.contracts import UserError
-from stages.sources import debian, packages, remembered
+from stages.sources import debian, interpreter, packages, remembered
 
 GENERATED = "generated"
 """The `data.path` of data that a generator makes (`stages.data.generators`)."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_KINDS = {"model": "model", "data": "dataset"}
+_HUB_KINDS = {"model": "model", "data": "dataset", "corpus": "dataset"}
 _HUB_SECONDS = 10
 _SETTLED_NS = 2_000_000_000
 """A file younger than this could change again within one tick of the file system's clock: not remembered."""
@@ -39,12 +40,15 @@ def identity(path: str, revision: str, option: str) -> dict[str, str]:
         return {"package": package.requirement, "sha256": package.sha256}
     if path.startswith(debian.PREFIX):
         _no_revision(revision, "Debian packages, which #sha256=HEX after a name pins", option)
-        if option != "data.path":
+        if not option.startswith("data."):
             raise UserError(f"Debian packages hold data, no models, got {path!r}", option)
         return debian.identity(debian.find(path, option))
     if path == GENERATED and option == "data.path":
         _no_revision(revision, "generated data", option)
         return {"generated": "by options"}
+    if path == interpreter.PATH:
+        _no_revision(revision, "the interpreter's library", option)
+        return {"digest": digest_of(interpreter.files(), interpreter.folder(), option)}
     here = local(path)
     if here.exists():
         _no_revision(revision, "a local path", option)
@@ -65,19 +69,33 @@ def digest(path: Path, option: str) -> str:
     a file by path, size and modification time. Raises UserError, with `option`, for links that lead nowhere, pipes,
     devices, and what cannot be read.
     """
+    try:
+        if path.is_dir():
+            return digest_of(_files(path), path, option)
+        known = remembered.recall("digests")
+        fresh: dict[str, list[int | str]] = {}
+        found = _content(path, known, fresh)
+    except OSError as error:
+        raise _unreadable(error, path, option) from None
+    remembered.remember("digests", fresh)
+    return found
+
+
+def digest_of(files: Iterable[Path], folder: Path, option: str) -> str:
+    """sha256 over the sorted names, relative to `folder`, and the contents of some of its files, as `digest`."""
     known = remembered.recall("digests")
     fresh: dict[str, list[int | str]] = {}
     try:
-        if not path.is_dir():
-            found = _content(path, known, fresh)
-        else:
-            names = sorted(file.relative_to(path).as_posix() for file in _files(path))
-            lines = [f"{_content(path / name, known, fresh)}  {name}\n" for name in names]
-            found = hashlib.sha256("".join(lines).encode()).hexdigest()
+        names = sorted(file.relative_to(folder).as_posix() for file in files)
+        lines = [f"{_content(folder / name, known, fresh)}  {name}\n" for name in names]
     except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror or error}", option) from None
+        raise _unreadable(error, folder, option) from None
     remembered.remember("digests", fresh)
-    return found
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _unreadable(error: OSError, path: Path, option: str) -> UserError:
+    return UserError(f"cannot read {error.filename or path}: {error.strerror or error}", option)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -115,7 +133,7 @@ def _commit(repo: str, revision: str, option: str) -> str:
         try:
             commit = HfApi().repo_info(repo, repo_type=kind, revision=revision or None, timeout=_HUB_SECONDS).sha
         except RevisionNotFoundError:
-            raise UserError(f"{repo} has no revision {revision!r}", option.partition(".")[0] + ".revision") from None
+            raise UserError(f"{repo} has no revision {revision!r}", _revision_option(option)) from None
         except RepositoryNotFoundError:
             message = f"{repo!r} is neither a file or folder here nor a {kind} on the hub (or it is private: log in)"
             raise UserError(message, option) from None
@@ -135,6 +153,10 @@ def _cached_ref(cache: Path, kind: str, repo: str, revision: str) -> str | None:
     return ref.read_text(encoding="utf-8").strip() if ref.exists() else None
 
 
+def _revision_option(option: str) -> str:
+    return option.rpartition(".")[0] + ".revision"
+
+
 def _no_revision(revision: str, what: str, option: str) -> None:
     if revision:
-        raise UserError(f"got {revision!r} for {what}; leave it empty", option.partition(".")[0] + ".revision")
+        raise UserError(f"got {revision!r} for {what}; leave it empty", _revision_option(option))

@@ -42,7 +42,10 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
     ("group", "choices"),
     [
         ("prune", ["alps", "magnitude", "random", "ria", "sparsegpt", "wanda"]),
-        ("recipe", ["dense", "one_shot", "task_pruning"]),
+        ("recipe", ["dense", "foundation", "one_shot", "task_pruning"]),
+        ("corpus", ["general_and_python", "slimpajama_and_stack", "text"]),
+        ("pretrain", ["base"]),
+        ("foundation", ["dense", "half", "half_then_70", "llama2", "magnitude_half_then_70"]),
         ("schedule", ["cubic", "ladder", "one_shot"]),
         ("distill", ["ce", "kd", "squarehead", "squarehead_whisper"]),
         ("quantize", ["none", "w8a8"]),
@@ -50,7 +53,13 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
         ("evaluate", EVALUATIONS),
         ("benchmark", ["engine", "none", "peers", "torch"]),
         ("tracking", ["local", "none"]),
-        ("model", ["seq2seq", "smollm2_135m", "t5", "t5_from_scratch", "whisper", "whisper_tiny_en"]),
+        (
+            "model",
+            [
+                *("llama2_7b", "llama_from_scratch", "seq2seq", "smollm2_135m", "t5", "t5_from_scratch"),
+                *("whisper", "whisper_tiny_en"),
+            ],
+        ),
     ],
 )
 def test_every_choice_of_every_group_composes(group: str, choices: list[str]) -> None:
@@ -88,7 +97,11 @@ def fitting(group: str, choice: str) -> list[str]:
         data = names_of(FAMILIES.get(chosen["family"]).reads)[-1]
         path = ["model.path=own"] if chosen["path"] == "???" else []
         return [f"data={data}", "data.path=own.jsonl", f"evaluate={JUDGES[data]}", *path]
-    return []
+    if group == "corpus":
+        return ["pretrain=base", *(["corpus.sources.text.path=own.jsonl"] if choice == "text" else [])]
+    if group == "pretrain":
+        return ["corpus=general_and_python"]
+    return ["recipe=foundation", "sparsity=0.7"] if group == "foundation" else []
 
 
 def test_the_table_of_peers_has_every_backend() -> None:
@@ -106,7 +119,7 @@ def test_the_table_of_peers_has_every_backend() -> None:
         ("prune.pattern='16:64'", "sparsity", "0.75"),
         ("finetune.lr=0", "finetune.lr", "greater than 0"),
         ("finetune.lr=nan", "finetune.lr", "nan"),
-        ("finetune.epochs=1", "finetune", "steps or epochs"),
+        ("finetune.epochs=1", "finetune", "one of steps, epochs and tokens"),
         ("finetune.micro_batch_size=3", "finetune", "micro_batch_size=3"),
         ("distill.ce=0", "distill", "loss weights"),
         ("data.fractions=[0.5,0.1,0.1]", "data.fractions", "sum to 1"),

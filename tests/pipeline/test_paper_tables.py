@@ -40,6 +40,7 @@ JOBS = {
     "paper/llama2_7b_speed": 4,
     "paper/mpt_7b": 8,
     "paper/mpt_7b_speed": 4,
+    "paper/p2_gsm8k": 4,
     "paper/t5": 24,
     "paper/whisper": 24,
     "paper/whisper_ce_12": 8,
@@ -204,6 +205,29 @@ def test_gsm8k_of_llama_has_the_hyper_parameters_of_its_guide() -> None:
     dense, sparse = one.dense.training, one.finetune
     assert (dense.epochs, dense.lr, dense.batch_size) == (2, 5e-5, 128)
     assert (sparse.epochs, sparse.lr, sparse.batch_size) == (2, 5e-5, 64)
+
+
+def test_gsm8k_of_the_second_paper_has_its_foundations() -> None:
+    made = configs("paper/p2_gsm8k")
+    assert [(one.sparsity, loss(one)) for one in made] == list(itertools.product([0.5, 0.7], ["ce", "squarehead"]))
+    for one in made:
+        assert one.foundation
+        assert one.corpus
+        assert [step.sparsity for step in one.foundation.steps] == [0.5, 0.7][: 1 + (one.sparsity == 0.7)]
+        assert one.foundation.steps[0].tokens == 45e9
+        training = one.foundation.training
+        assert (training.lr, training.warmup_steps, training.decay, training.final_lr_fraction) == (
+            3e-4,
+            0,
+            "linear",
+            0,
+        )
+        assert not one.foundation.distill.needs_teacher
+        assert (one.finetune.sequence_length, one.finetune.batch_size, one.finetune.warmup_steps) == (512, 32, 20)
+        assert (one.finetune.weight_decay, one.finetune.clip_norm) == (0, 0)
+        assert one.calibrate.samples == 512
+    shared = [nodes(build(one)) for one in made]
+    assert len({found["pretrain_f50"][1].model_dump_json() for found in shared}) == 1, "made once"
 
 
 @pytest.mark.parametrize("table", [table for table in TABLES if table.endswith("speed")])

@@ -254,12 +254,12 @@ def test_a_mixture_goes_through_every_stage(kind: str, tmp_path: Path) -> None:
 
 
 def test_items_are_packed_for_mixtures_that_keep_them_apart() -> None:
-    from stages.tokens import _keeps_items_apart
+    from stages.tokens import keeps_items_apart
 
     for kind in ("mixtral", "olmoe", "qwen3_moe"):
         model = tiny_classes.build(kind)
         unfuse_(model)
-        assert _keeps_items_apart(model), kind
+        assert keeps_items_apart(model), kind
         fuse_(model)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stages.contracts import UserError
-from stages.scratch.run import random_t5
 from stages.scratch.spec import Scratch
+from stages.scratch.t5 import random_t5
 
 SIZES = {"d_model": 16, "d_kv": 4, "num_heads": 4, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 1}
 

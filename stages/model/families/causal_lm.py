@@ -16,4 +16,4 @@ def adapter() -> Family:
     return CausalLM()
 
 
-FAMILY = FamilyDescription(adapter, reads=("texts", "items", "conversations"))
+FAMILY = FamilyDescription(adapter, reads=("texts", "items", "conversations"), from_scratch=True)

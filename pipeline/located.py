@@ -1,0 +1,47 @@
+"""What options name outside by path and revision: what stands for it in a fingerprint, and how it is pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from stages.options import Located, Options
+
+T = TypeVar("T", bound=Options)
+Identify = Callable[[str, str, str], dict[str, str]]
+"""Path, revision and option to an identity (`stages.sources.identity`)."""
+
+
+def with_identities(described: dict[str, Any], options: Options, where: str, identify: Identify) -> None:
+    """Puts identities in the place of paths and revisions. `described`: the dump of `options`; `where`: the option that
+    errors name."""
+    where = options.section or where
+    if isinstance(options, Located):
+        described["identity"] = identify(described.pop("path"), described.pop("revision"), f"{where}.path")
+    for keys, part in _parts(options):
+        inner: Any = described
+        for key in keys:
+            inner = inner.get(key, {})
+        if inner:  # else the dump left it out, as a default that came later than stored results
+            with_identities(inner, part, ".".join((where, *keys)), identify)
+
+
+def changed(options: T, change: Callable[[Located, tuple[str, ...]], dict[str, str]], at: tuple[str, ...] = ()) -> T:
+    """A copy in which everything located has the fields that `change` gives for it and the keys that lead to it."""
+    update: dict[str, Any] = dict(change(options, at)) if isinstance(options, Located) else {}
+    for keys, part in _parts(options):
+        new = changed(part, change, (*at, *keys))
+        if new is not part and len(keys) == 1:
+            update[keys[0]] = new
+        elif new is not part:
+            update[keys[0]] = {**update.get(keys[0], getattr(options, keys[0])), keys[1]: new}
+    return options.model_copy(update=update) if update else options
+
+
+def _parts(options: Options) -> Iterator[tuple[tuple[str, ...], Options]]:
+    """Options inside others, directly or in a mapping, with the keys that lead there."""
+    for name, value in options:
+        if isinstance(value, Options):
+            yield (name,), value
+        elif isinstance(value, dict):
+            yield from (((name, key), item) for key, item in value.items() if isinstance(item, Options))

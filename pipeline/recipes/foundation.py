@@ -1,0 +1,61 @@
+"""Sparse pretraining, then a task (arXiv 2405.03594): prune the base, train it on a corpus with its masks fixed, step
+by step; fine-tune that foundation for the task, with the dense base fine-tuned on the task as its teacher.
+
+model -> corpus; (-> base) -> (prune_fK -> pretrain_fK)* = foundation -> (prune_k ->) finetune_k -> evaluate, quantize
+-> evaluate_q, benchmark.  Nothing of the foundation depends on the task, so jobs of other tasks share it.
+"""
+
+from __future__ import annotations
+
+from pipeline import steps
+from pipeline.graph import Graph
+from pipeline.schema import Config
+from stages.contracts import UserError
+from stages.schedule import rungs
+
+
+def foundation(config: Config) -> Graph:
+    """The schedule goes on above the foundation's sparsity: of its levels those below are left out, and at the
+    foundation's own the model is fine-tuned as it is. Raises UserError where the job ends less sparse than that."""
+    assert config.foundation, "the schema asks for it"
+    level = config.foundation.sparsity
+    _check(config, level)
+    graph: Graph = {}
+    data = steps.sources(graph, config)
+    sparse = steps.foundation(graph, config, steps.base(graph, config))
+    dense = steps.dense(graph, config, data)
+    calibration = steps.calibrate(graph, config, data)
+    targets = [target for target in rungs(config.schedule.levels, config.sparsity) if target >= level]
+    for rung, target in enumerate(targets, start=1):
+        name = steps.level_name(config, target)
+        if target > level:
+            sparse = steps.prune(graph, config, f"prune_{name}", sparse, target, calibration)
+        sparse = steps.finetune(graph, config, name, rung, sparse, data, dense)
+        if config.evaluate.every_rung and target != targets[-1]:
+            steps.evaluate(graph, config, f"evaluate_{name}", sparse, data)
+    if config.evaluate.one_shot and config.sparsity > 0:
+        one_shot = steps.prune(graph, config, "one_shot", dense, config.sparsity, calibration)
+        steps.evaluate(graph, config, "one_shot_eval", one_shot, data)
+    steps.evaluate(graph, config, "evaluate", sparse, data)
+    steps.deploy(graph, config, data, dense, sparse, calibration)
+    return graph
+
+
+def _check(config: Config, level: float) -> None:
+    if config.sparsity < level:
+        raise UserError(
+            f"the foundation ends at {level:g}, and no weight comes back; expected at least that, or fewer steps in "
+            "foundation.steps",
+            "sparsity",
+        )
+    if config.schedule.kind == "cubic":
+        raise UserError("a foundation is pruned further in steps; expected one_shot or ladder", "schedule")
+    if config.finetune.release and config.sparsity > level:
+        raise UserError(
+            f"a released model is dense, so that pruning to {config.sparsity:g} would be lost; expected sparsity="
+            f"{level:g}, the foundation's",
+            "finetune.release",
+        )
+
+
+RECIPE = foundation

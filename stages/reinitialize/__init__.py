@@ -1,0 +1,1 @@
+"""A model's architecture, tokenizer and masks with new random weights."""

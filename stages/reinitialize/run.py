@@ -1,0 +1,36 @@
+"""Stage `reinitialize`: new random weights under the masks of a pruned model.
+
+Whether it matters where sparse pretraining starts: the same masks and tokens, without what the dense model knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from engine.unfused import unfuse_
+from stages import checkpoints, families, masks
+from stages.contracts import Artifact, Checkpoint, Log
+from stages.reinitialize.spec import ReinitializeOptions
+
+
+def run(config: ReinitializeOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
+    """`model` (Checkpoint) -> Checkpoint of the same architecture, drawn as transformers draws it."""
+    source = inputs["model"]
+    assert isinstance(source, Checkpoint)
+    family = families.of(source.path)
+    old = checkpoints.load(source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = family.auto_class.from_config(old.config).eval()
+    unfuse_(model)
+    model = family.complete(model, source.path).to(old.dtype)
+    pruned = masks.of(source)
+    masks.apply_(model, pruned)
+    checkpoints.save(model, source, pruned, out)
+    log.facts(masks_digest=masks.digest(pruned))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    zeros = sum(int((~keep_OI).sum()) for keep_OI in pruned.values())
+    return {"sparsity": masks.sparsity(pruned), "model_sparsity": zeros / total}

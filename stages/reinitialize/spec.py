@@ -1,0 +1,14 @@
+"""Stage `reinitialize`: random weights under a model's masks. Its description for the pipeline, without torch."""
+
+from __future__ import annotations
+
+from stages.contracts import Checkpoint
+from stages.options import Options, Seed
+from stages.stage import SPARSITIES, Stage
+
+
+class ReinitializeOptions(Options):
+    seed: Seed
+
+
+STAGE = Stage("reinitialize", "1", ReinitializeOptions, Checkpoint, metrics=SPARSITIES, model="sparse")
