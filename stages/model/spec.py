@@ -19,6 +19,7 @@ class Size(Options):
     """How large a model is."""
 
     parameters: int = Field(ge=1)
+    """All of them, embeddings included."""
     hidden: int = Field(ge=1)
     """Width of its states."""
     layers: int = Field(ge=1)
@@ -26,6 +27,7 @@ class Size(Options):
     heads: int = Field(ge=1)
     """Of attention, in each block."""
     vocabulary: int = Field(ge=1)
+    """Rows of the embedding."""
 
 
 class Model(Located):

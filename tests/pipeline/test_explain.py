@@ -57,7 +57,11 @@ def test_sections_and_choices_are_explained() -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("lr", "dense.training.lr or finetune.lr"), ("finetune.learning_rate", "finetune.lr"), ("distil", "distill")],
+    [
+        ("lr", "dense.training.lr or pretrain.lr or foundation.training.lr or finetune.lr"),
+        ("finetune.learning_rate", "finetune.lr"),
+        ("distil", "distill"),
+    ],
 )
 def test_near_names_are_given_for_an_unknown_one(name: str, near: str) -> None:
     with pytest.raises(UserError, match=f"{name}.*did you mean {near}"):

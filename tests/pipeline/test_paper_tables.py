@@ -31,6 +31,7 @@ JOBS = {
     "local/llm_lr": 9,
     "local/llm_patterns": 5,
     "local/llm_seeds": 9,
+    "local/p2_nano": 14,
     "local/speed": 4,
     "local/t5": 12,
     "local/t5_budgets": 18,
@@ -45,7 +46,7 @@ JOBS = {
     "paper/whisper": 24,
     "paper/whisper_ce_12": 8,
 }
-EMBEDDED = ("pypi:", "deb:", "scratch")
+EMBEDDED = ("pypi:", "deb:", "scratch", "generated")
 
 
 @functools.cache
@@ -136,6 +137,7 @@ def test_local_tables_stand_beside_the_papers() -> None:
         "local/llm_lr": "",
         "local/llm_patterns": "wikitext2_opt_125m",
         "local/llm_seeds": "",
+        "local/p2_nano": "",
         "local/speed": "mpt_gsm8k",
         "local/t5": "t5",
         "local/t5_budgets": "t5",
@@ -205,6 +207,21 @@ def test_gsm8k_of_llama_has_the_hyper_parameters_of_its_guide() -> None:
     dense, sparse = one.dense.training, one.finetune
     assert (dense.epochs, dense.lr, dense.batch_size) == (2, 5e-5, 128)
     assert (sparse.epochs, sparse.lr, sparse.batch_size) == (2, 5e-5, 64)
+
+
+def test_arms_of_the_second_paper_share_the_base_and_the_foundations() -> None:
+    graphs = {
+        (one.recipe, one.sparsity): nodes(build(one)) for one in configs("local/p2_nano") if not one.finetune.release
+    }
+    bases = [found["base"] for found in graphs.values()]
+    assert len(graphs) == 5
+    assert all(base == bases[0] for base in bases)
+    half, more = graphs["foundation", 0.5], graphs["foundation", 0.7]
+    assert "finetune_50" in half
+    assert "pretrain_f70" in more
+    control = graphs["foundation", 0.0]["pretrain_f0"][1].training.tokens
+    foundations = [one.foundation for one in configs("local/p2_nano") if one.foundation]
+    assert {sum(step.tokens for step in found.steps) for found in foundations if found.sparsity == 0.7} == {control}
 
 
 def test_gsm8k_of_the_second_paper_has_its_foundations() -> None:
