@@ -107,3 +107,19 @@ def test_programs_are_refused_before_anything_is_trained(place: Place) -> None:
 def test_stock_tasks_go_by_their_names() -> None:
     tasks = config("evaluate.tasks=[arc_easy,{name: hellaswag, shots: 10}]").evaluate.tasks
     assert [(task.name, task.shots, task.include) for task in tasks] == [("arc_easy", None, ""), ("hellaswag", 10, "")]
+
+
+def test_a_model_that_learned_its_items_answers_them(place: Place) -> None:
+    """Packed rows, their masks and the prompts of the evaluation belong together: else no item comes out."""
+    small = [line for line in place.small if not line.startswith("evaluate.perplexity")]
+    training = {
+        "steps": 160, "lr": 0.01, "batch_size": 8, "micro_batch_size": 8, "sequence_length": 64, "warmup_steps": 10,
+        "eval_every": 0, "checkpoint_every": 0,
+    }  # fmt: skip
+    pool = ["data.size=20", "data.generator.most_terms=2", "data.generator.largest=4", "data.fractions=[0.8,0.1,0.1]"]
+    outcomes = place.run_config(
+        "task=arithmetic", *small, "recipe=dense", f"until={BASELINE}", "quantize=none", "benchmark=none", *pool,
+        *(f"dense.training.{name}={value}" for name, value in training.items()),
+        "evaluate.metrics=[{name: exact_match, split: train, max_new_tokens: 12}]",
+    )  # fmt: skip
+    assert outcomes[BASELINE].metrics["exact_match"].value > 0.85

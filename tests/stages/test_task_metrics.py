@@ -90,7 +90,7 @@ def test_the_likelihood_of_targets_is_a_loop_over_their_tokens(model: Checkpoint
     found = likelihoods.of_targets(on, encoded, RecordingLog(tmp_path / "resume"), "")
     for row, likelihood in zip(encoded, found, strict=True):
         logits_TV = on.model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
-        nats = [-float(logits_TV[t - 1, row.ids[t]]) for t in range(1, len(row.ids)) if row.learned[t]]
+        nats = [-float(logits_TV[t - 1, row.ids[t]].detach()) for t in range(1, len(row.ids)) if row.learned[t]]
         assert likelihood.nats == pytest.approx(sum(nats), rel=1e-5)
         assert likelihood.tokens == len(nats)
 
