@@ -20,7 +20,19 @@ DATA = [
     *("translation", "wikipedia_leads", "wmt14_en_de"),
 ]
 EVALUATIONS = [
-    *("arithmetic", "bleu", "chat", "code", "gsm", "leaderboard", "perplexity", "preferences", "summaries", "wer"),
+    *(
+        "arithmetic",
+        "bleu",
+        "chat",
+        "code",
+        "gsm",
+        "leaderboard",
+        "mbpp",
+        "perplexity",
+        "preferences",
+        "summaries",
+        "wer",
+    ),
 ]
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
