@@ -66,12 +66,12 @@ class Data(Located):
     subset: str
     """For a hub id: the name of its configuration (`main` for openai/gsm8k)."""
     format: Annotated[str, FORMATS]
-    """text: running text. qa: a prompt and its completion, with the loss on both; answers are scored after `####`.
-    translation: pairs of a source and a target. speech: audio files and their transcripts. A file of
-    `stages/data/formats/`, or a format that an installed package adds."""
+    """text: running text. qa: a prompt and its completion, from templates. prompted: items that a prompt format makes
+    (instructions, summaries, functions). messages: conversations. translation: pairs of a source and a target. speech:
+    audio files and their transcripts. A file of `stages/data/formats/`, or a format that an installed package adds."""
     columns: dict[str, str]
     """Our column: theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
-    `text`. `id` is what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
+    `text`; messages: `messages`; prompted: those of its prompt format. `id` is what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
     splits: dict[str, str]
     """Our split: theirs, where the source has splits; empty means those of the same names. Splits left out are cut from
     `train` by hash."""
