@@ -71,7 +71,8 @@ class Data(Located):
     audio files and their transcripts. A file of `stages/data/formats/`, or a format that an installed package adds."""
     columns: dict[str, str]
     """Our column: theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
-    `text`; messages: `messages`; prompted: those of its prompt format. `id` is what a hash split hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
+    `text`; messages: `messages`; prompted: those of its prompt format. `id` is what a hash split hashes (rows of one id
+    stay in one split). `a.b` is column b inside column a."""
     splits: dict[str, str]
     """Our split: theirs, where the source has splits; empty means those of the same names. Splits left out are cut from
     `train` by hash."""
