@@ -9,6 +9,7 @@ from pipeline.graph import BASELINE, Graph, add
 from pipeline.schema import Config
 from stages.benchmark.spec import BenchmarkOptions
 from stages.contracts import UserError
+from stages.corpus_perplexity.spec import CorpusPerplexityOptions
 from stages.data.formats import FORMATS
 from stages.dense.spec import DenseOptions
 from stages.evaluate.early import check_options as check_evaluation
@@ -86,6 +87,12 @@ def foundation(graph: Graph, config: Config, base: str) -> str:
         pretraining = FinetuneOptions(training=training, distill=found.distill, option="foundation.training")
         free = name if f"pretrain_{name}" not in graph else f"{name}_{number}"
         model = _pretrain(graph, free, pretraining, step.marks, model, base if found.distill.needs_teacher else None)
+    judge = CorpusPerplexityOptions(
+        length=found.training.sequence_length, windows=found.training.eval_windows,
+        batch_size=found.training.micro_batch_size,
+    )  # fmt: skip
+    add(graph, "base_eval", "corpus_perplexity", judge, model=base, data="corpus")
+    add(graph, "foundation_eval", "corpus_perplexity", judge, model=model, data="corpus", baseline="base_eval")
     return model
 
 

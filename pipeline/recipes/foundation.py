@@ -2,7 +2,8 @@
 by step; fine-tune that foundation for the task, with the dense base fine-tuned on the task as its teacher.
 
 model -> corpus; (-> base) -> (prune_fK -> pretrain_fK)* = foundation -> (prune_k ->) finetune_k -> evaluate, quantize
--> evaluate_q, benchmark.  Nothing of the foundation depends on the task, so jobs of other tasks share it.
+-> evaluate_q, benchmark.  base_eval and foundation_eval say what the foundation lost of the base, by source of the
+corpus. Nothing of a foundation depends on the task, so jobs of other tasks share it.
 """
 
 from __future__ import annotations

@@ -52,6 +52,8 @@ UNUSED = {
     "one_shot_eval": ("schedule", "distill", "finetune"),
 }
 """Kind -> sections of options that models of that kind do not depend on."""
+BEFORE_TASKS = {"base_eval": "base", "foundation_eval": "foundation"}
+"""Evaluations on a corpus, and how their models are called."""
 SPEEDS = ("decode_tokens_per_second", "prefill_ms", "weight_bytes")
 """Figures of a benchmark's row, beside the speed-up."""
 
@@ -121,6 +123,8 @@ def _label(kind: str, name: str, checkpoint: Result | None, sparsity: float | No
     under = checkpoint
     if kind == "evaluate_q" and checkpoint:
         under = results.by_fingerprint(checkpoint.inputs.get("model", ""))
+    if name in BEFORE_TASKS:
+        return BEFORE_TASKS[name]
     made = (described(under.stage).model_label if under else "") or "sparse"
     if kind == "rung":
         return f"rung {name.removeprefix('evaluate_').replace('of', ':')}, {made}"

@@ -143,6 +143,11 @@ def test_a_whole_recipe_whose_foundation_other_tasks_share(place: Place, nano: l
     assert all(not (foundation[name] & ~half[name]).any() for name in half), "zeros stay zeros"
     assert masks.digest(tuned) == masks.digest(foundation)
 
+    before, after = (done[name].metrics["perplexity_text"].value for name in ("base_eval", "foundation_eval"))
+    assert before > 1
+    assert after > 1
+    assert done["foundation_eval"].metrics["perplexity_text"].recovery == pytest.approx(100 * before / after)
+
     another = tiny.save_texts(place.folder / "another", train=40)
     task = [*nano, f"data.path={another}"]
     other = make_plan(config(*task), build(config(*task)), stores)
