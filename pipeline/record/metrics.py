@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.record.files import read_json
 from stages import contracts
-from stages.index import described
-from stages.stage import MetricSpec
+
+if TYPE_CHECKING:
+    from stages.stage import MetricSpec
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ Metrics = dict[str, Metric]
 def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> Metrics:
     """The metrics of a stage's `summary`, with what `metrics.json` and `benchmark.json` in its folder say of them.
     Without a folder (a record by an older version, whose result is gone) the summary is all there is."""
+    # here, because listing the store is to be fast and reads no metrics
+    from stages.index import described
+
     specs = {metric.name: metric for metric in described(stage).metrics}
     known: Iterable[Metric]
     if described(stage).makes is contracts.Metrics:
@@ -51,7 +55,7 @@ def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> 
         rows = (folder and read_json(folder / "benchmark.json").get("rows")) or [_row(name) for name in summary]
         known = _benchmark(summary, rows, specs)
     else:
-        known = (_plain(name, value, specs.get(name, MetricSpec(name))) for name, value in summary.items())
+        known = (_plain(name, value, specs.get(name)) for name, value in summary.items())
     found = {metric.name: metric for metric in known}
     covered = found.keys() | flat(found).keys()
     return found | {name: Metric(name, float(value)) for name, value in summary.items() if name not in covered}
@@ -87,13 +91,13 @@ def _evaluation(
 ) -> Iterator[Metric]:
     for name, metric in measured.items():
         protocol = metric.get("protocol", {})
-        spec = specs.get(name) or specs.get(protocol.get("metric", ""), MetricSpec(name))
-        higher = protocol.get("higher_is_better", spec.higher_is_better)
+        spec = specs.get(name) or specs.get(protocol.get("metric", ""))
+        higher = protocol.get("higher_is_better", spec.higher_is_better if spec else None)
         yield Metric(
             name=name,
             value=float(metric["value"]),
             stderr=metric.get("stderr"),
-            unit=protocol.get("unit", spec.unit),
+            unit=protocol.get("unit", spec.unit if spec else ""),
             # lm-eval's default is that higher is better
             higher_is_better=None if protocol.get("describes") else higher is not False,
             protocol=protocol,
@@ -135,5 +139,9 @@ def _row(name: str) -> dict[str, str]:
     return {"backend": backend, "model": rest.partition(".")[0]}
 
 
-def _plain(name: str, value: float, spec: MetricSpec) -> Metric:
-    return Metric(name, float(value), None, spec.unit, spec.higher_is_better)
+def _plain(name: str, value: float, spec: MetricSpec | None) -> Metric:
+    return (
+        Metric(name, float(value))
+        if spec is None
+        else Metric(name, float(value), None, spec.unit, spec.higher_is_better)
+    )

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from engine import kernels, sources, structures
+from engine.peers.contracts import Unavailable
 from pipeline.recipes import build
-from stages.benchmark import backends
+from stages.benchmark.backends import BACKENDS
 from stages.contracts import Checkpoint
 from tests.composed import config
 
@@ -90,10 +91,10 @@ def test_a_benchmark_says_what_the_engine_lacks(name: str, tmp_path: Path, monke
     kernels._library.cache_clear()
     monkeypatch.setattr(sources, "library", lambda: None)
     try:
-        found = backends.get(name).prepare(Checkpoint(tmp_path, "model"), threads=1)
+        found = BACKENDS.get(name).prepare(Checkpoint(tmp_path, "model"), threads=1)
     finally:
         kernels._library.cache_clear()
-    assert isinstance(found, backends.Unavailable)
+    assert isinstance(found, Unavailable)
     assert "install a C++ compiler" in found.reason
 
 

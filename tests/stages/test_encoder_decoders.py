@@ -458,7 +458,7 @@ def test_sensitivity_is_the_rise_of_the_models_own_loss(kind: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("chosen", "data", "reads"),
     [("whisper", "text", "speech"), ("whisper", "translation", "speech"), ("t5", "speech", "translation"),
-     ("t5", "qa", "translation"), ("causal_lm", "speech", "text or qa")],
+     ("t5", "qa", "translation"), ("causal_lm", "speech", "messages or prompted or qa or text")],
 )  # fmt: skip
 def test_a_family_is_not_given_data_that_it_cannot_read(chosen: str, data: str, reads: str) -> None:
     with pytest.raises(UserError) as caught:

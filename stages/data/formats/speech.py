@@ -14,7 +14,7 @@ class Speech:
     rows: RowKind = "clips"
     options = Data
     columns = frozenset({"audio", "text", "id"})
-    templates = None
+    templates = ("question", "answer")  # it reads neither; its files hold those of qa
     takes = frozenset({"speech"})
 
     def row(self, row: Row, data: Data) -> dict[str, Any] | None:

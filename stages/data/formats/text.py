@@ -14,7 +14,7 @@ class Text:
     rows: RowKind = "texts"
     options = Data
     columns = frozenset({"text", "id"})
-    templates = None
+    templates = ("question", "answer")  # it reads neither; its files hold those of qa
     takes = frozenset({"verbatim"})
 
     def row(self, row: Row, data: Data) -> dict[str, Any] | None:
