@@ -7,7 +7,7 @@ from pathlib import Path
 
 import soundfile
 
-from stages.scratch import run as scratch
+from stages.scratch import t5
 from stages.scratch.spec import Scratch
 from tests import tiny, tiny_whisper
 
@@ -50,8 +50,8 @@ def save_clips(folder: Path) -> Path:
 
 def save_t5(folder: Path) -> Path:
     """A random T5 in hub format, with a tokenizer of these words."""
-    tokenizer = scratch.train_tokenizer(tiny.sentences(60, 0), VOCABULARY)
+    tokenizer = t5.train_tokenizer(tiny.sentences(60, 0), VOCABULARY)
     config = Scratch(label="tiny", vocabulary=VOCABULARY, settings=T5_SIZES, seed=0)
-    scratch.random_t5(config, len(tokenizer)).save_pretrained(folder)
+    t5.random_t5(config, len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -255,13 +255,18 @@ class View:
 
     def _made_by(self, fingerprint: str) -> str:
         """The run that made a result, or is just making it, or empty."""
+        if made := self._finished(fingerprint):
+            return made
+        self.close_dead(kind="stage", fingerprint=fingerprint)
+        # RUNNING: its process has published the result, which is how we know of it, and is bringing it in here; it may
+        # have ended between the two searches
+        running = self.runs.latest("RUNNING", kind="stage", fingerprint=fingerprint)
+        return str(running.info.run_id) if running else self._finished(fingerprint)
+
+    def _finished(self, fingerprint: str) -> str:
         if made := self.runs.latest("FINISHED", kind="stage", fingerprint=fingerprint):
             self.known[fingerprint] = str(made.info.run_id)
-            return self.known[fingerprint]
-        self.close_dead(kind="stage", fingerprint=fingerprint)
-        # RUNNING: its process has published the result, which is how we know of it, and is bringing it in here
-        made = self.runs.latest("RUNNING", kind="stage", fingerprint=fingerprint)
-        return str(made.info.run_id) if made else ""
+        return self.known.get(fingerprint, "")
 
     def _complete(self, live: Live, entry: Entry, end: float) -> None:
         """Brings all of a result into its run, but for the points that it has, and closes it."""

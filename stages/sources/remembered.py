@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from stages.contracts import UserError
 from stages.sources.packages import cache_folder
 
 
@@ -51,6 +52,8 @@ def _read() -> dict[str, dict[str, Any]]:
         return values if kept["sha256"] == _digest(values) else {}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}
+    except OSError as error:
+        raise UserError(f"cannot read {_path()}: {error.strerror or error}", "cache.folder") from None
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -258,7 +258,7 @@ def test_models_and_data_go_by_their_labels_whatever_their_version() -> None:
     paths = [str(yaml.safe_load(path.read_text())["path"]) for part in ("model", "data")
              for path in (labels.FILE.parent / part).glob("*.yaml")]  # fmt: skip
     packages = [path for path in paths if path.startswith(("pypi:", "deb:"))]
-    assert len(packages) == 6
+    assert len(packages) == 8
     assert all(map(labels.label, packages)), "the name of a package tells nobody what it holds"
 
 

@@ -46,7 +46,7 @@ def questions_of(path: object, **more) -> Data:
 
 def _data(path: object, changes: dict) -> Data:
     settings = yaml.safe_load((ROOT / "conf" / "data" / "text.yaml").read_text())
-    return Data(**{**settings, "path": str(path), **changes})
+    return Data.model_validate({**settings, "path": str(path), **changes})
 
 
 class Record:
@@ -412,7 +412,7 @@ def check_symbolic(folder: Path, size: int) -> None:
 
 
 def from_user_cache(group: str, name: str, monkeypatch) -> Data:
-    config = Data(**yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text()))
+    config = Data.model_validate(yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text()))
     if not (USER_CACHE / "packages" / packages.parse(config.path, "data.path").sha256).exists():
         pytest.skip(f"{config.path.partition('#')[0]} is not in the cache of packages")
     monkeypatch.setenv("SQUAREHEAD_CACHE", str(USER_CACHE))
@@ -437,7 +437,7 @@ def test_the_default_gsm_symbolic(tmp_path, monkeypatch):
 @pytest.mark.skipif(not GSM8K.exists(), reason="no shared copy of GSM8K beside the checkout")
 def test_the_real_gsm8k(tmp_path):
     settings = yaml.safe_load((ROOT / "conf" / "data" / "gsm8k.yaml").read_text())
-    config = Data(**{**settings, "path": str(GSM8K), "subset": ""})
+    config = Data.model_validate({**settings, "path": str(GSM8K), "subset": ""})
     rows = made(data, config, tmp_path / "out").found["rows"]
     assert rows["test"] == 1319
     assert rows["train"] + rows["validation"] == 7473

@@ -266,7 +266,7 @@ class Record:
 
 for config, out in json.loads(sys.argv[1]):
     Path(out).mkdir()
-    data.run(Data(**config), {}, Path(out), Record())
+    data.run(Data.model_validate(config), {}, Path(out), Record())
 assert "torchcodec" not in sys.modules
 """
 

@@ -29,7 +29,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def choice(name: str, **changes: object) -> Data:
-    return Data(**{**yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text()), **changes})
+    return Data.model_validate({**yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text()), **changes})
 
 
 def pairs(count: int) -> list[dict[str, str]]:
