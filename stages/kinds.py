@@ -9,6 +9,7 @@ member is imported until it is asked for.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -22,6 +23,7 @@ from pydantic_core import CoreSchema, core_schema
 from stages.contracts import UserError
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class Kinds(Generic[T]):
             lacks: list[str] = min(missing, key=len)
             raise UserError(f"the {self.what} {name!r} is not whole: it has no {', '.join(lacks)}", self.option)
         return member
+
+    def validated(self, base: type[M], cls: type[M], value: Any, handler: Callable[[Any], M], key: str = "method") -> M:
+        """For a wrap validator of `base`, called for `cls`: the options in `value`, of the class that the member named
+        by its `key` has as its `options`."""
+        if cls is base and isinstance(value, dict) and isinstance(value.get(key), str):
+            member: Any = self.get(value[key])
+            options: type[M] = member.options
+            if options is not base:
+                return options.model_validate(value)
+        return handler(value)
 
     def provider(self, name: str) -> str:
         """`distribution==version` of a member from another package; empty for those of this project."""

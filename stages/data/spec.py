@@ -109,11 +109,7 @@ class Data(Located):
     @classmethod
     def _of_the_chosen_format(cls, value: Any, handler: ModelWrapValidatorHandler[Data]) -> Data:
         """Validated, it is of the class that its format names as its `options`."""
-        if cls is Data and isinstance(value, dict) and isinstance(value.get("format"), str):
-            options = FORMATS.get(value["format"]).options
-            if options is not Data:
-                return options.model_validate(value)
-        return handler(value)
+        return FORMATS.validated(Data, cls, value, handler, "format")
 
     @field_validator("fractions")
     @classmethod

@@ -29,11 +29,7 @@ class Allocation(Options):
     @model_validator(mode="wrap")
     @classmethod
     def _of_the_chosen_one(cls, value: Any, handler: ModelWrapValidatorHandler[Allocation]) -> Allocation:
-        if cls is Allocation and isinstance(value, dict) and isinstance(value.get("method"), str):
-            options = ALLOCATIONS.get(value["method"]).options
-            if options is not Allocation:
-                return options.model_validate(value)
-        return handler(value)
+        return ALLOCATIONS.validated(Allocation, cls, value, handler)
 
 
 class Reconstruction(Options):
@@ -48,11 +44,7 @@ class Reconstruction(Options):
     @model_validator(mode="wrap")
     @classmethod
     def _of_the_chosen_one(cls, value: Any, handler: ModelWrapValidatorHandler[Reconstruction]) -> Reconstruction:
-        if cls is Reconstruction and isinstance(value, dict) and isinstance(value.get("method"), str):
-            options = RECONSTRUCTIONS.get(value["method"]).options
-            if options is not Reconstruction:
-                return options.model_validate(value)
-        return handler(value)
+        return RECONSTRUCTIONS.validated(Reconstruction, cls, value, handler)
 
 
 class LayerwiseOptions(Reconstruction):
@@ -97,11 +89,7 @@ class Prune(Options):
     @model_validator(mode="wrap")
     @classmethod
     def _of_the_chosen_pruner(cls, value: Any, handler: ModelWrapValidatorHandler[Prune]) -> Prune:
-        if cls is Prune and isinstance(value, dict) and isinstance(value.get("method"), str):
-            options = PRUNERS.get(value["method"]).options
-            if options is not Prune:
-                return options.model_validate(value)
-        return handler(value)
+        return PRUNERS.validated(Prune, cls, value, handler)
 
     @field_validator("skip")
     @classmethod
