@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from stages.contracts import Log, UserError
 from stages.corpus.spec import Source
 from stages.data import chitchat, local_files, wikipedia_leads
+from stages.data.columns import held
 from stages.data.rows import Raw, Row
 from stages.sources import cards, interpreter, packages
 from stages.sources.hub_streams import HubStream
@@ -126,12 +127,7 @@ def _local(source: Source, option: str) -> Raw:
 
 
 def _text(row: Row, column: str, option: str) -> str:
-    found: Any = row.values
-    for part in (column,) if column in found else column.split("."):
-        if not isinstance(found, dict) or part not in found:
-            have = ", ".join(found) if isinstance(found, dict) else type(found).__name__
-            raise UserError(f"{row.where} has no column {column!r}; it has: {have}", f"{option}.column")
-        found = found[part]
+    found = held(row, column, f"{option}.column")
     if found is None:
         return ""
     if not isinstance(found, str):

@@ -29,12 +29,18 @@ def verbatim(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def value(row: Row, ours: str, theirs: str) -> Any:
-    """What a row has in a column, or, as in `translation.en`, in a column inside a column."""
+    """What a row has in a column (`held`), which `data.columns` names."""
+    return held(row, theirs, f"data.columns.{ours}")
+
+
+def held(row: Row, column: str, option: str) -> Any:
+    """What a row has in a column, or, as in `translation.en`, in a column inside a column. Raises UserError, with the
+    option that names the column, where there is none."""
     found: Any = row.values
-    for part in (theirs,) if theirs in found else theirs.split("."):
+    for part in (column,) if column in found else column.split("."):
         if not isinstance(found, dict) or part not in found:
             have = ", ".join(found) if isinstance(found, dict) else type(found).__name__
-            raise UserError(f"{row.where} has no column {theirs!r}; it has: {have}", f"data.columns.{ours}")
+            raise UserError(f"{row.where} has no column {column!r}; it has: {have}", option)
         found = found[part]
     return found
 
