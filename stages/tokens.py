@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import random
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stages import json_lines
 from stages.contracts import Corpus, UserError
 from stages.data.formats import rows_of
 from stages.families import Batch
@@ -22,20 +21,14 @@ IGNORED = -100
 """Label of a token that is not to be learned."""
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
 def texts(data: Corpus, split: str) -> list[str]:
     """The running texts of a split; of items each one's prompt and completion together, of conversations the turns."""
     kind = rows_of(data)
     if kind == "texts":
-        return [row["text"] for row in rows(data.split(split))]
+        return [row["text"] for row in json_lines.read(data.split(split))]
     if kind == "conversations":
-        return ["\n\n".join(turn["content"] for turn in row["messages"]) for row in rows(data.split(split))]
-    return [row["prompt"] + row["completion"] for row in rows(data.split(split))]
+        return ["\n\n".join(turn["content"] for turn in row["messages"]) for row in json_lines.read(data.split(split))]
+    return [row["prompt"] + row["completion"] for row in json_lines.read(data.split(split))]
 
 
 def prefix(tokenizer: Any) -> list[int]:
@@ -112,7 +105,7 @@ def training_rows(
         ids_NL = stream(data, split, tokenizer, length, option)
         return {"input_ids": ids_NL, "labels": ids_NL.clone(), "use": torch.ones_like(ids_NL)}
     encoder = Items(data, tokenizer)
-    encoded = (encoder.encode(row, length, option) for row in rows(data.split(split)))
+    encoded = (encoder.encode(row, length, option) for row in json_lines.read(data.split(split)))
     items = [item for item in encoded if item is not None]
     by_position = packed and keeps_items_apart(model)
     filled = _first_fit(items, length) if by_position else [[item] for item in items]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from stages import json_lines
 from stages.contracts import CURVES
 
 WEIGHTS = ("model", "masks")
@@ -67,5 +68,4 @@ class Result:
         path = self.folder / CURVES if self.folder else None
         if path is None or not path.exists():
             return []
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(row["step"], row["metrics"][metric]) for row in rows if metric in row["metrics"]]
+        return [(row["step"], row["metrics"][metric]) for row in json_lines.read(path) if metric in row["metrics"]]

@@ -6,6 +6,7 @@ So a short-lived child, without site-packages, imports only the generator's own 
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -32,5 +33,5 @@ def read(wheel: Path, size: int, seed: int) -> Raw:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise UserError(f"the generator in {wheel.name} failed: {last}", "data.path")
-    rows = [Row(f"item {index}", json.loads(line)) for index, line in enumerate(done.stdout.splitlines())]
+    rows = [Row(f"item {index}", json.loads(line)) for index, line in enumerate(io.StringIO(done.stdout))]
     return Raw({"train": rows}, packages.license_of(wheel))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from stages import json_lines
 from stages.contracts import Log, UserError
 from stages.data.formats import rows_of
 from stages.evaluate.metrics import Judged, MetricOptions
@@ -57,11 +58,9 @@ class Answer:
 
 def rows_of_items(options: ItemOptions, judged: Judged) -> list[dict[str, Any]]:
     """Raises UserError for running text, and for fewer items than asked for."""
-    from stages import tokens
-
     if rows_of(judged.tests) not in ("items", "conversations"):
         raise UserError(f"{options.name} asks items, of which data of format {judged.tests.format} have none", OPTION)
-    found = list(islice(tokens.rows(judged.tests.split(options.split)), options.limit or None))
+    found = list(islice(json_lines.read(judged.tests.split(options.split)), options.limit or None))
     if len(found) < options.limit:
         raise UserError(f"the split {options.split!r} has {len(found)} items, not {options.limit}", OPTION)
     return found

@@ -9,7 +9,6 @@ of tasks. Accuracies of lm-eval's tasks are not compared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from stages import json_lines
 from stages.contracts import Metrics, UserError
 from stages.evaluate import bootstrap, windows, word_errors
 from stages.evaluate.bootstrap import Array, Difference, Score
@@ -95,7 +95,7 @@ def _rows(metrics: Metrics, records: str) -> list[dict[str, Any]]:
     path = metrics.path / records
     if not path.exists():
         raise UserError(f"{metrics.path} has no {records}; evaluate it again with this version: force=[evaluate]")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return list(json_lines.read(path))
 
 
 def _stats(name: str, models: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[Array], Score]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.generation import growing_cache
+from stages import json_lines
 from stages.contracts import Corpus, Log
 from stages.families import Batch, context_of
 from stages.families.encoder_decoder import (
@@ -23,7 +24,6 @@ from stages.families.encoder_decoder import (
     prompt_ids,
 )
 from stages.families.translation_tokens import TranslationTokenizer, check_instruction, with_languages
-from stages.tokens import rows
 
 TOKENIZED_AT_ONCE = 1000
 
@@ -64,7 +64,7 @@ class TextToText(EncoderDecoder):
 
         tokens, prompt = self._tokens(corpus, folder), self.prompt(corpus, folder)
         limit = context_of(AutoConfig.from_pretrained(folder, local_files_only=True))
-        items = list(rows(corpus.split(split)))
+        items = list(json_lines.read(corpus.split(split)))
         if items:
             check_instruction(tokens, items[0]["source"])
         too_long = 0

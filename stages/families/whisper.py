@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.generation import growing_cache
+from stages import json_lines
 from stages.contracts import Corpus, DataSet, Examples, Log, UserError
 from stages.families import Batch, speech_features, whisper_tokens
 from stages.families.encoder_decoder import (
@@ -26,7 +27,6 @@ from stages.families.encoder_decoder import (
     start_of,
 )
 from stages.families.whisper_windows import any_window
-from stages.tokens import rows
 
 _CUT = ("test",)
 """Splits whose clips of more than a window are cut into pieces; nothing is to be learned there, so it does not matter
@@ -89,7 +89,7 @@ class Whisper(EncoderDecoder):
         tokenizer, prompt = self.tokenizer(folder), self.prompt(corpus, folder)
         context = AutoConfig.from_pretrained(folder, local_files_only=True).max_target_positions
         timestamps = bool(_speech(corpus)["timestamps"])
-        items = list(rows(corpus.split(split)))
+        items = list(json_lines.read(corpus.split(split)))
         long = over = 0
         with log.bar(f"features of {split}", total=len(items), unit="clip") as bar:
             for item in items:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+from stages import json_lines
 from stages.contracts import Corpus, Log, UserError
 from stages.corpus.documents import Place, batches, open_reader
 from stages.corpus.mixture import is_validation, next_source
 from stages.corpus.spec import CorpusOptions
 from stages.data.formats import rows_of
-from stages.tokens import rows, texts
+from stages.tokens import texts
 
 BATCH_CHARACTERS = 1 << 16
 
@@ -17,7 +18,7 @@ BATCH_CHARACTERS = 1 << 16
 def texts_of_data(data: Corpus) -> list[str]:
     """All texts of the training split: of pairs the sources and the targets."""
     if rows_of(data) == "pairs":
-        return [text for row in rows(data.split("train")) for text in (row["source"], row["target"])]
+        return [text for row in json_lines.read(data.split("train")) for text in (row["source"], row["target"])]
     return texts(data, "train")
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pipeline.plan import Stores
 from pipeline.record.outcome import Outcome
 from pipeline.store.store import Store
+from stages import json_lines
 from stages.calibrate import run as calibrate
 from stages.contracts import UserError
 from tests import tiny, tiny_pairs, tiny_whisper
@@ -118,7 +119,7 @@ def test_the_record_of_a_result_tells_all_that_made_it(place: Place) -> None:
     assert entry.meta["environment"]["packages"]["torch"]
     assert entry.meta["facts"]
     assert set(entry.meta["files"]) >= {"config.json", "model.safetensors", "masks.safetensors", "metrics.jsonl"}
-    steps = [json.loads(line)["step"] for line in (entry.path / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in json_lines.read(entry.path / "metrics.jsonl")]
     assert steps == sorted(steps)
     assert max(steps) == 4
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.log import StageLog
 from pipeline.store.store import Store
-from stages import sealed
+from stages import json_lines, sealed
 from stages.contracts import CURVES, Artifact, Checkpoint
 from stages.finetune import run as finetune
 from stages.prune import run as prune
@@ -191,4 +191,4 @@ def test_a_damaged_curve_loses_its_damaged_points_only(tmp_path: Path) -> None:
         assert (log.should_stop, log.should_stop) == (False, True)
         log.rewind(2)
     assert sent == [1, 2]
-    assert [json.loads(line) for line in (tmp_path / "out" / CURVES).read_text().splitlines()] == good[:2]
+    assert list(json_lines.read(tmp_path / "out" / CURVES)) == good[:2]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import kernels
-from stages import checkpoints, families, tokens
+from stages import checkpoints, families, json_lines, tokens
 from stages.contracts import Artifact, Checkpoint, Corpus, Metrics, UserError
 from stages.evaluate import compare, lm_eval_tasks, perplexity
 from stages.evaluate import run as evaluate
@@ -76,7 +76,7 @@ def test_perplexity_equals_a_loop_in_double_precision(kind: str, texts: Corpus, 
     model = Checkpoint(tiny.save_model(tmp_path / kind, kind), kind)
     summary, metrics, log = evaluated(tmp_path, {"model": model, "data": texts}, config(whole_test()))
     reference = checkpoints.load(model, torch.float64)
-    rows = [json.loads(line)["text"] for line in texts.split("test").read_text().splitlines()]
+    rows = [row["text"] for row in json_lines.read(texts.split("test"))]
     tokenizer = families.of(model.path).tokenizer(model.path)
     ids = tokenizer("\n\n".join(rows), add_special_tokens=False)["input_ids"]
     total, count, means = 0.0, 0, []
@@ -120,10 +120,7 @@ def test_perplexities_are_compared_window_by_window(
     _, a, _ = evaluated(tmp_path, inputs, config(whole_test()), "a")
     _, b, _ = evaluated(tmp_path, {"model": other, "data": texts}, config(whole_test()), "b")
     _, few, _ = evaluated(tmp_path, inputs, config(whole_test(windows=2)), "few")
-    nll_NA, nll_NB = (
-        np.array([json.loads(line)["nll"] for line in (of.path / "windows.jsonl").read_text().splitlines()])
-        for of in (a, b)
-    )
+    nll_NA, nll_NB = (np.array([row["nll"] for row in json_lines.read(of.path / "windows.jsonl")]) for of in (a, b))
     (found,) = compare.compare([a], [b], 4000, seed=0)
     assert (found.a, found.b) == (a.values()["perplexity"]["value"], b.values()["perplexity"]["value"])
     assert np.exp(nll_NA.mean()) == pytest.approx(found.a)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from stages import families
+from stages import families, json_lines
 from stages.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
 from stages.evaluate import bootstrap, compare, normalizers, scoring, word_errors
 from stages.evaluate import run as evaluate
@@ -384,7 +384,7 @@ def evaluated(
 
 
 def hypotheses(metrics: Metrics) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (metrics.path / "hypotheses.jsonl").read_text().splitlines()]
+    return list(json_lines.read(metrics.path / "hypotheses.jsonl"))
 
 
 def test_translations_are_written_scored_and_kept(
@@ -394,7 +394,7 @@ def test_translations_are_written_scored_and_kept(
     rows = hypotheses(metrics)
     texts, references = [row["hypothesis"] for row in rows], [row["reference"] for row in rows]
     assert [row["id"] for row in rows] == [f"test-{i}" for i in range(7)]
-    assert references == [json.loads(line)["target"] for line in corpus.split("test").read_text().splitlines()]
+    assert references == [row["target"] for row in json_lines.read(corpus.split("test"))]
     assert summary["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
     assert summary["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score)
     assert summary["chrf_stderr"] > 0

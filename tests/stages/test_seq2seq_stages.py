@@ -13,7 +13,7 @@ from torch import Tensor
 
 import engine
 from engine.__main__ import main
-from stages import checkpoints, families, masks
+from stages import checkpoints, families, json_lines, masks
 from stages.calibrate import run as calibrate
 from stages.contracts import Artifact, Calibration, Checkpoint, Corpus, DataSet, Examples, Stopped, UserError
 from stages.dense import run as dense
@@ -90,7 +90,7 @@ def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
         assert {"bleu", "chrf"} <= told.found["metrics"].keys()
         protocol = json.loads((texts.path / "metrics.json").read_text())["bleu"]["protocol"]
         assert (protocol["no_repeat_ngram_size"], protocol["min_length"]) == (2, 3)
-        lines = [json.loads(line) for line in (texts.path / "hypotheses.jsonl").read_text().splitlines()]
+        lines = list(json_lines.read(texts.path / "hypotheses.jsonl"))
         assert len(lines) == 4
         assert not any("de_DE" in line["hypothesis"] for line in lines)
     assert main(["export", str(tuned.path), str(tmp_path / "engine"), "--dtype", "fp32"]) == 0

@@ -12,7 +12,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from stages import tokens
+from stages import json_lines, tokens
 from stages.contracts import Corpus, UserError
 from tests import tiny
 
@@ -33,7 +33,7 @@ def with_bos(folder: Path) -> Any:
 
 
 def rows_of(data: Corpus, split: str) -> list[str]:
-    return [json.loads(line)["text"] for line in data.split(split).read_text().splitlines()]
+    return [row["text"] for row in json_lines.read(data.split(split))]
 
 
 def test_a_published_stream_begins_with_bos_once(texts: Corpus, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stages import json_lines
 from stages.contracts import UserError
 from stages.data import chitchat
 from stages.data import run as data
@@ -34,7 +35,7 @@ def made(tmp_path: Path, config: Data) -> tuple[dict[str, list[dict[str, Any]]],
     out, log = tmp_path / "out", RecordingLog(tmp_path / "resume")
     out.mkdir()
     data.run(config, {}, out, log)
-    splits = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in out.glob("*.jsonl")}
+    splits = {path.stem: list(json_lines.read(path)) for path in out.glob("*.jsonl")}
     return splits, log
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stages import checkpoints, families
+from stages import checkpoints, families, json_lines
 from stages.contracts import Checkpoint, Corpus, Metrics, UserError
 from stages.evaluate import answers, compare, likelihoods
 from stages.evaluate.answers import AnswerOptions
@@ -52,7 +52,7 @@ def measured(name: str, on: Judged, tmp_path: Path, **options: Any) -> dict[str,
 
 def kept(on: Judged, name: str) -> list[dict[str, Any]]:
     assert on.out is not None
-    return [json.loads(line) for line in (on.out / f"{name}.jsonl").read_text().splitlines()]
+    return list(json_lines.read(on.out / f"{name}.jsonl"))
 
 
 def test_a_batch_of_prompts_is_answered_as_each_alone(model: Checkpoint, tmp_path: Path) -> None:
@@ -149,8 +149,10 @@ def test_models_are_compared_item_by_item(tmp_path: Path) -> None:
         mean = sum(scores) / len(scores)
         protocol = {"kind": "exact match", "higher_is_better": True, "items": len(scores)}
         (folder / "metrics.json").write_text(json.dumps({"exact_match": {"value": mean, "protocol": protocol}}))
-        rows = [{"id": str(n), "score": score} for n, score in enumerate(scores)]
-        (folder / "exact_match.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        # an id may hold a line separator, which is no end of a line in such a file
+        rows = [{"id": f"{n}\u2028", "score": score} for n, score in enumerate(scores)]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / "exact_match.jsonl").write_text(lines, encoding="utf-8")
         return Metrics(folder, name)
 
     a, b = result("a", [0.0, 1.0] * 20), result("b", [1.0, 1.0] * 20)
