@@ -32,6 +32,7 @@ def main() -> None:
             print(explain_name(sys.argv[2:]))
             return
         credentials.refuse_elsewhere(sys.argv[1:])
+        arguments.check_groups(sys.argv[1:])
         compose.run()
     except JobFailedError:
         sys.exit(1)

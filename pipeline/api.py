@@ -47,7 +47,7 @@ __all__ = ["JobFailedError", "Loaded", "PlannedJob", "Result", "UserError", "com
            "problems", "read", "results", "run"]  # fmt: skip
 COLUMNS = ("job", "node", "stage", "status", "fingerprint", "seconds", "metric", "value", "stderr", "unit",
            "higher_is_better", "recovery")  # fmt: skip
-"""Of `frame`; the metric's are empty for a node that measured nothing."""
+"""Columns of `frame`. Those of the metric are empty for a node that measured nothing."""
 
 
 class Loaded(NamedTuple):
@@ -59,16 +59,16 @@ class Loaded(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """A job that ran, as its record tells."""
+    """A finished job, as read from its record."""
 
     job: Job
     """Its name, options, environment and folder."""
     outcomes: Outcomes
-    """By node: status, metrics, seconds."""
+    """Status, metrics and seconds of each node, by name."""
 
     @property
     def headline(self) -> Headline:
-        """Quality, recovery, sparsity and speed-up, with the same names in every job."""
+        """Returns quality, recovery, sparsity and speed-up, under the same names for every job."""
         return headline(self.outcomes)
 
     @property
@@ -76,7 +76,7 @@ class Result:
         return status_of(self.outcomes)[0]
 
     def artifact(self, node: str) -> Artifact:
-        """What a node published: `.path` is its folder. Raises UserError for a node without a stored result."""
+        """Returns what a node published; `.path` is its folder. Raises UserError for a node without a stored result."""
         if node not in self.outcomes:
             raise UserError(f"no node {node!r} in this job; there are: {', '.join(self.outcomes)}")
         outcome, config = self.outcomes[node], parse(self.job.config)
@@ -88,7 +88,7 @@ class Result:
         return entry.artifact(spec.makes)
 
     def checkpoint(self, node: str = "") -> Checkpoint:
-        """The model of a node, such as `finetune_50`; without a name the finished one, in floating point."""
+        """Returns the model of a node, such as `finetune_50`; without a name, the finished model in floating point."""
         node = node or self.models()["model"]
         found = self.artifact(node)
         if not isinstance(found, Checkpoint):
@@ -97,33 +97,34 @@ class Result:
         return found
 
     def models(self) -> dict[str, str]:
-        """The finished models by what they are called, `model` and `int8 model`: the nodes that made them."""
+        """Returns the nodes that made the finished models, by label: `model` and `int8 model`."""
         graph = build(parse(self.job.config))
         return finished_models({name: node for name, node in graph.items() if name in self.outcomes})
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration, checked and with `auto` resolved. Raises UserError."""
+    """Returns the checked configuration with `auto` resolved. Raises UserError."""
     return _composed(overrides)[0]
 
 
 def plan(*overrides: str) -> PlannedJob:
-    """A job and what each of its nodes would do (`.plan`: HIT, or TO_RUN and why). Raises UserError."""
+    """Plans a job: its `.plan` says for each node whether it is a HIT, or TO_RUN and why. Runs nothing. Raises
+    UserError."""
     config, hydra, folder = _composed(overrides)
     with _variables_kept():
         return plan_job(config, hydra, folder)
 
 
 def problems(job: PlannedJob) -> Problems:
-    """By node: why it could not end well, as far as that is known before the job runs."""
+    """Returns, by node, why it would fail, as far as that is known before the job runs."""
     return early_problems(job.plan, job.config.device)
 
 
 def run(job: PlannedJob, quiet: bool = False) -> Result:
-    """Runs what is not stored, and says so as it goes, unless `quiet`.
+    """Runs the nodes that are not stored and prints progress, unless `quiet`. Returns the finished job.
 
-    Raises UserError for what cannot be used (a folder, a server), and JobFailedError if a node failed: `read` gives
-    what the others made.
+    Raises UserError for a folder or server that cannot be used, and JobFailedError if a node failed; `read` then
+    returns what the other nodes made.
     """
     from pipeline.command.running import run as run_planned  # runs stages: nothing that a plan needs
 
@@ -142,7 +143,7 @@ def run(job: PlannedJob, quiet: bool = False) -> Result:
 
 
 def read(folder: Path | str) -> Result:
-    """A job that came to its end before, by its folder. Raises UserError if there is none."""
+    """Returns the finished job recorded in a folder. Raises UserError if there is none."""
     place = Path(folder)
     if not (place / RECORD).exists() or not (place / SUMMARY).exists():
         raise UserError(f"no job that has ended in {place}; expected a folder with {RECORD} and {SUMMARY}")
@@ -151,12 +152,12 @@ def read(folder: Path | str) -> Result:
 
 
 def results(runs: Path | str = "runs") -> list[Result]:
-    """All jobs that came to their end, of sweeps too, the earliest first."""
+    """Returns all finished jobs, those of sweeps included, the earliest first."""
     return [Result(job, job.outcomes) for job in ended_jobs(Path(runs))]
 
 
 def frame(*found: Result) -> DataFrame:
-    """A row for each job, node and metric; columns are `COLUMNS`, then the overrides of the jobs."""
+    """Returns a row for each job, node and metric. The columns are `COLUMNS`, then the swept parameters of the jobs."""
     from pandas import DataFrame
 
     rows = []
@@ -174,7 +175,7 @@ def frame(*found: Result) -> DataFrame:
 
 
 def load(checkpoint: Checkpoint | Path | str) -> Loaded:
-    """The model of a result or of a folder that a job published, with its masks. Raises UserError if it is damaged."""
+    """Loads the model of a result, or of a published folder, with its masks. Raises UserError if it is damaged."""
     from stages import checkpoints, masks
 
     found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(Path(checkpoint), "")
@@ -186,14 +187,14 @@ def load(checkpoint: Checkpoint | Path | str) -> Loaded:
 
 
 def _composed(overrides: Sequence[str]) -> tuple[Config, Any, Path]:
-    """The configuration, Hydra's section of it, and the folder of the job's record."""
+    """Returns the configuration, Hydra's section of it, and the folder of the job's record."""
     with _user_errors(overrides):
         values, hydra, folder = composed_for_python(overrides)
         return resolve(parse(values)), hydra, folder
 
 
 def _keep_overrides(job: PlannedJob) -> None:
-    """As Hydra does, for reports and for whoever wants to run the job again."""
+    """Writes the overrides where Hydra writes them, for reports and for running the job again."""
     from omegaconf import OmegaConf
 
     kept = job.folder / ".hydra" / "overrides.yaml"
@@ -203,7 +204,7 @@ def _keep_overrides(job: PlannedJob) -> None:
 
 @contextmanager
 def _user_errors(overrides: Sequence[str]) -> Iterator[None]:
-    """What the command line explains in one line is raised with that line."""
+    """Raises the errors that the command line explains in one line as UserError with that line."""
     try:
         yield
     except EXPECTED as error:
@@ -212,7 +213,7 @@ def _user_errors(overrides: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _variables_kept() -> Iterator[None]:
-    """The cache folder and the threads of a job are no defaults of the next one's."""
+    """Restores the environment afterwards, so that a job's cache folder and threads do not become the next one's."""
     before = {name: os.environ.get(name) for name in ("SQUAREHEAD_CACHE", "OMP_NUM_THREADS")}
     try:
         yield

@@ -1,9 +1,9 @@
-"""Names, passwords and tokens in addresses: used, and written nowhere.
+"""Keeps names, passwords and tokens of addresses out of records.
 
 `tracking.uri=http://name:password@host` works; what is recorded, shown and logged is `http://host`, and the whole
-address goes on in the environment of this process and its children. So do MLFLOW_TRACKING_USERNAME and
-MLFLOW_TRACKING_PASSWORD, which MLflow reads itself and which are the better way. No other
-option has a use for credentials (`refuse_elsewhere`).
+address is passed on in the environment of this process and its children. So are MLFLOW_TRACKING_USERNAME and
+MLFLOW_TRACKING_PASSWORD, which MLflow reads itself and which are the better way. No other option may hold credentials
+(`refuse_elsewhere`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _USER_INFO = re.compile(
     )@""",
     re.VERBOSE,
 )
-"""In a URI, also as Hydra and LaTeX write it, with backslashes."""
+"""Name and password in a URI, also with backslashes, as Hydra and LaTeX write it."""
 _BARE_USER_INFO = re.compile(r"""((?:^|[\s'"=,(\[]))[^\s/\\:@'"<>=,(\[]+\\*:(?!\\*/)[^\s@'"<>]+@(?=[\w\[])""")
 """A name and a password before a host without a scheme, `name:password@host`."""
 _TOKEN = re.compile(
@@ -36,25 +36,25 @@ _TOKEN = re.compile(
         (?:(?!%3B)[^&;\s'"<>])+""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""In the query of a URI, and in the settings of ODBC that one may hold."""
+"""Token in the query of a URI, or in the ODBC settings that a URI may hold."""
 _BACKSLASH = "\\"
 _OPTION = re.compile(r"(\+{0,2}tracking\.uri=)(.*)", re.DOTALL)
 
 
 def public(text: str) -> str:
-    """Without the names, passwords and tokens that URIs in it may carry."""
+    """Returns the text without the names, passwords and tokens of the URIs in it."""
     if known := os.environ.get(VARIABLE):
         text = text.replace(known, public_address(known))
     return _hidden(text)
 
 
 def public_address(uri: str) -> str:
-    """The same of a text that is one URI: no quote or space ends it, each is written `_`."""
+    """Returns a single URI without credentials. Quotes and spaces do not end it; each is written as `_`."""
     return _hidden(_one_word(uri))
 
 
 def public_values(value: Any) -> Any:
-    """The same for all texts inside lists and dictionaries."""
+    """Applies `public` to all texts inside lists and dictionaries."""
     if isinstance(value, str):
         return public(value)
     if isinstance(value, dict):
@@ -70,7 +70,7 @@ def _hidden(text: str) -> str:
 
 
 def withdraw(uri: str) -> str:
-    """The address without its credentials, which `reveal` gives back in this process and its children."""
+    """Returns the address without its credentials; `reveal` restores them in this process and its children."""
     if not _holds_credentials(uri):
         return uri
     os.environ[VARIABLE] = uri
@@ -82,18 +82,19 @@ def _holds_credentials(uri: str) -> bool:
 
 
 def _one_word(uri: str) -> str:
-    """A password with spaces or quotes ends at none; what has no scheme may be a sentence."""
+    """Replaces spaces and quotes in an address by `_`, so that a password with them does not end there. A text without
+    a scheme may be a sentence and is returned unchanged."""
     return re.sub(r"""['"<>\s]""", "_", uri) if "//" in uri else uri
 
 
 def reveal(uri: str) -> str:
-    """The address with the credentials that belong to it, if any are known."""
+    """Returns the address with its credentials, if any are known."""
     known = os.environ.get(VARIABLE, "")
     return known if known and public_address(known) == uri else uri
 
 
 def withdraw_from(arguments: Sequence[str]) -> list[str]:
-    """A command line whose `tracking.uri` has no credentials any more."""
+    """Returns a command line whose `tracking.uri` has no credentials."""
     found = []
     for argument in arguments:
         if option := _OPTION.fullmatch(argument):
@@ -106,7 +107,7 @@ def withdraw_from(arguments: Sequence[str]) -> list[str]:
 
 
 def refuse_elsewhere(arguments: Sequence[str]) -> None:
-    """Raises UserError for credentials in other options than `tracking.uri`, which would be recorded by Hydra."""
+    """Raises UserError for credentials in options other than `tracking.uri`, since Hydra would record them."""
     for argument in arguments:
         option, _, value = argument.lstrip("+~").partition("=")
         if _holds_credentials(value):
@@ -114,7 +115,7 @@ def refuse_elsewhere(arguments: Sequence[str]) -> None:
 
 
 def clean_files(folder: Path, pattern: str) -> None:
-    """Rewrites files of Hydra's that hold credentials out of a configuration file."""
+    """Rewrites Hydra's files that contain credentials from a configuration file."""
     for path in folder.glob(pattern):
         text = path.read_text(encoding="utf-8")
         if public(text) != text:

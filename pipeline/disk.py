@@ -32,13 +32,13 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """Folders only, the deepest first. Their files were synced when they were sealed."""
+    """Syncs folders only, the deepest first; their files were synced when they were sealed."""
     for folder, _, _ in os.walk(root, topdown=False):
         fsync(Path(folder))
 
 
 def sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
-    """Hex digest of a file; `progress` is called with the number of bytes read, as they are read."""
+    """Returns the hex digest of a file. Calls `progress` with the number of bytes of each chunk read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -56,10 +56,10 @@ def delete(path: Path) -> None:
 
 
 def replace_folder(new: Path, place: Path, aside: Path) -> None:
-    """Puts `new` where `place` is. A reader of `place` sees the one or the other, complete, at any instant.
+    """Replaces the folder `place` by `new`. A reader of `place` sees one or the other, complete, at any instant.
 
-    Where the file system cannot exchange two names in one step, `place` moves to `aside` first, and for that
-    instant there is none.
+    Where the file system cannot exchange two names in one step, `place` first moves to `aside`, and for that instant
+    there is no folder at `place`.
     """
     if not _exchange(new, place):
         place.rename(aside)
@@ -67,7 +67,7 @@ def replace_folder(new: Path, place: Path, aside: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step (Linux). False where that is not to be had."""
+    """Swaps two names in one step (Linux). Returns False where that is not supported."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -81,9 +81,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[str], None] | None) -> Iterator[bool]:
-    """Holds a lock of the kernel's, which dies with the process. Yields whether it had to be waited for.
+    """Holds a lock of the kernel, which is released when the process dies. Yields whether it had to wait.
 
-    `waiting` is called once with who holds it; without it, a held lock raises filelock.Timeout.
+    Calls `waiting` once with the holder; without `waiting`, raises filelock.Timeout if the lock is held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, fallback_to_soft=False, thread_local=False)
@@ -105,7 +105,7 @@ def locked(path: Path, waiting: Callable[[str], None] | None) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds this lock now."""
+    """Returns whether a process holds this lock now."""
     if not path.exists():
         return False
     lock = FileLock(path, fallback_to_soft=False, thread_local=False)
@@ -117,7 +117,7 @@ def is_held(path: Path) -> bool:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error comes from a full disk or quota; libraries wrap that in errors of their own."""
+    """Returns whether an error comes from a full disk or quota, also where a library has wrapped it."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:  # what an error came of may lead back to itself
         seen.append(error)
@@ -135,7 +135,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def used_bytes(folders: Iterable[Path]) -> int:
-    """Bytes of all files below, hard-linked ones once."""
+    """Returns the bytes of all files below, counting hard-linked files once."""
     sizes = {}
     for folder in folders:
         for stat in map(os.lstat, files_below(folder)):
@@ -144,7 +144,7 @@ def used_bytes(folders: Iterable[Path]) -> int:
 
 
 def freed_bytes(folders: Iterable[Path]) -> int:
-    """Bytes the disk gains if these folders go: of the files all of whose hard links lie in them."""
+    """Returns the bytes freed by deleting these folders: files of which all hard links lie in them."""
     links: dict[tuple[int, int], int] = {}
     freed = 0
     for folder in folders:
@@ -156,13 +156,13 @@ def freed_bytes(folders: Iterable[Path]) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """On the disk where it is, or would be made."""
+    """Returns the free bytes on the disk where the path is, or would be created."""
     here = path.absolute()
     return shutil.disk_usage(next(place for place in (here, *here.parents) if place.exists())).free
 
 
 def format_bytes(count: float) -> str:
-    """`1.25 MB`: three significant digits, powers of 1000."""
+    """Formats a size, `1.25 MB`: three significant digits, powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.3g} {unit}"
@@ -171,7 +171,8 @@ def format_bytes(count: float) -> str:
 
 
 def replace_text(path: Path, text: str) -> Path:
-    """Writes a file in one step: a reader sees the old or the new one. A full disk leaves the old one, and no more."""
+    """Writes a file in one step: a reader sees the old text or the new one. On a full disk the old text stays, and
+    nothing else is left behind."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

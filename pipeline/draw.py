@@ -15,7 +15,7 @@ GAP_X, GAP_Y = 30, 26
 MARGIN = 10
 LINE_HEIGHT = 16
 COLOURS = {"model": "#e0f2fe", "data": "#e0f2fe", "evaluate": "#dcfce7", "benchmark": "#dcfce7"}
-"""Of stages: what comes in, and what measures; all others make something."""
+"""Colours of stages: sources and measurements; all other stages make something."""
 OTHERS, TEACHER = "#fef3c7", "#c2410c"
 LEGEND = (
     "Dashed: the teacher of distillation.",
@@ -28,7 +28,7 @@ Place = tuple[int, int]
 
 
 def draw(graph: Graph) -> str:
-    """A box for each node; the way to the final model in one row, dashed arrows from the teacher."""
+    """Draws a box for each node, with the path to the final model in one row and dashed arrows from the teacher."""
     places = _places(graph)
     top = min(row for _, row in places.values())
     bottom = max(row for _, row in places.values())
@@ -71,7 +71,7 @@ def _places(graph: Graph) -> dict[str, Place]:
 
 
 def _main_path(graph: Graph) -> list[str]:
-    """From the pretrained model to the one that the last evaluation judges, and the benchmark."""
+    """Returns the path from the pretrained model to the one that the last evaluation judges, and the benchmark."""
     name = graph.get("evaluate", graph[BASELINE]).inputs["model"]
     path = [name]
     while name := graph[name].inputs.get("model", ""):
@@ -102,7 +102,7 @@ def _arrows(graph: Graph, corners: dict[str, tuple[int, int]]) -> Iterator[str]:
 
 
 def _is_implied(graph: Graph, source: str, node: Node) -> bool:
-    """Whether another input of the node needs that source too."""
+    """Returns whether another input of the node needs that source too."""
     return any(
         source in ancestors(graph, other)
         for role, other in node.inputs.items()

@@ -1,7 +1,7 @@
-"""How a process that is asked to end does so: SIGTERM, as schedulers and containers send it.
+"""Ends a process on SIGTERM, as schedulers and containers send it.
 
-A stage that looks at `Log.should_stop` saves a checkpoint and stops; one that does not is interrupted at once, as by
-ctrl-C. In both cases what is published stays, and the same command resumes.
+A stage that checks `Log.should_stop` saves a checkpoint and stops; any other is interrupted at once, as by ctrl-C. In
+both cases published results stay, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ WATCH_SECONDS = 1.0
 
 
 class Ending:
-    """Whether this process was asked to end, and whether a stage looks."""
+    """Whether this process was asked to end, and whether the running stage checks for it."""
 
     asked = False
     is_watched = False
-    """A stage has looked since it began."""
+    """The running stage has checked since it began."""
 
     @classmethod
     def should_stop(cls) -> bool:
@@ -36,13 +36,13 @@ class Ending:
 
 
 def listen() -> None:
-    """Heeds SIGTERM from now on. Does nothing outside of the main thread, where Python has no signals."""
+    """Handles SIGTERM from now on. Does nothing outside of the main thread, where Python has no signals."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 
 def end_with_parent() -> None:
-    """Ends this process, a worker of a launcher, when the launcher is gone: as by SIGTERM, then for good."""
+    """Ends this process, a worker of a launcher, when the launcher is gone: first as by SIGTERM, then for good."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,5 @@
-"""What a result was made with: versions, processor, threads, commit. Part of every record; imports no torch."""
+"""Describes what a result was made with: versions, processor, threads, commit. Part of every record; imports no
+torch."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ PACKAGES = ("squarehead", "torch", "transformers", "datasets", "lm-eval", "mlflo
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """Everything outside the configuration that can change a result or its speed."""
+    """Returns everything outside the configuration that can change a result or its speed."""
     return {
         "packages": _packages(),
         "python": platform.python_version(),
@@ -35,7 +36,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def git_commit(checkout: Path) -> str:
-    """The commit of a checkout, with `+dirty` if tracked files differ from it; empty if it is no checkout.
+    """Returns the commit of a checkout, with `+dirty` if tracked files differ from it; empty if it is not a checkout.
 
     A package installed inside somebody else's repository is not a checkout of that repository.
     """

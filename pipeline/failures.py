@@ -1,4 +1,4 @@
-"""What is said of a failure: one line; the traceback of a bug goes into a file."""
+"""Explains a failure in one line; the traceback of a bug goes into a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from stages.contracts import Stopped, UserError
 
 
 def explain(error: Exception, name: str, folder: Path) -> str:
-    """One line. The traceback of what is neither the user's error nor the system's goes into `folder`, under `name`."""
+    """Returns one line for an error. Writes the traceback of a bug (neither a UserError nor a system error) into
+    `folder`, under `name`."""
     if isinstance(error, UserError | Stopped):
         return public(str(error))
     if isinstance(error, OSError) and error.errno:  # what the system says of a disk, a folder or a limit is no bug

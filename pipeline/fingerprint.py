@@ -1,4 +1,4 @@
-"""What makes two results the same: canonical JSON, fingerprints over it, and digests of stage code."""
+"""Computes fingerprints over canonical JSON, and digests of stage code."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from stages.contracts import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CODE_PACKAGES = ("stages", "engine")
-"""Their source can change a result. `pipeline` only carries results about."""
+"""Packages whose source can change a result. `pipeline` only moves results."""
 NATIVE_SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp"}
 
 
 def canonical_json(value: Any) -> str:
-    """The one text of a JSON value: sorted keys, no spaces, ASCII, shortest floats that read back the same.
+    """Returns the unique text of a JSON value: sorted keys, no spaces, ASCII, shortest floats that read back the same.
 
-    Raises UserError for NaN and infinities, TypeError for what JSON does not know (paths included: outside data
-    enter a fingerprint by digest).
+    Raises UserError for NaN and infinities, TypeError for values that are not JSON (paths included: outside data enter
+    a fingerprint by digest).
     """
     return json.dumps(_canonical(value, ""), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -47,7 +47,8 @@ def _canonical(value: Any, where: str) -> Any:
 def fingerprint(
     stage: str, version: str, config: Mapping[str, Any], inputs: Mapping[str, str], irrelevant: Iterable[str] = ()
 ) -> str:
-    """Identity of a result, 64 hex digits: sha256 over the stage, its version, its config and its inputs' fingerprints.
+    """Returns the identity of a result: 64 hex digits, the sha256 over the stage, its version, its config and its
+    inputs' fingerprints.
 
     `irrelevant` holds dotted keys of `config` that cannot change the result; they are left out.
     """
@@ -66,8 +67,8 @@ def _without(config: Mapping[str, Any], irrelevant: frozenset[str], where: str) 
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys -> leaf values, in the order of `config`. Lists of plain values are leaves; in lists of mappings
-    the index is a part of the key (`tasks.0.name`); empty mappings stay, as leaves."""
+    """Returns the leaf values of `config` by dotted key, in its order. Lists of plain values are leaves; in lists of
+    mappings the index is part of the key (`tasks.0.name`); empty mappings stay, as leaves."""
     return dict(_leaves(config, ""))
 
 
@@ -94,12 +95,12 @@ def _dotted(where: str, key: str) -> str:
 
 @cache
 def code_digest(module: str, project: Path = PROJECT) -> str:
-    """sha256 over the source of a stage module and of all project modules it can reach by imports.
+    """Returns the sha256 over the source of a stage module and of all project modules it can reach by imports.
 
     Follows `import`, `from ... import` (relative and inside functions too), string constants that name a module or
     `module:attribute` (lazy imports), and packages whose members are found by name (`stages.kinds`), within `stages`
-    and `engine`. Nothing is imported. Native sources beside an engine module count.
-    Raises ModuleNotFoundError if `module` is not a module of the project.
+    and `engine`. Imports nothing. Native sources beside an engine module count. Raises ModuleNotFoundError if `module`
+    is not a module of the project.
     """
     files = _reachable(module, project)
     if not files:
@@ -135,9 +136,9 @@ def _source(module: str, project: Path) -> Path | None:
 
 @cache
 def _mentioned(source: Path, module: str) -> tuple[str, ...]:
-    """Names in a source that may be modules: those imported, their parent packages, and string constants.
+    """Returns the names in a source that may be modules: imported ones, their parent packages, and string constants.
 
-    Read by patterns: parsing all stages takes longer than the rest of planning a sweep of stored results.
+    Uses regular expressions: parsing all stages takes longer than the rest of planning a sweep of stored results.
     """
     package = module if source.name == "__init__.py" else module.rpartition(".")[0]
     text = source.read_text(encoding="utf-8")

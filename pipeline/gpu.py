@@ -1,4 +1,4 @@
-"""The GPUs that a run would compute on, found without torch."""
+"""Detects the GPUs that a run would compute on, without torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def models() -> list[str]:
-    """Names of NVIDIA's GPUs; empty where none is visible, or where the system does not list them (then set
-    `device=cuda`, which AMD's builds of torch are called as well)."""
+    """Returns the names of NVIDIA GPUs; empty where none is visible, or where the system does not list them (then set
+    `device=cuda`, which is also the name for AMD's builds of torch)."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return []
     return [_model(card) for card in sorted(DRIVER.glob("*/information"))]
 
 
 def check(device: str) -> None:
-    """Raises UserError where torch cannot compute on this GPU. torch is asked only where nothing else can tell."""
+    """Raises UserError where torch cannot compute on this GPU. Imports torch only where nothing else can tell."""
     if not _torch_is_built_for_them():
         raise UserError("this torch is built without support for GPUs; expected cpu, or a build with CUDA", "device")
     if not models():
@@ -30,7 +30,7 @@ def check(device: str) -> None:
 
 
 def _torch_is_built_for_them() -> bool:
-    """By the file in which torch says what it was built with; where there is none, torch itself is asked."""
+    """Reads the file in which torch records its build; asks torch itself where there is no such file."""
     found = importlib.util.find_spec("torch")
     file = Path(found.origin).with_name("version.py") if found and found.origin else None
     if file is None or not file.exists():

@@ -1,4 +1,4 @@
-"""The DAG of a job: its nodes, and how a recipe adds them. Nothing is read, nothing is run."""
+"""The DAG of a job: its nodes, and how a recipe adds them. Reads and runs nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Node:
     inputs: dict[str, str] = field(default_factory=dict)
     """Role -> name of the node that fills it."""
     after: tuple[str, ...] = ()
-    """Nodes that must not have failed before it runs, though it reads nothing of them. No part of its identity."""
+    """Nodes that must not have failed before it runs, although it does not read them. Not part of its identity."""
 
 
 Graph = dict[str, Node]
@@ -31,7 +31,7 @@ Graph = dict[str, Node]
 
 def add(graph: Graph, name: str, stage: str, options: Options, **inputs: str | None) -> str:
     """Adds a node; `inputs` gives each role the node that fills it, or None. Returns the node's name, or that of an
-    earlier one that does the same work, as one-shot pruning is the first rung of some ladders."""
+    earlier node that does the same work: one-shot pruning, for example, is the first rung of some ladders."""
     after = (BASELINE,) if STAGES[stage].needs_baseline and BASELINE in graph else ()
     node = Node(name, stage, options, {role: source for role, source in inputs.items() if source}, after)
     for known in graph.values():
@@ -42,7 +42,7 @@ def add(graph: Graph, name: str, stage: str, options: Options, **inputs: str | N
 
 
 def ancestors(graph: Graph, name: str) -> set[str]:
-    """The node and everything it needs. Raises UserError for an unknown name (option `until`)."""
+    """Returns the node and everything it needs. Raises UserError for an unknown name (option `until`)."""
     if name not in graph:
         raise UserError(f"no node {name!r} in this run; there are: {', '.join(graph)}", "until")
     found = {name}

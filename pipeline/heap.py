@@ -1,7 +1,7 @@
-"""The C heap while a stage runs: memory of large tensors is used again, where glibc would give it back at once.
+"""Keeps freed memory of large tensors in the C heap while a stage runs; glibc would return it to the system at once.
 
-Every tensor of more than 32 MB (logits, activations) else comes from the system anew, page by page: about a seventh of
-a training step of SmolLM2 on a CPU. Other C libraries are left as they are.
+Otherwise every tensor of more than 32 MB (logits, activations) is allocated anew by the system, page by page: about a
+seventh of a training step of SmolLM2 on a CPU. Other C libraries are left unchanged.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _SETTINGS = {_TRIM_THRESHOLD: -1, _TOP_PAD: 256 << 20, _MMAP_MAX: 0}
-"""Never give back from the top; grow by 256 MB; nothing by a mapping of its own."""
+"""Never return memory from the top; grow by 256 MB; never map an allocation by itself."""
 _OF_USERS = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "LD_PRELOAD")
-"""Whoever set one of these has decided."""
+"""Variables by which a user has already chosen."""
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Freed memory stays with this process until the end of the block, and goes back to the system there.
+    """Keeps freed memory in this process until the end of the block, then returns it to the system.
 
-    glibc cannot undo the setting: later blocks of this process have it too, and the rest of the process
-    keeps what it frees until the next of them ends.
+    glibc cannot undo the setting: later blocks of this process have it too, and the rest of the process keeps what it
+    frees until the next block ends.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version") or any(name in os.environ for name in _OF_USERS):

@@ -1,4 +1,4 @@
-"""job.log in the folder of a job: what its terminal says of its stages, with the time, for whoever looks later."""
+"""Writes job.log in the folder of a job: what the terminal says of its stages, with the time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 160
 
 @contextmanager
 def kept_log(console: Console, folder: Path) -> Iterator[None]:
-    """Everything that the console prints meanwhile is added to the log, but for progress bars."""
+    """Appends everything that the console prints in the block to the log, except progress bars."""
     console.push_render_hook(_Copy(folder / NAME))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What options name outside by path and revision: what stands for it in a fingerprint, and how it is pinned."""
+"""Replaces outside paths and revisions in options by identities for fingerprints, and pins them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from stages.options import Located, Options
 
 T = TypeVar("T", bound=Options)
 Identify = Callable[[str, str, str], dict[str, str]]
-"""Path, revision and option to an identity (`stages.sources.identity`)."""
+"""Function from path, revision and option to an identity (`stages.sources.identity`)."""
 
 
 def with_identities(described: dict[str, Any], options: Options, where: str, identify: Identify) -> None:
-    """Puts identities in the place of paths and revisions. `described`: the dump of `options`; `where`: the option that
+    """Replaces paths and revisions in `described`, the dump of `options`, by identities. `where` is the option that
     errors name."""
     where = options.section or where
     if isinstance(options, Located):
@@ -27,7 +27,8 @@ def with_identities(described: dict[str, Any], options: Options, where: str, ide
 
 
 def changed(options: T, change: Callable[[Located, tuple[str, ...]], dict[str, str]], at: tuple[str, ...] = ()) -> T:
-    """A copy in which everything located has the fields that `change` gives for it and the keys that lead to it."""
+    """Returns a copy in which each Located part is updated with the fields that `change` returns for it and for the
+    keys that lead to it."""
     update: dict[str, Any] = dict(change(options, at)) if isinstance(options, Located) else {}
     for keys, part in _parts(options):
         new = changed(part, change, (*at, *keys))
@@ -39,7 +40,7 @@ def changed(options: T, change: Callable[[Located, tuple[str, ...]], dict[str, s
 
 
 def _parts(options: Options) -> Iterator[tuple[tuple[str, ...], Options]]:
-    """Options inside others, directly or in a mapping, with the keys that lead there."""
+    """Yields options inside others, directly or in a mapping, with the keys that lead there."""
     for name, value in options:
         if isinstance(value, Options):
             yield (name,), value

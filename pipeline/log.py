@@ -1,4 +1,4 @@
-"""A stage's voice (contracts.Log): metrics to a file and the tracker, progress and notes to the terminal."""
+"""The log of a running stage (contracts.Log): metrics to a file and the tracker, progress and notes to the terminal."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from pipeline.progress import ProgressFile
 from stages.contracts import CURVES
 
 RATE_SECONDS = 600.0
-"""A rate is that of the last so many seconds: steps may take minutes."""
+"""A rate is averaged over this many seconds: steps may take minutes."""
 SECONDS_BETWEEN_LINES = 30.0
 """Time between two lines of progress, where there is no terminal."""
 
 
 class StageLog:
-    """Metrics are written as they come, to a file that survives a kill, and move into the artifact at the end."""
+    """Writes metrics as they come to a file that survives a kill and moves into the artifact at the end."""
 
     def __init__(
         self, node: str, out: Path, resume: Path, console: Console, bars: bool,
@@ -124,7 +124,7 @@ class StageLog:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A point of the curve, or None for a line that a kill cut short or that is damaged."""
+    """Returns a point of the curve, or None for a line that is damaged or that a kill cut short."""
     try:
         point = json.loads(line)
         return {
@@ -141,7 +141,7 @@ class _Bar:
         self, progress: Progress, task: TaskID, file: ProgressFile, what: str, unit: str,
         say: Callable[[str], None] | None,
     ) -> None:  # fmt: skip
-        """`say`: where there is no terminal to draw on, it gets a line now and then."""
+        """`say` receives a line now and then where there is no terminal to draw on."""
         self._progress = progress
         self._task = task
         self._file = file

@@ -1,4 +1,4 @@
-"""Errors of the operating system outside of a stage, in one line that names the option to change."""
+"""Explains errors of the operating system outside of a stage, in one line that names the option to change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ FOLDERS = {
 
 
 def explained(error: OSError, arguments: Sequence[str]) -> UserError:
-    """`arguments`: of the command line, which tells whose folder the path of the error is in."""
+    """Returns the error in one line. The command line's `arguments` identify the option whose folder the path of the
+    error lies in."""
     path = Path(str(error.filename)) if error.filename else None
     option = _option(path, arguments) if path else "runs"
     reason = error.strerror or str(error)

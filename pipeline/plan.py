@@ -1,4 +1,4 @@
-"""What would run, and why: every node is a hit, or RUN with its reason. Reads the store, never torch or MLflow."""
+"""Plans a run: each node is a hit or has to run, and why. Reads the store, never torch or MLflow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stages.stage import Stage
 MEASUREMENTS = (Metrics, Benchmark)
 """Kinds of results that are wanted for themselves."""
 NEAREST = 200
-"""Entries of a stage that a reason is looked for in."""
+"""Number of stored results of a stage that are compared to explain a missing one."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Stores:
 
     @classmethod
     def of(cls, config: Config) -> Stores:
-        """The stores of a configuration; sources, in this process and its children, learn where the cache is."""
+        """Returns the stores of a configuration, and tells sources of this process and its children where the cache
+        is."""
         os.environ["SQUAREHEAD_CACHE"] = config.cache.folder
         return cls.below(Path(config.runs), Path(config.cache.folder))
 
@@ -51,7 +52,7 @@ class Planned:
     node: Node
     spec: Stage
     config: dict[str, Any]
-    """What is fingerprinted: the slice, with identities in the place of paths."""
+    """The options that are fingerprinted, with identities in place of paths."""
     inputs: dict[str, str]
     """Role -> fingerprint."""
     fingerprint: str
@@ -60,7 +61,7 @@ class Planned:
     reason: str
     entry: Entry | None
     replace: bool = False
-    """An entry is there and must be made again: forced, damaged, or made by other code."""
+    """A result is there and must be made again: forced, damaged, or made by other code."""
     warning: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -78,8 +79,8 @@ Plan = dict[str, Planned]
 
 
 def make_plan(config: Config, graph: Graph, stores: Stores, reasons: bool = True) -> Plan:
-    """A decision for every node of a resolved configuration's graph (`resolve`, `recipes.build`). Without
-    `reasons` it does not look for what a missing result differs in from stored ones, which takes time.
+    """Decides for every node of a resolved configuration's graph (`resolve`, `recipes.build`) whether it is a hit or
+    runs. Without `reasons` it does not look for how a missing result differs from stored ones, which takes time.
 
     Raises UserError for unknown names in `until` and `force`, and for sources that cannot be identified.
     """
@@ -123,7 +124,8 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: boo
 
 
 def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
-    """Which input was made again, by a forced or a strict run, and came out otherwise than this result knew it."""
+    """Names the input that a forced or strict run made again, with contents other than those this result was made
+    from."""
     known = entry.meta.get("contents", {})
     for role, source in node.inputs.items():
         there = plan[source].entry
@@ -133,7 +135,7 @@ def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
 
 
 def code_of(spec: Stage) -> str:
-    """The digest of a stage's code; of a stage from another package that package with its version."""
+    """Returns the digest of a stage's code; for a stage from another package, that package with its version."""
     return next(iter(provider(spec.name).values()), "") or code_digest(spec.module)
 
 
@@ -156,7 +158,7 @@ def _described(node: Node) -> dict[str, Any]:
 
 
 def _why_missing(node: Node, spec: Stage, described: Mapping[str, Any], inputs: Mapping[str, str], store: Store) -> str:
-    """The differing keys against the nearest stored result of the stage."""
+    """Lists the keys that differ from the nearest stored result of the stage."""
     ours = flatten(described) | {"version": spec.version}
     best: list[str] | None = None
     for entry in store.newest(node.stage, NEAREST):
@@ -180,8 +182,8 @@ def _why_missing(node: Node, spec: Stage, described: Mapping[str, Any], inputs: 
 
 
 def _drop_unneeded(plan: Plan) -> Plan:
-    """A result that is gone is made again only if something that runs asks for it, if nothing was to follow it, or if
-    it is a measurement, which is wanted for itself."""
+    """Marks missing results as UNNEEDED unless a node that runs reads them, nothing follows them, or they are
+    measurements, which are wanted for themselves."""
     used = {source for item in plan.values() for source in item.node.inputs.values()}
     wanted = {name for name, item in plan.items() if name not in used or item.spec.makes in MEASUREMENTS}
     needed: set[str] = set()

@@ -1,9 +1,9 @@
-"""What is checked as soon as the model and the data are there, before a stage works for hours and another one fails.
+"""Checks all nodes as soon as the model and the data are there, before any stage works for hours and another one fails.
 
 A stage compares its options with the records of the model and the data (`Stage.check_early`), which needs no torch, so
-that a dry run does it too. Stages whose work depends on what the data hold also have a `check(options, model, data)`
-beside their `run`, which raises UserError for what that would refuse. Both are given the model as it came in: later
-ones have the same linears, context and tokenizer.
+that a dry run does it too. Stages whose work depends on the contents of the data also have a `check(options, model,
+data)` beside their `run`, which raises UserError for what `run` would refuse. Both get the source model: later ones
+have the same linears, context and tokenizer.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from stages.contracts import Artifact, Checkpoint, DataSet, UserError
 from stages.index import STAGES
 
 Problems = dict[str, UserError]
-"""By node: why it could not end well."""
+"""Node -> why it would fail."""
 DATA_NODES = ("prepare", "data")
-"""Of the data as the model reads them; the first that is there."""
+"""Nodes of the data as the model reads them; the first one present counts."""
 Check = Callable[[Planned, Checkpoint, DataSet | None], None]
-"""Of a node, with the model and the data as it reads them. Raises UserError."""
+"""Check of a node, given the model and the data as the model reads them. Raises UserError."""
 
 
 def on_device(device: str) -> None:
-    """Raises UserError where torch cannot compute on it."""
+    """Raises UserError where torch cannot compute on the device."""
     importlib.import_module("stages.devices").of(device)
 
 
 def device_problems(plan: Plan, device: str, check: Callable[[str], None] = on_device) -> Problems:
-    """Told of the first node that has to run. `device` is empty where others compute."""
+    """Returns a problem of the device, reported for the first node that has to run. `device` is empty where other
+    machines compute."""
     work = working(plan)
     try:
         if work and device == "cuda":
@@ -49,8 +50,8 @@ def device_problems(plan: Plan, device: str, check: Callable[[str], None] = on_d
 
 
 def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
-    """What the nodes that have to run would refuse. `entries`: results of the plan's sources, by node; without the
-    model there is nothing to check, and where another source failed, only what records tell is."""
+    """Returns what the nodes that have to run would refuse. `entries` are the results of the plan's sources, by node.
+    Without the model nothing is checked; if another source failed, only the checks by records run."""
     missing = [
         name
         for name, item in plan.items()
@@ -61,7 +62,7 @@ def problems(plan: Plan, entries: Mapping[str, Entry], device: str) -> Problems:
 
 
 def early_problems(plan: Plan, device: str) -> Problems:
-    """The same, as far as this machine and the records of stored sources tell without torch."""
+    """Returns the same, as far as this machine and the records of stored sources tell without torch."""
     stored = {name: item.entry for name, item in plan.items() if item.entry}
     return _problems(plan, stored, device, gpu.check, (_check_early,))
 
@@ -83,7 +84,7 @@ def _problems(
 
 
 def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: Stores) -> list[UserError]:
-    """What this machine has too little of for the plan: disk, and memory where nothing is computed on a GPU.
+    """Returns what this machine has too little of for the plan: disk, and memory where no GPU is used.
 
     The estimates are low rather than high, so what they ask for is needed.
     """
@@ -134,17 +135,17 @@ def _check_data(entries: Mapping[str, Entry]) -> Check:
 
 
 def _reads_source(item: Planned) -> bool:
-    """Whether its data, if it reads any, are the job's own: not a corpus, which is made on the way."""
+    """Returns whether its data, if it reads any, are the job's own rather than a corpus made by an earlier node."""
     return item.node.inputs.get("data", "data") in DATA_NODES
 
 
 def working(plan: Plan) -> list[str]:
-    """The nodes that have to run, without the sources."""
+    """Returns the nodes that have to run, without the sources."""
     return [name for name, item in plan.items() if item.status == Status.TO_RUN and not item.spec.is_source]
 
 
 def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet | None]:
-    """The model, and the data as the model reads them."""
+    """Returns the model, and the data as the model reads them."""
 
     def artifact(*names: str) -> Artifact | None:
         entry = next((entries[name] for name in names if name in entries), None)
@@ -157,6 +158,6 @@ def _sources(entries: Mapping[str, Entry]) -> tuple[Checkpoint | None, DataSet |
 
 
 def _tests(item: Planned, entries: Mapping[str, Entry]) -> dict[str, Artifact]:
-    """The items of other data that a node asks, if it does."""
+    """Returns the items of the separate test data that a node reads, if it does."""
     node = item.node.inputs.get("test_data", "")
     return {"test_data": entries[node].artifact(STAGES[entries[node].stage].makes)} if node in entries else {}

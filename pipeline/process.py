@@ -1,6 +1,6 @@
-"""Who is at work: a process by host, id and start, which a record can name and a later reader look for.
+"""Identifies a process by host, id and start time, so that a record can name it and a later reader can look for it.
 
-The start is counted from the boot of the machine, by the kernel, and the boot has an id of its own: setting the clock
+The start is counted by the kernel from the boot of the machine, and the boot has an id of its own: setting the clock
 changes neither.
 """
 
@@ -22,7 +22,8 @@ def _name(pid: int) -> str:
 
 
 def _start(pid: int) -> str:
-    """`<ticks since boot>@<first digits of the boot's id>`; where there is no such file system, seconds since 1970.
+    """Returns `<ticks since boot>@<first digits of the boot's id>`; seconds since 1970 where there is no such file
+    system.
 
     Raises psutil.NoSuchProcess.
     """
@@ -45,13 +46,13 @@ def parent_process() -> str:
 
 
 def is_here(process: str) -> bool:
-    """Whether it is a process of this machine; `is_dead` knows only those."""
+    """Returns whether it is a process of this machine; `is_dead` can judge only those."""
     return process.partition(" ")[0] == socket.gethostname()
 
 
 def is_dead(process: str) -> bool:
-    """Whether a process of this machine is gone. Its start time distinguishes it from a later one with the same id;
-    records of earlier versions, which have seconds since 1970 there, are judged by the id alone."""
+    """Returns whether a process of this machine is gone. Its start time distinguishes it from a later one with the same
+    id; records of earlier versions hold seconds since 1970 there and are judged by the id alone."""
     if not is_here(process):
         return False
     pid, _, started = process.partition(" ")[2].partition(" ")

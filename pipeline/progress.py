@@ -1,4 +1,4 @@
-"""How far a running stage is: a small file beside what it fills, for whoever watches from another terminal."""
+"""Records the progress of a running stage in a small file beside its output, for watching from another terminal."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class Progress:
     rate: float = 0.0
     """Units a second over the last minute; 0: not known yet."""
     shown: dict[str, float] = field(default_factory=dict)
-    """Values beside the bar, a loss for one."""
+    """Values shown beside the bar, such as a loss."""
 
     @property
     def alive(self) -> bool:
-        """False only where that is known: the process was on this machine and is gone."""
+        """Returns False only if it is known that the process was on this machine and is gone."""
         return not is_dead(self.process)
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds left of what is being counted; None if not known. A stage may count several things, one after the
-        other."""
+        """Returns the seconds left of the current count; None if unknown. A stage may count several things, one after
+        the other."""
         return (self.total - self.done) / self.rate if self.rate > 0 else None
 
 
 def read(path: Path) -> Progress | None:
-    """None if no stage is, or was, at work there."""
+    """Reads the progress; None if no stage works or worked there."""
     try:
         return Progress(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError):  # gone, or from before a power cut
@@ -53,7 +53,7 @@ def read(path: Path) -> Progress | None:
 
 
 class ProgressFile:
-    """Written at most once a second; the store deletes it with the end of the stage."""
+    """Progress written at most once a second; the store deletes the file when the stage ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

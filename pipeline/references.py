@@ -1,4 +1,4 @@
-"""Published figures that reports put beside ours: conf/references.yaml, read and checked.
+"""Reads and checks the published figures that reports put beside ours: conf/references.yaml.
 
 The option `reference` of a job names its table.
 """
@@ -17,7 +17,7 @@ from stages.contracts import UserError
 
 FILE = CONF / "references.yaml"
 RATE = "decode_tokens_per_second"
-"""Metric of tables of speed: their speed-ups are over their dense row."""
+"""Metric of tables of speed, whose speed-ups are over their dense row."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Reference:
 
     @property
     def recovery(self) -> float | None:
-        """Percent of the dense value, as `stages.evaluate` counts it."""
+        """Returns the percentage of the dense value, computed as in `stages.evaluate`."""
         if self.dense is None:
             return None
         return 100 * (self.value / self.dense if self.higher_is_better else self.dense / self.value)
@@ -82,19 +82,19 @@ class Reference:
 
     @property
     def ran(self) -> str:
-        """What the speed is of: model, runtime and hardware."""
+        """Returns what the speed was measured with: model, runtime and hardware."""
         return ", ".join(filter(None, (self.model, self.runtime, self.hardware)))
 
 
 @functools.cache
 def load() -> tuple[Reference, ...]:
-    """All figures, in the order of the file; read once, for every job of a sweep asks for its table."""
+    """Returns all figures in the order of the file. It is read once, since every job of a sweep asks for its table."""
     tables: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return tuple(reference for name, table in tables.items() for reference in _rows(name, table))
 
 
 def of_table(table: str) -> list[Reference]:
-    """The figures of one table. Raises UserError for a name that is not in the file."""
+    """Returns the figures of one table. Raises UserError for a name that is not in the file."""
     found = [reference for reference in load() if reference.table == table]
     if not found:
         have = ", ".join(dict.fromkeys(reference.table for reference in load()))
@@ -103,7 +103,7 @@ def of_table(table: str) -> list[Reference]:
 
 
 def of_speed(table: str) -> list[Reference]:
-    """The figures with a speed-up of one table, or of the table that it names for them."""
+    """Returns the figures with a speed-up of one table, or of the table that it names for them."""
     named = next((reference.speed_table for reference in of_table(table) if reference.speed_table), table)
     return [reference for reference in of_table(named) if reference.speedup]
 
@@ -128,6 +128,6 @@ def _rows(name: str, table: dict[str, Any]) -> list[Reference]:
 
 
 def _zeros_share(row: dict[str, Any], dense: dict[bool, float | None]) -> float | None:
-    """`dense`: int8 -> the speed-up of the dense model."""
+    """Returns the speed-up due to the zeros alone. `dense` maps int8 to the speed-up of the dense model."""
     base = dense.get(row.get("int8", False))
     return row["speedup"] / base if row.get("speedup") and row["sparsity"] and base else None

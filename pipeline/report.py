@@ -1,9 +1,9 @@
-"""`python -m pipeline.report [FOLDER...]`: a report of runs and sweeps, from their folders and the store.
+"""`python -m pipeline.report [FOLDER...]`: reports jobs and sweeps from their folders and the store.
 
-A sweep of `--runs` may go by its id. Without a folder: the newest. Prints the table of models, and writes report.html,
-.md, .csv, .tex and .json into the (first) folder; they are logged to the sweep's run in MLflow too. Exit code: 0 if all
-is there, 1 if something failed, is missing or still running (it says what, and reports the rest), 2 if there is
-nothing to report.
+A sweep of `--runs` may be given by its id. Without a folder, the newest is reported. Prints the table of models, and
+writes report.html, .md, .csv, .tex and .json into the (first) folder; they are also logged to the sweep's run in
+MLflow. Exit code: 0 if everything is there, 1 if something failed, is missing or still running (it says what, and
+reports the rest), 2 if there is nothing to report.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INCOMPLETE, NOTHING = 1, 2
 
 
 def write(found: Study, folder: Path) -> list[Path]:
-    """All files of the report. Raises UserError if the folder cannot be written."""
+    """Writes all files of the report. Raises UserError if the folder cannot be written."""
     texts = {
         "html": page.html(found),
         "md": writers.markdown(found),
@@ -42,7 +42,8 @@ def write(found: Study, folder: Path) -> list[Path]:
 
 
 def plot(found: Study) -> list[Path]:
-    """Draws `plots.NAME` into the folder of each job that was benchmarked and evaluated. UserError if none was."""
+    """Draws `plots.NAME` into the folder of each job that was benchmarked and evaluated. Raises UserError if none
+    was."""
     drawn = []
     for job in found.jobs:
         runs = (store.root.parent for store in found.results.stores)

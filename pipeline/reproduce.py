@@ -1,4 +1,5 @@
-"""`python -m pipeline.reproduce [TABLE [key=value ...]]`: a table of the paper, or the like at the scale of two cores.
+"""`python -m pipeline.reproduce [TABLE [key=value ...]]`: reproduces a table of the paper, or a similar one on two
+cores.
 
 Runs the sweep of conf/experiment/TABLE.yaml, then reports it, with the published figures beside ours. The same command
 resumes an interrupted one. Without TABLE: lists the tables, what they need and how long they take. Options after the
@@ -39,7 +40,7 @@ class PaperTable:
 
 
 def tables() -> list[PaperTable]:
-    """Those there are, in alphabetical order."""
+    """Returns the tables, in alphabetical order."""
     return [_read(path) for path in sorted(EXPERIMENTS.glob("*/*.yaml"))]
 
 

@@ -13,8 +13,8 @@ from stages.quantize.schemes import SCHEMES
 
 
 def resolve(config: Config, parallel_jobs: int = 1) -> Config:
-    """The configuration with every `auto`, and 0 threads, replaced by what they mean here. `parallel_jobs` run on this
-    machine; 0: they run on others, whose cores are not known."""
+    """Replaces every `auto` and 0 threads by their meaning on this machine. `parallel_jobs` run here; 0 means they run
+    on other machines, whose cores are not known."""
     if parallel_jobs:
         _check_threads(config)
     threads = config.threads or max(1, cpu.cores() // min(max(parallel_jobs, 1), cpu.cores()))

@@ -1,4 +1,4 @@
-"""Running a plan: nodes in order, each under its lock, published whole; a failure stops its descendants only."""
+"""Runs a plan: nodes in order, each under its lock, published whole; a failure stops its descendants only."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from stages.index import STAGES
 from stages.options import Located
 
 Send = Callable[[Mapping[str, float], int, float], None]
-"""Passes a point of a curve on to the tracker: values, step, seconds since the epoch."""
+"""Function that passes a point of a curve on to the tracker: values, step, seconds since the epoch."""
 
 
 def run_plan(
     plan: Plan, config: Config, stores: Stores, tracker: Tracker, console: Console, folder: Path, bars: bool,
     outcomes: Outcomes, failed: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Runs what has to run and fills `outcomes`; `failed` (fingerprint -> why) is not tried again. Once the sources are
-    there, everything is checked (`pipeline.preflight`), and if a node could not end well, none begins. Never raises for
-    a failed stage: its outcome says so; `folder` keeps the log, and tracebacks of bugs. KeyboardInterrupt stops at
-    once; what is published stays."""
+    """Runs what has to run and fills `outcomes`; nodes in `failed` (fingerprint -> why) are not tried again. Once the
+    sources are there, everything is checked (`pipeline.preflight`), and if a node would fail, none begins. Never raises
+    for a failed stage: its outcome has the error, and `folder` keeps the log, and tracebacks of bugs. KeyboardInterrupt
+    stops at once; published results stay."""
     cpu.use(config.threads)
     outcomes |= {name: Outcome(name, item.node.stage, item.fingerprint) for name, item in plan.items()}
     with kept_log(console, folder):
@@ -54,7 +54,7 @@ def run_plan(
 
 @dataclass
 class _Run:
-    """A plan at work."""
+    """A plan that is being run."""
 
     plan: Plan
     config: Config
@@ -66,7 +66,7 @@ class _Run:
     outcomes: Outcomes
     failed: Mapping[str, str]
     entries: dict[str, Entry] = field(default_factory=dict)
-    """By node, of the results that are there."""
+    """Results that are there, by node."""
 
     def run(self) -> None:
         refused = self._refused(preflight.device_problems(self.plan, self.config.device))
@@ -127,7 +127,7 @@ class _Run:
         return name in self.outcomes and self.outcomes[name].status in (Status.FAILED, Status.NOT_RUN)
 
     def _check(self) -> dict[str, str]:
-        """By node, in one line each: what the checks with the sources found."""
+        """Returns what the checks with the sources found, by node, in one line each."""
         try:
             problems = preflight.problems(self.plan, self.entries, self.config.device)
             if not problems and (short := preflight.shortages(self.plan, self.entries, self.config, self.stores)):
@@ -143,17 +143,17 @@ class _Run:
         return {name: str(error) for name, error in problems.items()}
 
     def _mend_sources(self) -> None:
-        """The sources are read by the checks, before any stage. A damaged one that cannot be made again is reported by
-        the stage that needs it."""
+        """Repairs damaged sources, since the checks read them before any stage. One that cannot be made again is
+        reported by the stage that needs it."""
         for name in list(self.entries):
             reader = replace(self.plan[name], node=replace(self.plan[name].node, inputs={"source": name}))
             with suppress(UserError):
                 self._mend_inputs(reader)
 
     def _mend_inputs(self, item: Planned) -> None:
-        """Compares the files of a node's inputs with their recorded digests, and makes a damaged one again.
+        """Compares the files of a node's inputs with their recorded digests, and makes damaged ones again.
 
-        Raises UserError where that needs results that are not there.
+        Raises UserError if that needs results that are not there.
         """
         for source in item.node.inputs.values():
             self._mend(source)
@@ -179,7 +179,7 @@ class _Run:
         self._stored(self.outcomes[name], *self._fill(again))
 
     def _fill(self, item: Planned) -> tuple[Entry, Status]:
-        """The node's result, made here (DONE) or by another process meanwhile (HIT)."""
+        """Returns the node's result, made here (DONE) or by another process meanwhile (HIT)."""
         name = item.node.name
 
         def waiting(who: str) -> None:
@@ -241,7 +241,7 @@ class _Run:
 
 
 def _with_commits(item: Planned) -> Any:
-    """The node's options; hub sources are pinned to the very commits that were fingerprinted."""
+    """Returns the node's options with hub sources pinned to the commits that were fingerprinted."""
 
     def commit(_: Located, keys: tuple[str, ...]) -> dict[str, str]:
         found: Any = item.config

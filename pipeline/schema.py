@@ -1,8 +1,8 @@
-"""The whole configuration. Hydra composes a dictionary; `parse` checks it into these frozen models.
+"""The whole configuration. Hydra composes a dictionary; `parse` checks it and returns these frozen models.
 
 Unknown keys and impossible values are refused with the option's name. The options of a stage are defined in its package
-(`stages/<name>/spec.py`); what its `Stage` names as options, in canonical JSON, is what its fingerprint covers. So
-`1e-4` and `0.0001`, or a default and the same value written out, are one configuration.
+(`stages/<name>/spec.py`); its fingerprint covers the options that its `Stage` names, in canonical JSON. So `1e-4` and
+`0.0001`, or a default and the same value written out, are one configuration.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class FoundationStep(Options):
     sparsity: Sparsity
     """Prune to it, unless the model is as sparse already; 0 trains the dense model on."""
     tokens: int = Field(ge=0)
-    """Of the corpus, to train on after it."""
+    """Tokens of the corpus to train on after pruning."""
     marks: list[int] = Field([])
-    """Smaller budgets for a curve, each trained to its own end from one common trunk: with training.decay=wsd only."""
+    """Smaller budgets for a curve, each trained to its own end from one common trunk; needs training.decay=wsd."""
 
     @model_validator(mode="after")
     def _marks_rise(self) -> FoundationStep:
@@ -83,11 +83,11 @@ class Foundation(Options):
     """Weights that pretraining begins with. base: those of the base model, pruned. random: new random ones, under the
     same masks."""
     steps: list[FoundationStep] = Field(min_length=1)
-    """In the order in which they are taken, none less sparse than the one before."""
+    """Steps in order, none less sparse than the one before."""
     training: Training
-    """Of each step, whose budget is the step's own `tokens`. Step k uses seed + k."""
+    """Training of each step, whose budget is the step's own `tokens`. Step k uses seed + k."""
     distill: Distill
-    """The loss of pretraining; its teacher is the dense base."""
+    """Loss of pretraining; its teacher is the dense base."""
     prune: SerializeAsAny[Prune] | None = None
     """Pruner of the steps; null: the section `prune`."""
 
@@ -108,7 +108,7 @@ class Foundation(Options):
 
     @property
     def sparsity(self) -> float:
-        """Where it ends."""
+        """Returns the sparsity at the end."""
         return self.steps[-1].sparsity
 
 
@@ -131,11 +131,11 @@ class CacheRules(Options):
     folder: str = Field(min_length=1)
     """Folder of downloaded models and data, shared by all projects of a user."""
     code: Literal["warn", "strict"]
-    """What a stored result is that other code has made. warn: a hit, with a warning. strict: a miss."""
+    """Status of stored results that were made by other code. warn: a hit, with a warning. strict: a miss."""
 
 
 MISSING = "???"
-"""How Hydra writes a value that must be given."""
+"""Value that Hydra writes for an option that must be given."""
 NORMALIZER, FULL_WINDOW = "evaluate.generation.normalizer", "evaluate.generation.full_window"
 
 
@@ -147,15 +147,15 @@ class Config(Options):
     model: Model
     data: SerializeAsAny[Data]
     test_data: SerializeAsAny[Data] | None = None
-    """Items of another data set, which metrics ask in the place of the data's own: HumanEval, IFEval. null: none."""
+    """Another data set for metrics to evaluate on instead of the data's own split: HumanEval, IFEval. null: none."""
     dense: Dense
     calibrate: Calibrate
     corpus: CorpusOptions | None = None
     """Text that `pretrain` and `foundation` train on; null: none."""
     pretrain: Training | None = None
-    """Training of the model on the corpus before all else, for one from scratch; null: none."""
+    """Training of the model on the corpus before everything else, for a model from scratch; null: none."""
     foundation: Foundation | None = None
-    """Sparse pretraining, of recipe=foundation."""
+    """Sparse pretraining, for recipe=foundation."""
     prune: SerializeAsAny[Prune]
     schedule: Schedule
     distill: Distill
@@ -233,7 +233,7 @@ class Config(Options):
 
     @property
     def trainings(self) -> list[tuple[str, Training]]:
-        """All there are, with their options."""
+        """Returns all sections of training, with the option that names each."""
         found = {
             "pretrain": self.pretrain,
             "foundation.training": self.foundation.training if self.foundation else None,
@@ -248,7 +248,7 @@ class Config(Options):
         if asks and not self.corpus:
             raise UserError(f"{asks} trains on a corpus; choose one, for example corpus=general_and_python", "corpus")
         if self.corpus and not asks:
-            raise UserError("nothing here trains on a corpus; leave it null, or set pretrain or foundation", "corpus")
+            raise UserError("nothing here trains on a corpus; ~corpus leaves it out, or set pretrain or foundation", "corpus")
         if (self.foundation is not None) != (self.recipe == "foundation"):
             raise UserError(
                 f"the section foundation and recipe=foundation need each other, got recipe={self.recipe}", "foundation"

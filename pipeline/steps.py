@@ -1,4 +1,4 @@
-"""Parts that recipes are made of: each adds nodes to a graph and returns the name of what it made."""
+"""The parts of recipes: each adds nodes to a graph and returns the name of the node it adds."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from stages.scratch.spec import ScratchOptions
 T = TypeVar("T", bound=Options)
 TASK_LOSS = Distill(ce=1.0, kd=0.0, squarehead=0.0, temperature=1.0, eps=0.0, normalize="layer", skip_first=0)
 PREPARED = ("pairs", "clips")
-"""Rows that models do not read as they are."""
+"""Kinds of rows that models do not read directly."""
 
 
 TEST_DATA = "test_data"
 
 
 def sources(graph: Graph, config: Config) -> str:
-    """`model`, `data` and, if asked for, `corpus`. A model from scratch has its tokenizer, and so its node, from the
-    corpus's sources, or else from the data. Returns the node of the data as the model reads them."""
+    """Adds `model`, `data` and, if configured, `corpus`. A model from scratch takes its tokenizer, and so its node,
+    from the corpus's sources, or else from the data. Returns the node of the data as the model reads them."""
     if config.model.scratch and not config.corpus:
         add(graph, "data", "data", config.data)
         add(graph, "model", "scratch", _part(ScratchOptions, config.model), data="data")
@@ -54,7 +54,7 @@ def sources(graph: Graph, config: Config) -> str:
 
 
 def base(graph: Graph, config: Config) -> str:
-    """The model before it meets a task: as it came, or pretrained on the corpus first."""
+    """Adds the model before it meets a task: as it came, or pretrained on the corpus first."""
     if not config.pretrain:
         return "model"
     options = DenseOptions(training=config.pretrain, distill=TASK_LOSS, option="pretrain")
@@ -62,7 +62,8 @@ def base(graph: Graph, config: Config) -> str:
 
 
 def foundation(graph: Graph, config: Config, base: str) -> str:
-    """Sparse pretraining of the base: prune, train on the corpus with the masks fixed, for each step."""
+    """Adds sparse pretraining of the base: prune, then train on the corpus with fixed masks, for each step. Returns the
+    last model."""
     found = config.foundation
     assert found
     config = config.model_copy(update={"prune": found.prune or config.prune})
@@ -99,8 +100,8 @@ def foundation(graph: Graph, config: Config, base: str) -> str:
 def _pretrain(
     graph: Graph, name: str, options: FinetuneOptions, marks: Sequence[int], model: str, teacher: str | None
 ) -> str:
-    """Training on the corpus. With `marks`, smaller budgets, it is cut into a trunk of constant learning rate, piece by
-    piece, and an end for each budget, which goes on from where that begins to fall."""
+    """Adds training on the corpus. With `marks`, smaller budgets, training is cut into a trunk of constant learning
+    rate, in pieces, and an ending for each budget that continues from the trunk where its decay begins."""
     trunk, done = model, 0
     for budget in (*marks, options.training.tokens):
         training = options.training.model_copy(update={"tokens": budget})
@@ -121,7 +122,8 @@ def _pretrain(
 
 
 def dense(graph: Graph, config: Config, data: str) -> str:
-    """The teacher, the start and the baseline: the base fine-tuned dense, or as it is; and its evaluation."""
+    """Adds the dense model, which is teacher, start and baseline: the base, fine-tuned unless `dense.skip`; and its
+    evaluation."""
     model = base(graph, config)
     if not config.dense.skip:
         options = DenseOptions(training=config.dense.training, distill=TASK_LOSS)
@@ -131,26 +133,26 @@ def dense(graph: Graph, config: Config, data: str) -> str:
 
 
 def judge(config: Config, runtime: str = "") -> EvaluateOptions:
-    """How models are evaluated; by another runtime than that of models in floating point, if given. Raises UserError
-    for what this family of models, or these data, cannot be asked."""
+    """Returns the options of evaluations, in the given runtime instead of that of floating-point models. Raises
+    UserError for what this family of models, or these data, cannot be evaluated on."""
     options = _part(EvaluateOptions, config.evaluate)
     check_evaluation(options, config.model.family, config.data.format)
     return options.model_copy(update={"runtime": runtime}) if runtime else options
 
 
 def evaluate(graph: Graph, config: Config, name: str, model: str, data: str, runtime: str = "") -> None:
-    """An evaluation, compared with the dense model's."""
+    """Adds an evaluation that is compared with the dense model's."""
     options, tests = judge(config, runtime), _tests(graph, config)
     add(graph, name, "evaluate", options, model=model, data=data, test_data=tests, baseline=BASELINE)
 
 
 def _tests(graph: Graph, config: Config) -> str | None:
-    """The node of the items that metrics ask; None where they ask those of the data."""
+    """Returns the node of the items that metrics evaluate on; None if those are the data's own."""
     return (TEST_DATA if TEST_DATA in graph else "data") if config.test_data else None
 
 
 def calibrate(graph: Graph, config: Config, data: str) -> str | None:
-    """None where neither the pruner nor the quantizer reads activations."""
+    """Adds the calibration samples. Returns None if neither the pruner nor the quantizer reads activations."""
     prunes = config.sparsity > 0 and reads_inputs(config)
     if not prunes and not config.quantize.reads_inputs:
         return None
@@ -170,8 +172,8 @@ def finetune(
     graph: Graph, config: Config, level: str, rung: int, model: str, data: str, teacher: str,
     cubic: CubicOptions | None = None, calibration: str | None = None,
 ) -> str:  # fmt: skip
-    """Sparse fine-tuning after the `rung`-th pruning, or with a cubic schedule inside. Returns `model` where nothing is
-    to be trained."""
+    """Adds sparse fine-tuning after the `rung`-th pruning, or with a cubic schedule inside. Returns `model` if nothing
+    is to be trained."""
     if config.finetune.is_none:
         return model
     # another order of the data than the dense model and the rungs below saw
@@ -185,8 +187,8 @@ def finetune(
 
 
 def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, calibration: str | None) -> None:
-    """Quantizes the sparse model, and the dense one where asked for or where they are the same; evaluates them; and
-    benchmarks all."""
+    """Adds quantization of the sparse model, and of the dense one if configured or if they are the same, their
+    evaluations, and the benchmark of all."""
     quantized = quantized_dense = None
     if config.quantize.scheme != "none":
         runtime = config.evaluate.int8_runtime
@@ -208,18 +210,18 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
 
 
 def _part(kind: type[T], section: Options, **more: Options | None) -> T:
-    """What a stage is given of a section of the configuration, and `more`."""
+    """Builds a stage's options from a section of the configuration, and `more`."""
     own = {name: getattr(section, name) for name in kind.model_fields if name in type(section).model_fields}
     return kind(**own, **more)
 
 
 def reads_inputs(config: Config) -> bool:
-    """Whether the pruner has to know something of the linears' inputs."""
+    """Returns whether the pruner needs statistics of the linears' inputs."""
     return config.prune.needs != "nothing"
 
 
 def level_name(config: Config, sparsity: float) -> str:
-    """How a rung is called: `50`, `62.5`, or `2of4`."""
+    """Returns the name of a rung: `50`, `62.5`, or `2of4`."""
     if config.prune.pattern == "unstructured":
         return f"{100 * sparsity:g}"
     _, group = parse_pattern(config.prune.pattern)
@@ -227,7 +229,7 @@ def level_name(config: Config, sparsity: float) -> str:
 
 
 def pattern_at(config: Config, sparsity: float) -> Prune:
-    """The pruning rules of a rung: an N:M ladder keeps its M and lowers its N."""
+    """Returns the pruning options of a rung: an N:M ladder keeps its M and lowers its N."""
     if config.prune.pattern == "unstructured":
         return config.prune
     return config.prune.model_copy(update={"pattern": level_name(config, sparsity).replace("of", ":")})

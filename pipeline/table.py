@@ -1,4 +1,4 @@
-"""What a run prints at its end: the table of nodes, quality and speed at a glance, and where the models are."""
+"""Prints the end of a run: the table of nodes, quality and speed at a glance, and the folders of the models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WIDTH = 110
 
 
 def table_console() -> Console:
-    """The terminal; where there is none (a file, a pipe), wide enough for the tables."""
+    """Returns a console for the terminal; off a terminal (a file, a pipe), one wide enough for the tables."""
     console = Console()
     if not console.is_terminal:
         console = Console(file=cast(IO[str], _WithoutTrailingBlanks()), width=max(console.width, WIDTH))
@@ -39,7 +39,7 @@ def table_console() -> Console:
 
 
 class _WithoutTrailingBlanks(io.TextIOBase):
-    """Standard output, where tables do not fill their last column with blanks."""
+    """Standard output without the blanks with which tables fill their last column."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -73,12 +73,12 @@ def show_plan(plan: Plan, estimated: Mapping[str, Estimate], console: Console) -
 
 
 def warn(line: str, console: Console) -> None:
-    """A line of its own, whatever stands in it."""
+    """Prints a warning on a line of its own, without markup."""
     console.print(f"! {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def say_problem(node: str, error: UserError | str, console: Console) -> None:
-    """Why a node could not end well, known before it begins."""
+    """Prints why a node would fail, known before it begins."""
     console.print(f"[red]✗ {node}[/], checked beforehand: {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
@@ -102,7 +102,7 @@ def show_outcomes(outcomes: Outcomes, console: Console) -> None:
 
 
 def show_quality(outcomes: Outcomes, console: Console) -> None:
-    """One row for each evaluated model: its quality, and what is left of the dense one's."""
+    """Prints a row for each evaluated model: its quality, and its recovery."""
     judged = {name: it.metrics for name, it in outcomes.items() if described(it.stage).makes is Metrics and it.metrics}
     names = list(dict.fromkeys(metric.name for metrics in judged.values() for metric in qualities(metrics)))
     if not names:
@@ -134,7 +134,7 @@ LABELS = {
 
 
 def show_models(plan: Plan, outcomes: Outcomes, stores: Stores, console: Console) -> None:
-    """The folders of the models that the job is about, and the command that uses them."""
+    """Prints the folders of the job's finished models, and the command that uses them."""
     found = {
         label: stores.for_stage(plan[name].spec).folder(plan[name].node.stage, plan[name].fingerprint)
         for label, name in finished_models({name: item.node for name, item in plan.items()}).items()
@@ -151,7 +151,8 @@ def show_models(plan: Plan, outcomes: Outcomes, stores: Stores, console: Console
 
 
 def finished_models(graph: Graph) -> dict[str, str]:
-    """Label -> node: what the last evaluations judge, or else the last checkpoint that is not the one-shot baseline."""
+    """Returns the nodes of the finished models by label: those of the last evaluations, or else the last checkpoint
+    that is not the one-shot baseline."""
     made = [name for name, node in graph.items() if described(node.stage).model in ("dense", "sparse")]
     model = graph["evaluate"].inputs["model"] if "evaluate" in graph else None
     model = model or next((name for name in reversed(made) if name != "one_shot"), None)
@@ -160,7 +161,7 @@ def finished_models(graph: Graph) -> dict[str, str]:
 
 
 def show_benchmark(outcomes: Outcomes, store: Store, console: Console) -> None:
-    """The rows of the benchmark node, as measured; `n/a` with its reason where a backend could not run."""
+    """Prints the rows of the benchmark node, as measured; `n/a` with its reason where a backend could not run."""
     outcome = outcomes.get("benchmark")
     entry = store.find(outcome.stage, outcome.fingerprint) if outcome and outcome.metrics else None
     if entry is None:
@@ -211,7 +212,7 @@ COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "own
 """×, own, best: times as fast as torch_fp32 dense, the same backend dense, the fastest dense row; MB read: weights for
 each decoded token."""
 ONLY_SOME = {"real_time_factor": "real-time factor", "beam_tokens_per_second": "beam tokens/s"}
-"""Of encoder-decoders. The factor: seconds of transcribing over those of the audio."""
+"""Columns of encoder-decoders only. The factor is the time of transcribing over that of the audio."""
 
 
 def _with_range(row: dict[str, Any], key: str) -> str:

@@ -1,1 +1,1 @@
-"""The stages and the mathematics they share. `stages.index` is their torch-free index."""
+"""The stages and the mathematics they share. `stages.index` lists them without importing torch."""

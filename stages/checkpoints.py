@@ -1,4 +1,4 @@
-"""Loading and saving checkpoints: the model, its tokenizer, its masks and its quantization together."""
+"""Loads and saves checkpoints: the model, its tokenizer, its masks and its quantization together."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ SIDE_FILES = (
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Any:
-    """The model in eval mode, masks checked. A quantized checkpoint comes with its quantized linears.
+    """Returns the model in eval mode, with its masks checked. A quantized checkpoint has its quantized linears.
 
-    dtype None keeps the stored one. Raises UserError when the stored weights do not fit the architecture.
+    dtype None keeps the stored one. Raises UserError if the stored weights do not fit the architecture.
     """
     family = families.of(checkpoint.path)
     if scheme := schemes.of(checkpoint):
@@ -60,13 +60,13 @@ def save(model: Any, source: Checkpoint, pruned: Masks, out: Path) -> None:
 
 
 def copy_side_files(source: Checkpoint, out: Path) -> None:
-    """The tokenizer's files and what is known of the model's structure, unless they are there."""
+    """Copies the tokenizer's files and the description of the model's structure, unless they are there."""
     for name in SIDE_FILES:
         if (source.path / name).exists() and not (out / name).exists():
             shutil.copyfile(source.path / name, out / name)
 
 
 def check_length(context: int, length: int, option: str) -> None:
-    """Raises UserError when a sequence would be longer than the model's context."""
+    """Raises UserError if a sequence would be longer than the model's context."""
     if length > context:
         raise UserError(f"{length} tokens do not fit the model's context of {context}", option)

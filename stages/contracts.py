@@ -1,7 +1,7 @@
-"""What crosses the border between the pipeline and its stages: artifact readers, the log, user errors.
+"""The interface between the pipeline and its stages: artifact readers, the log, user errors.
 
-References cross, never loaded objects: a stage gets the folders of its inputs and fills one of its own,
-so that it can run in another process or on another machine. Nothing here imports torch.
+Stages exchange references, never loaded objects: a stage gets the folders of its inputs and fills one of its own, so
+that it can run in another process or on another machine. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 CURVES = "metrics.jsonl"
-"""What a stage logged as it ran, point by point, each with its time; beside the rest of its result."""
+"""File of a stage's logged values, point by point, each with its time."""
 
 
 class UserError(Exception):
-    """Something the user can put right. Shown as one line, without a traceback.
+    """An error that the user can correct. Shown as one line, without a traceback.
 
     `option` is the configuration key to change, dotted (`finetune.lr`), or empty.
     """
@@ -33,24 +33,24 @@ class UserError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818 (no fault of the stage)
-    """A stage ended because it was asked to (`Log.should_stop`), after it saved where to go on. Shown as one line."""
+    """A stage stopped on request (`Log.should_stop`), after saving a checkpoint to resume from. Shown as one line."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published, read-only result of one stage. Subclasses know what lies inside."""
+    """A published, read-only result of one stage. Subclasses know its files."""
 
     path: Path
     fingerprint: str
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the store wrote beside the result: config, inputs, facts, metrics, environment, files."""
+        """Returns what the store wrote beside the result: config, inputs, facts, metrics, environment, files."""
         found: dict[str, Any] = _read_json(self.path / "meta.json")
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What the stage found out while it ran (`Log.facts`): digests, resolved settings, counts."""
+        """Returns what the stage recorded while it ran (`Log.facts`): digests, resolved settings, counts."""
         found: dict[str, Any] = self.meta["facts"]
         return found
 
@@ -61,14 +61,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Structure:
-    """What stages may work on in a model, known without loading it (structure.json)."""
+    """The parts of a model that stages may work on, known without loading it (structure.json)."""
 
     linears: dict[str, tuple[int, int]]
-    """Prunable linears in execution order: (out, in)."""
+    """Shape (out, in) of the prunable linears, in execution order."""
     left_alone: dict[str, str]
     """Other matrices inside the blocks, and why they are left alone."""
     block_weights: int
-    """Of all matrices inside the blocks."""
+    """Number of weights of all matrices inside the blocks."""
     prunable_weights: int
     context: int | None
     """The longest sequence in tokens; None: unlimited."""
@@ -76,11 +76,11 @@ class Structure:
     refused: dict[str, str]
     """What cannot be done with this model (`training`, `squarehead`), and why."""
     zeros: float = 0.0
-    """Share of zeros that it came with, by the record of its import; not in the file."""
+    """Share of zeros that the model came with, from the record of its import; not in the file."""
 
     @property
     def prunable_share(self) -> float:
-        """Of the weights inside the blocks."""
+        """Returns the prunable share of the weights inside the blocks."""
         return self.prunable_weights / self.block_weights
 
 
@@ -91,11 +91,11 @@ class Checkpoint(Artifact):
 
     @property
     def masks(self) -> Path | None:
-        """Bit-packed masks of the pruned linears (`stages.masks`), or None for a dense model."""
+        """Returns the file of bit-packed masks of the pruned linears (`stages.masks`), or None for a dense model."""
         return _existing(self.path / "masks.safetensors")
 
     def structure(self) -> Structure | None:
-        """None for a checkpoint whose stage wrote none."""
+        """Returns None for a checkpoint whose stage wrote none."""
         path = self.path / "structure.json"
         if not path.exists():
             return None
@@ -106,7 +106,7 @@ class Checkpoint(Artifact):
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """What config.json says of quantization, or None for a model in floating point."""
+        """Returns the quantization section of config.json, or None for a model in floating point."""
         config = _existing(self.path / "config.json")
         found: dict[str, Any] | None = _read_json(config).get("quantization_config") if config else None
         return found
@@ -118,12 +118,12 @@ class DataSet(Artifact):
 
     @property
     def format(self) -> str:
-        """text, qa, translation or speech."""
+        """Returns the name of the data format: text, qa, translation, speech, ..."""
         return str(self.facts()["format"])
 
     @property
     def digest(self) -> str:
-        """sha256 over all splits: the identity of the data set in every record."""
+        """Returns the sha256 over all splits: the identity of the data set in every record."""
         return str(self.facts()["digest"])
 
 
@@ -136,27 +136,28 @@ class Corpus(DataSet):
 
     @property
     def loss_on(self) -> str:
-        """Of items: `completion` or `all`; what records of older versions do not say, they had on all."""
+        """Returns which tokens of items are learned: `completion` or `all`. Records of older versions lack it and mean
+        all."""
         return str(self.facts().get("loss_on", "all"))
 
     @property
     def too_long(self) -> str:
-        """What becomes of items whose prompt fills a row: `refuse` or `leave_out`."""
+        """Returns what is done with items whose prompt fills a row: `refuse` or `leave_out`."""
         return str(self.facts().get("too_long", "refuse"))
 
     @property
     def answer_mark(self) -> str:
-        """Of questions: what stands before the answer that exact match compares."""
+        """Returns the text before the answer of a question that exact match compares."""
         return str(self.facts().get("answer_mark", "####"))
 
     @property
     def template(self) -> Literal["tokenizer", "zephyr"]:
-        """Of conversations: whose chat template writes them, the `tokenizer`'s or `zephyr`'s."""
+        """Returns the chat template of conversations: the `tokenizer`'s or `zephyr`'s."""
         found: Literal["tokenizer", "zephyr"] = self.facts()["template"]
         return found
 
     def split(self, name: str) -> Path:
-        """The file of a split. Raises UserError if this data has no such split."""
+        """Returns the file of a split. Raises UserError if this data has no such split."""
         path = self.path / f"{name}.jsonl"
         if not path.exists():
             have = ", ".join(sorted(p.stem for p in self.path.glob("*.jsonl")))
@@ -173,7 +174,7 @@ class Examples(DataSet):
     """
 
     def split(self, name: str) -> Path:
-        """The folder of a split. Raises UserError if this data has no such split."""
+        """Returns the folder of a split. Raises UserError if this data has no such split."""
         path = self.path / name
         if not path.is_dir():
             have = ", ".join(sorted(p.name for p in self.path.iterdir() if p.is_dir()))
@@ -183,7 +184,8 @@ class Examples(DataSet):
 
 @dataclass(frozen=True)
 class PackedCorpus(DataSet):
-    """Text for pretraining as one tokenizer's ids: each document as the tokenizer begins it, ended by eos.
+    """Text for pretraining as ids of one tokenizer: each document starts as the tokenizer starts a text and ends with
+    eos.
 
     `index.json`: {"dtype": "uint16" | "uint32", "train": [tokens of each shard], "validation": {source: tokens}}. Ids
     are in `train_00000.bin`, `train_00001.bin`, ... and `validation_SOURCE.bin`, and beside each, in `*.starts.npy`,
@@ -226,36 +228,37 @@ class Bar(Protocol):
     """A progress bar with rate and time left."""
 
     def advance(self, steps: int = 1, **shown: float) -> None:
-        """Moves on; `shown` values (a loss, say) stand beside the bar."""
+        """Advances the bar; `shown` values (a loss, say) are shown beside it."""
 
 
 class Log(Protocol):
-    """A stage's voice: what it says reaches the terminal, the artifact's record and the tracker."""
+    """The log of a running stage: it reaches the terminal, the artifact's record and the tracker."""
 
     resume: Path
     """A folder that survives a kill and belongs to this fingerprint: checkpoints of a long stage go here.
     It is removed when the stage is published."""
     device: str
-    """Where models in floating point are computed: `cpu` or `cuda`. No part of a fingerprint."""
+    """Device of floating-point models: `cpu` or `cuda`. Not part of a fingerprint."""
 
     @property
     def should_stop(self) -> bool:
-        """Whether the process was asked to end: a long stage saves a checkpoint and raises `Stopped`."""
+        """Returns whether the process was asked to end: a long stage then saves a checkpoint and raises `Stopped`."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Metrics at a step (training step, layer number). Kept in `metrics.jsonl` of the artifact."""
+        """Logs metrics at a step (training step, layer number). Kept in `metrics.jsonl` of the artifact."""
 
     def rewind(self, step: int) -> None:
-        """After a resume from a checkpoint made at `step`: forget metrics logged after it."""
+        """Discards the metrics logged after `step`, on resuming from a checkpoint made there."""
 
     def facts(self, **found: Any) -> None:
-        """JSON values learned while running (data digests, a resolved precision): into the record."""
+        """Records JSON values found while running (data digests, a resolved precision)."""
 
     def note(self, line: str) -> None:
-        """One line for the reader at the terminal. Not for progress."""
+        """Prints one line at the terminal. Not for progress."""
 
     def bar(self, what: str, total: int, unit: str) -> AbstractContextManager[Bar]:
-        """`with log.bar("fine-tune", total=steps, unit="step") as bar: ... bar.advance(loss=loss)`."""
+        """Opens a progress bar: `with log.bar("fine-tune", total=steps, unit="step") as bar: ...
+        bar.advance(loss=loss)`."""
 
 
 def _existing(path: Path) -> Path | None:

@@ -1,7 +1,7 @@
-"""What a stage costs, by formulas that a reader can check: operations, bytes of memory, bytes of its result.
+"""Estimates of a stage's cost by formulas that a reader can check: operations, bytes of memory, bytes of its result.
 
 Only proportions matter where speeds were measured, since those are counted by the same formulas. P: parameters of the
-whole model. A forward pass costs 2 P operations a token, a backward pass twice that. Each room has its own `cost.py`.
+whole model. A forward pass costs 2 P operations a token, a backward pass twice that. Each stage has its own `cost.py`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any, Protocol
 from stages.model_size import ModelSize
 
 DECODING = 8
-"""A decoded token waits for the weights and costs about so many of a long row."""
+"""A decoded token waits for the weights and costs about as much as this many tokens of a long row."""
 ANSWER = 128
-"""Tokens of a question, and of an answer to it."""
+"""Assumed tokens of a question, and of an answer to it."""
 LIBRARIES = 0.6e9
-"""Bytes of a process with PyTorch and transformers before any model."""
+"""Bytes of a process with PyTorch and transformers before any model is loaded."""
 SMALL = 1e6
-"""Bytes of a result that holds numbers only; less, in fact."""
+"""Bytes of a result that holds numbers only; an upper bound."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What of a job decides how large its stages are, besides their own options."""
+    """Properties of a job that decide how large its stages are, besides their own options."""
 
     dtype: str
-    """Of the weights, as stored: float32 or bfloat16."""
+    """Data type of the stored weights: float32 or bfloat16."""
     family: str
     window: str
-    """Of speech: what the encoder hears, `full` or `clip`; empty for text."""
+    """For speech, the input of the encoder: `full` or `clip`; empty for text."""
 
     @property
     def weight_bytes(self) -> int:
@@ -39,19 +39,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a stage is given, without its model."""
+    """Input of a stage, without its model."""
 
     stage: str
     config: Mapping[str, Any]
-    """Its options."""
+    """Options of the stage."""
     inputs: Mapping[str, str]
-    """Role -> stage that made it."""
+    """Role -> stage that made the input."""
     rows: float | None = None
-    """Of an epoch of training."""
+    """Rows of an epoch of training."""
     tests: float | None = None
     """Items of the test split."""
     calibration: Mapping[str, Any] | None = None
-    """Options of the calibration that it reads."""
+    """Options of the calibration that the stage reads."""
 
     @property
     def calibration_tokens(self) -> float:
@@ -60,20 +60,21 @@ class Workload:
 
 class Cost(Protocol):
     def kind(self, load: Workload) -> str:
-        """Runs of another kind have another speed: with or without a teacher, by torch or the engine, which pruner."""
+        """Returns what separates runs of different speed: with or without a teacher, by torch or the engine, which
+        pruner."""
 
     def operations(self, load: Workload, parameters: float) -> float | None:
-        """Of a run; None where nothing tells how much there is to do."""
+        """Returns the operations of a run; None if the amount of work is unknown."""
 
     def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
-        """Peak of the process: weights by their copies, optimizer, activations, logits; libraries."""
+        """Returns the peak memory of the process: copies of the weights, optimizer, activations, logits; libraries."""
 
     def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float | None:
-        """Of what is stored; None where that depends on the data."""
+        """Returns the size of the stored result; None if it depends on the data."""
 
 
 class Unknown:
-    """The cost of a stage of which nothing can be said beforehand."""
+    """The cost of a stage about which nothing is known beforehand."""
 
     def kind(self, load: Workload) -> str:
         return ""

@@ -1,4 +1,4 @@
-"""Where a stage computes: the processor, or a GPU."""
+"""Devices that stages compute on: the processor, or a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def of(name: str) -> torch.device:
-    """`cpu`, or a GPU by torch's name of it. Raises UserError where torch cannot compute on it."""
+    """Returns the device: `cpu`, or a GPU by torch's name. Raises UserError if torch cannot compute on it."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"torch {torch.__version__} finds no GPU; expected cpu, or a build of torch with CUDA", "device"
@@ -22,5 +22,5 @@ def of(name: str) -> torch.device:
 
 
 def moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch on a device; its tensors themselves where they are there."""
+    """Returns the batch on a device; tensors that are already there are not copied."""
     return {name: tensor.to(device) for name, tensor in batch.items()}

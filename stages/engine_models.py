@@ -1,4 +1,4 @@
-"""Checkpoints as models whose linears the sparse engine computes."""
+"""Loads checkpoints as models whose linears the sparse engine computes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stages.quantize import quantized, schemes
 
 
 def load(checkpoint: Checkpoint, dtype: DType, option: str, head: DType = "fp32") -> Any:
-    """The model in eval mode: prunable linears in `dtype`; of a quantized checkpoint, which needs "int8", exactly those
-    that it quantized, with its weights and scales.
+    """Returns the model in eval mode, with prunable linears in `dtype`. Of a quantized checkpoint, which needs "int8",
+    exactly the quantized linears run in the engine, with their weights and scales.
 
-    Raises UserError, with the option to change, where the engine cannot run it.
+    Raises UserError, with the option to change, if the engine cannot run it.
     """
     if reason := kernels.unavailable():
         raise UserError(reason, option)

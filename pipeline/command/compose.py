@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import CONF, credentials
+from pipeline.command import arguments
 from pipeline.command.errors import EXPECTED, JobFailedError, report_bug
 from pipeline.command.options_help import group_options
 from stages.contracts import UserError
@@ -29,7 +30,7 @@ OmegaConf.register_new_resolver("group_options", group_options, replace=True)
 
 
 class JobFunction:
-    """What Hydra calls with each composed configuration, maybe in a process of a launcher."""
+    """Function that Hydra calls with each composed configuration, possibly in a process of a launcher."""
 
     error: Exception | None = None
     """The error of a single job. Hydra would print its own line for an error that it sees, before ours."""
@@ -55,9 +56,10 @@ class JobFunction:
 
 
 def composed_for_python(overrides: Sequence[str]) -> tuple[dict[str, Any], Any, Path]:
-    """The configuration of a job outside of the command line; Hydra's own section of it; and the folder of its record.
-    Raises what `EXPECTED` names."""
+    """Composes a job outside of the command line. Returns its configuration, Hydra's own section of it, and the folder
+    of its record. Raises what `EXPECTED` names."""
     credentials.refuse_elsewhere(overrides)
+    arguments.check_groups(overrides)
     public = credentials.withdraw_from(overrides)
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         composed = hydra.compose("config", overrides=public, return_hydra_config=True)
@@ -69,7 +71,7 @@ def composed_for_python(overrides: Sequence[str]) -> tuple[dict[str, Any], Any, 
 
 
 def run() -> None:
-    """Does what the command line asks for. Raises what `EXPECTED` names, and JobFailedError."""
+    """Runs what the command line asks for. Raises what `EXPECTED` names, and JobFailedError."""
     job = JobFunction()
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if job.error:

@@ -1,4 +1,4 @@
-"""The files of `conf/` as they stand there: which option each of them sets, without composing a configuration."""
+"""Reads the files of `conf/` one by one: which option each of them sets, without composing a configuration."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class ConfFile:
     group: str
     """Its folder in `conf/`: `distill`; empty for the main file."""
     option: str
-    """What chooses it in that group: `kd`, `local/llm`."""
+    """Name that chooses it in that group: `kd`, `local/llm`."""
     values: dict[str, Any]
-    """Dotted option -> the value that the file gives it."""
+    """Dotted option -> the value that the file sets."""
     comment: str
-    """The comment that it begins with, without its further paragraphs."""
+    """First paragraph of the comment at the head of the file."""
 
     @property
     def choice(self) -> str:
-        """How a command line chooses it."""
+        """Returns the argument that chooses this file: `distill=kd`."""
         return f"{self.group}={self.option}" if self.group else "conf/config.yaml"
 
 
 @cache
 def conf_files() -> tuple[ConfFile, ...]:
-    """The main file, then all groups; without Hydra's own options."""
+    """Returns the main file, then the files of all groups; Hydra's own options are left out."""
     found = [ConfFile("", "", dict(flatten(main_file())), "")]
     for path in sorted(CONF.glob("*/**/*.yaml")):
         group, _, option = path.relative_to(CONF).with_suffix("").as_posix().partition("/")
@@ -56,7 +56,7 @@ def main_file() -> dict[str, Any]:
 
 
 def default_choices() -> dict[str, str]:
-    """Group -> the option that the main file chooses."""
+    """Returns the option that the main file chooses for each group."""
     chosen = {}
     for entry in main_file()["defaults"]:
         for group, option in entry.items() if isinstance(entry, dict) else ():
@@ -66,7 +66,7 @@ def default_choices() -> dict[str, str]:
 
 
 def defaults() -> dict[str, Any]:
-    """Dotted option -> its value where a command line says nothing. Interpolations are not resolved."""
+    """Returns the default of each option, by dotted name. Interpolations are not resolved."""
     chosen = default_choices()
     main, *others = conf_files()
     values: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def defaults() -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves by dotted names; Hydra's own sections are left out."""
+    """Returns the leaves by dotted name, without Hydra's own sections."""
     for name, value in values.items():
         if not above and name in ("defaults", "hydra"):
             continue
@@ -89,6 +89,7 @@ def flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def first_comment(text: str) -> str:
-    """The comment at the head of a file; empty if there is none. `# @package` is Hydra's."""
+    """Returns the comment at the head of a file, empty if there is none. `# @package` belongs to Hydra and is
+    skipped."""
     comment = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     return " ".join(line.lstrip("# ") for line in comment if not line.startswith("# @package"))

@@ -1,4 +1,4 @@
-"""What went wrong with a command line, in one line: Hydra's own words and hints, and what was probably meant."""
+"""Explains errors of a command line in one line: Hydra's message, its hints, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from stages.contracts import UserError
 
 
 class JobFailedError(Exception):
-    """Some node or job failed; the terminal has said why."""
+    """A node or job failed; the terminal has already said why."""
 
 
 EXPECTED = (UserError, HydraException, OmegaConfBaseException, OSError, BrokenProcessPool)
-"""Errors that are no bugs of ours. They are shown in one line, without a traceback."""
+"""Errors that are not bugs of ours. They are shown in one line, without a traceback."""
 WORKER_KILLED = (
     "a worker of the launcher was killed, as systems do when memory runs out, and the others with it; finished stages "
     "are stored, the same command resumes"
@@ -34,12 +34,13 @@ QUOTE = """not in the form key=value (quote a value that holds = or other signs:
 
 
 def explain(error: BaseException) -> str:
-    """One of the `EXPECTED`, of this command line."""
+    """Returns one line for an error of `EXPECTED`, given the command line that caused it."""
     return str(as_user_error(error, sys.argv[1:]))
 
 
 def as_user_error(error: BaseException, overrides: Sequence[str]) -> UserError:
-    """One of the `EXPECTED` in one line, without credentials. `overrides` tell whose folder a path is in."""
+    """Returns an error of `EXPECTED` as a UserError of one line, without credentials. `overrides` identify the option
+    whose folder a path lies in."""
     found = _explained(error, overrides)
     return UserError(public(found.message), found.option)
 
@@ -59,7 +60,7 @@ def _explained(error: BaseException, overrides: Sequence[str]) -> UserError:
 
 
 def report_bug(error: Exception) -> None:
-    """What a job did not expect, in one line. The traceback goes into a file of the job."""
+    """Returns one line for an unexpected error and writes the traceback into the job's folder."""
     config = HydraConfig.get()
     job = f"job {config.job.num}" if config.mode == RunMode.MULTIRUN else "job"
     line = failures.explain(error, "job", Path(config.runtime.output_dir))
@@ -67,14 +68,14 @@ def report_bug(error: Exception) -> None:
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
-    """That one of our resolvers raised, which OmegaConf wraps."""
+    """Returns the UserError that one of our resolvers raised and OmegaConf wrapped."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _one_line(text: str) -> str:
-    """All that Hydra says, without where it looked; lists of options with commas."""
+    """Returns Hydra's message in one line: without the search path, lists of options separated by commas."""
     text = re.split(r"\n(?:Config search path|Search path|See https)", text.strip())[0]
     text = re.sub(r"\s*\n\t", ", ", text).replace(":, ", ": ")
     return "; ".join(line.strip().rstrip(".;") for line in text.splitlines() if line.strip())

@@ -1,4 +1,4 @@
-"""`squarehead explain NAME`: what an option, a section or a group is, its default, and the files that set it."""
+"""`squarehead explain NAME`: describes an option, a section or a group, with its default and the files that set it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USAGE = "squarehead explain NAME: an option (finetune.lr), a section (finetune),
 
 
 def explain_name(arguments: Sequence[str]) -> str:
-    """Raises UserError for a name that there is not."""
+    """Returns the description of a name. Raises UserError for an unknown name."""
     if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
         raise UserError(f"expected one name; {USAGE}")
     name = arguments[0]
@@ -34,7 +34,7 @@ def explain_name(arguments: Sequence[str]) -> str:
 
 
 def format_value(value: Any) -> str:
-    """As a command line could give it."""
+    """Formats a value as a command line would give it."""
     if value is NO_DEFAULT:
         return ""
     plain = isinstance(value, str) and value and value == value.strip() and "\n" not in value

@@ -1,4 +1,4 @@
-"""A composed configuration becomes a checked one, then a plan; a dry run shows that, others run it."""
+"""Checks a composed configuration, plans the job, and runs it or shows the plan (dry run)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from stages.options import Located
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job as it was asked for and planned, before it runs."""
+    """A job with its plan, before it runs."""
 
     config: Config
-    """Resolved."""
+    """The resolved configuration."""
     stores: Stores
     plan: Plan
     folder: Path
@@ -44,7 +44,8 @@ class PlannedJob:
 
 
 def run_job(composed: DictConfig) -> float | None:
-    """One job, single or of a sweep; its main quality, for sweepers that search. Raises JobFailedError or UserError."""
+    """Plans and runs one job, single or of a sweep. Returns its main quality, for sweepers that search. Raises
+    JobFailedError or UserError."""
     console = table_console()
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
@@ -70,7 +71,7 @@ def run_job(composed: DictConfig) -> float | None:
 
 
 def plan_job(config: Config, hydra: Any, folder: Path, num: int = 0) -> PlannedJob:
-    """`config`: resolved; `hydra`: Hydra's own section of the composed configuration."""
+    """Plans a job. `config` is resolved; `hydra` is Hydra's own section of the composed configuration."""
     stores = Stores.of(config)
     choices = {
         group: str(option)
@@ -82,7 +83,7 @@ def plan_job(config: Config, hydra: Any, folder: Path, num: int = 0) -> PlannedJ
 
 
 def _show(job: PlannedJob, console: Console) -> None:
-    """Raises JobFailedError for what is known to end badly."""
+    """Shows the plan and its estimate. Raises JobFailedError for a job that is known to fail."""
     show_plan(job.plan, of_plan(job.plan, job.config, job.stores), console)
     show_warnings(job.plan, console)
     for line in preflight.shortages(job.plan, {}, job.config, job.stores):
@@ -94,8 +95,8 @@ def _show(job: PlannedJob, console: Console) -> None:
 
 
 def _with_paths(config: Config) -> Config:
-    """The address of the server without its credentials; with `hydra.job.chdir` folders as they are called where the
-    command was typed."""
+    """Returns the configuration with the tracking address free of credentials and, with `hydra.job.chdir`, with folders
+    relative to the directory where the command was typed."""
     found = config.model_copy(
         update={"tracking": config.tracking.model_copy(update={"uri": credentials.withdraw(config.tracking.uri)})}
     )

@@ -1,7 +1,7 @@
-"""Every option of the configuration with its type, its default and what it does, read from the typed sections.
+"""Lists every option of the configuration with its type, default and meaning, read from the typed sections.
 
-The text is the docstring below an option in `stages/*/spec.py` and `pipeline/schema.py`; the default is what `conf/`
-composes to.
+The meaning is the docstring below an option in `stages/*/spec.py` and `pipeline/schema.py`; the default is the value
+that `conf/` composes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS: dict[str, Kinds[Any]] = {
     "data.generator": GENERATORS,
     "distill.losses": LOSSES, "quantize": SCHEMES, "evaluate.metrics": METRICS,
 }  # fmt: skip
-"""Sections whose options depend on the member that is chosen."""
+"""Sections whose options depend on the chosen member of a kind."""
 NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Any: "any value"}
 NO_DEFAULT = object()
 
@@ -46,15 +46,15 @@ NO_DEFAULT = object()
 @dataclass(frozen=True)
 class Option:
     name: str
-    """Dotted, as a command line gives it."""
+    """Dotted, as on a command line."""
     type: str
     """In words: `number > 0`."""
     default: Any
-    """Where a command line says nothing; NO_DEFAULT for options that only some choices of their group have."""
+    """Value if the command line does not set it; NO_DEFAULT for options that only some choices of their group have."""
     text: str
-    """What it does."""
+    """What the option does."""
     belongs_to: tuple[str, ...] = ()
-    """The members of a kind that have it, of options that not all have: `prune.method=random`."""
+    """Members of a kind that have the option, if not all do: `prune.method=random`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Section:
 
 @cache
 def sections() -> dict[str, Section]:
-    """By name, in the order of the configuration, the top level first."""
+    """Returns the sections by name, in the order of the configuration, the top level first."""
     given = conf_files.defaults()
     return {section.name: section for section in _sections(Config, "", given)}
 
@@ -94,7 +94,7 @@ def _sections(model: type[BaseModel], name: str, given: Mapping[str, Any]) -> It
 def _fields(
     model: type[BaseModel], name: str, given: Mapping[str, Any]
 ) -> Iterator[tuple[Option, type[BaseModel] | None]]:
-    """Each field as an option, with the model that describes its entries or its section, if there is one."""
+    """Yields each field as an option, with the model of its entries or of its section, if it has one."""
     texts = _field_texts(model)
     for key, field in model.model_fields.items():
         dotted = f"{name}.{key}" if name else key
@@ -104,7 +104,7 @@ def _fields(
 
 
 def _of_members(name: str, base: type[BaseModel], given: Mapping[str, Any]) -> Iterator[Option]:
-    """The options that only some members of a kind have."""
+    """Returns the options that only some members of a kind have."""
     if name not in KINDS:
         return
     found: dict[str, Option] = {}
@@ -158,19 +158,19 @@ def _bound(item: Any) -> str:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation is, or holds in a list, an optional or an Annotated."""
+    """Returns the model that an annotation is, or that it holds in a list, an optional or an Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
 
 
 def _class_text(model: type[BaseModel]) -> str:
-    """The first paragraph of its docstring."""
+    """Returns the first paragraph of the class's docstring."""
     return _one_line((model.__dict__.get("__doc__") or "").partition("\n\n")[0])
 
 
 def _field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> the docstring below it, followed by that of the named type it has (`Precision`)."""
+    """Returns for each field the docstring below it, followed by that of its named type (`Precision`)."""
     texts = {}
     for kind in reversed(model.__mro__):
         if not issubclass(kind, BaseModel) or kind is BaseModel:
@@ -185,7 +185,7 @@ def _field_texts(model: type[BaseModel]) -> dict[str, str]:
 
 @cache
 def _docstrings(owner: type | types.ModuleType) -> dict[str, str]:
-    """Name -> the string below its definition, of what a class or a module defines."""
+    """Returns the string below each definition of a class or a module, by name."""
     tree: Any = ast.parse(textwrap.dedent(inspect.getsource(owner)))
     body = tree.body[0].body if isinstance(owner, type) else tree.body
     found = {}

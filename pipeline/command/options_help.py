@@ -1,4 +1,4 @@
-"""The options of all groups, each with the comment that its file begins with, as `--help` shows them."""
+"""Lists the choices of all groups, each with the comment at the head of its file, for `--help`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME_WIDTH, LINE_WIDTH = 24, 120
 
 
 def group_options() -> str:
-    """Lists the choices of the configuration's folder and of the user's own (`--config-dir`, `hydra.searchpath`)."""
+    """Lists the choices in the configuration's folder and in the user's own (`--config-dir`, `hydra.searchpath`)."""
     found: dict[str, dict[str, str]] = {}
     for folder in config_folders():
         for path in sorted(folder.rglob("*.yaml")):

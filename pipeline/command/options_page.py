@@ -1,5 +1,5 @@
-"""The page docs/options.md: every option and every choice of a group. `python -m pipeline.command.options_page` writes
-it; a test compares it with what the sections say."""
+"""Generates docs/options.md: every option and every choice of a group. `python -m pipeline.command.options_page` writes
+it; a test compares it with the sections."""
 
 from __future__ import annotations
 

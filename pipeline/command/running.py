@@ -1,4 +1,4 @@
-"""A planned job runs: its record is written before, its summary after, and what it found is shown."""
+"""Runs a planned job: writes its record before and its summary after, and shows the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from stages.index import described
 
 
 def run(planned: PlannedJob, sweep: Sweep | None, console: Console) -> float | None:
-    """Returns the job's main quality. Raises JobFailedError if a node failed, UserError."""
+    """Runs the job and returns its main quality. Raises JobFailedError if a node failed, and UserError."""
     folder, plan, stores = planned.folder, planned.plan, planned.stores
     credentials.clean_files(folder, ".hydra/*.yaml")
     if sweep:
@@ -64,7 +64,7 @@ def run(planned: PlannedJob, sweep: Sweep | None, console: Console) -> float | N
 
 
 def say_where(stores: Stores, console: Console) -> None:
-    """Where a first run keeps its results: a relative folder is another one in each working directory."""
+    """Prints the folder of a first run's results: a relative folder is a different one in each working directory."""
     if not stores.runs.root.exists():
         where = stores.runs.root.parent.absolute()
         console.print(f"runs       {where} (new folder)", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What was probably meant by an option that Hydra does not find."""
+"""Suggests what was probably meant by an option or a choice that Hydra does not find."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ EXTRAS = {
     "hydra/launcher/submitit": "submitit",
     "hydra/launcher/ray": "ray",
 }
-"""What a plugin of Hydra's needs: `pip install 'squarehead[EXTRA]'`."""
+"""Extra that a plugin of Hydra needs: `pip install 'squarehead[EXTRA]'`."""
 OPTUNA = "hydra/sweeper/optuna"
 OURS = "hydra/sweeper/squarehead"
 
 
 def for_key(said: str) -> str:
-    """What may have been meant by the key in a message of Hydra; empty if it names none, or nothing is like it."""
+    """Returns a suggestion for the key in a message of Hydra; empty if it names none, or nothing is similar."""
     found = re.search(r"(?:Could not override|Key) '([^']+)'", said)
     if not found:
         return ""
@@ -33,7 +33,7 @@ def for_key(said: str) -> str:
 
 
 def for_option(said: str) -> str:
-    """What may have been meant by the choice of a group in a message of Hydra; empty if nothing is like it."""
+    """Returns a suggestion for the choice of a group in a message of Hydra; empty if nothing is similar."""
     found = re.search(r"Could not find '([^']+)'", said)
     if not found:
         return ""
@@ -59,7 +59,8 @@ def _did_you_mean(names: list[str]) -> str:
 
 
 def option_keys() -> dict[str, list[str]]:
-    """Every key of the configuration; with the options of a group that have it, where not all configurations do."""
+    """Returns every key of the configuration, with the choices of a group that have it where not all configurations
+    do."""
     known: dict[str, list[str]] = {}
     main, *others = conf_files()
     for file in others:

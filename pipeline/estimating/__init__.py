@@ -1,1 +1,1 @@
-"""What a plan will take before it runs: time, memory and disk, from results of this machine and from formulas."""
+"""Estimates time, memory and disk of a plan, from results of this machine and from formulas."""

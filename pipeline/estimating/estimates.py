@@ -1,10 +1,10 @@
-"""What a plan will take before it runs: time, memory and disk of every node that has to run.
+"""Estimates time, memory and disk of every node that has to run.
 
-Time is work over speed. Work is floating-point operations by plain formulas below; speed is what the same stage reached
+Time is work over speed. Work is floating-point operations by the stages' formulas. Speed is what the same stage reached
 on this machine before (measured), what it reached with another model, other data or other threads (rough), or else
-`FLOPS_PER_THREAD` (rough too, within a factor of several). Where the work is not known, nor a result of the very same
-settings, the time is unknown. Memory is a formula always; disk is that of earlier results of the stage and model, or a
-formula.
+`FLOPS_PER_THREAD` (rough too, within a factor of several). Where neither the work nor a result of the very same
+settings is known, the time is unknown. Memory always comes from a formula; disk from earlier results of the stage and
+model, or else from a formula.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from stages.sources.identity import local
 Basis = Literal["measured", "rough", "unknown"]
 
 FLOPS_PER_THREAD = 50e9
-"""Of a core with wide vectors, in the large products of these stages, where nothing was measured."""
+"""Speed of a core with wide vectors in the large matrix products of these stages, where nothing was measured."""
 SAME = 0.01
 """Relative difference of parameter counts up to which models are of one size."""
 
@@ -42,15 +42,15 @@ class Estimate:
     memory_bytes: float | None
     """Peak of the process, its libraries included."""
     disk_bytes: float | None
-    """Of the result. The two checkpoints of a running training, up to 12 bytes a parameter each, come on top and go
-    again."""
+    """Size of the result. The two checkpoints of a running training, up to 12 bytes a parameter each, are deleted
+    afterwards and not included."""
     basis: Basis
-    """Of `seconds`."""
+    """Where `seconds` comes from."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """Of many nodes, one after the other in one process."""
+    """Estimate of many nodes that run one after the other in one process."""
 
     seconds: float
     memory_bytes: float | None
@@ -63,12 +63,12 @@ class Total:
 
 
 def of_plan(plan: Plan, config: Config, stores: Stores) -> dict[str, Estimate]:
-    """For each node that has to run, by name."""
+    """Returns an estimate for each node that has to run, by name."""
     return _estimates(plan, config, History(stores), set())
 
 
 def of_jobs(jobs: Iterable[tuple[Plan, Config]]) -> dict[str, Estimate]:
-    """For all that a sweep has to run, by fingerprint: what jobs share counts once."""
+    """Returns an estimate for each node that a sweep has to run, by fingerprint: shared nodes count once."""
     found: dict[str, Estimate] = {}
     histories: dict[tuple[str, str], History] = {}
     for plan, config in jobs:
@@ -90,7 +90,7 @@ def _estimates(plan: Plan, config: Config, history: History, known: Container[st
 
 
 def total(estimates: Iterable[Estimate]) -> Total:
-    """Sums of time and disk, the largest memory. Unknown parts are counted, not guessed."""
+    """Sums time and disk and takes the largest memory. Unknown parts are counted, not guessed."""
     found = list(estimates)
     return Total(
         seconds=sum(one.seconds or 0 for one in found),
@@ -146,7 +146,7 @@ def _seconds(
 
 
 def _speed(pasts: Iterable[tuple[Past, Workload]], cost: Cost) -> float | None:
-    """Operations a second, by the stage's formulas; the median."""
+    """Returns the median speed in operations a second, by the stage's formulas."""
     speeds = []
     for past, load in pasts:
         try:
@@ -186,7 +186,8 @@ def _past_load(past: Past, history: History) -> Workload:
 
 
 def _rows(plan: Plan, item: Planned, history: History) -> float | None:
-    """Of an epoch of training: as an earlier training on this data found, else the items of the data."""
+    """Returns the rows of an epoch of training: as recorded by an earlier training on this data, else the number of
+    items."""
     if not item.spec.trains:
         return None
     data = plan[item.node.inputs["data"]]
@@ -202,7 +203,7 @@ def _rows(plan: Plan, item: Planned, history: History) -> float | None:
 
 
 def _count(plan: Plan, split: str) -> float | None:
-    """Items of a split, where the data are stored."""
+    """Returns the number of items of a split, where the data are stored."""
     for name in ("prepare", "data"):
         entry = plan[name].entry if name in plan else None
         if entry:
@@ -215,7 +216,7 @@ def _items(metrics: Mapping[str, float], split: str) -> float | None:
 
 
 def _size(plan: Plan) -> ModelSize | None:
-    """Of the plan's model, if it is stored, or lies in a folder here."""
+    """Returns the size of the plan's model, if it is stored or lies in a local folder."""
     model = plan.get("model")
     if model is None:
         return None
@@ -227,7 +228,7 @@ def _size(plan: Plan) -> ModelSize | None:
 
 
 def _stated_size(config: Config) -> ModelSize | None:
-    """By the configuration, for a model that is not here."""
+    """Returns the size that the configuration states for a model that is not here."""
     return ModelSize(**config.model.size.model_dump()) if config.model.size else None
 
 
@@ -244,14 +245,14 @@ def _data(inputs: Mapping[str, str]) -> str:
 
 
 def format_seconds(estimate: Estimate) -> str:
-    """`12 min`; `~12 min` where it is rough; `?` where it is not known."""
+    """Formats an estimated time: `12 min`; `~12 min` where it is rough; `?` where it is unknown."""
     if estimate.seconds is None:
         return "?"
     return ("~" if estimate.basis == "rough" else "") + format_duration(estimate.seconds)
 
 
 def format_duration(seconds: float) -> str:
-    """Two digits: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    """Formats a duration with two digits: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     if seconds < 90 * 60:
@@ -262,7 +263,8 @@ def format_duration(seconds: float) -> str:
 
 
 def format_total(found: Total) -> str:
-    """One line: `1.2 h (rough: 3 of 11 nodes), peak memory about 2.1 GB, 1.3 GB to store`; or how to know more."""
+    """Formats a total in one line: `1.2 h (rough: 3 of 11 nodes), peak memory about 2.1 GB, 1.3 GB to store`; without
+    any estimate, says how to get one."""
     if found.nodes and found.unknown == found.nodes:
         return "estimated: nothing yet; the size of the model is known once it is here (until=model)"
     counts = {"rough": found.rough, "unknown": found.unknown}

@@ -1,4 +1,4 @@
-"""What stages took on this machine before, from the records of stored results. Reads meta.json files only."""
+"""Reads what stages took on this machine before, from the records of stored results (meta.json only)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stages.contracts import Checkpoint
 from stages.index import STAGES
 
 NEWEST = 60
-"""Results of a stage that are looked at."""
+"""Number of results of a stage that are read."""
 SOURCES = tuple(name for name, spec in STAGES.items() if spec.is_source and spec.makes is Checkpoint)
 """Stages whose results know how many parameters they have."""
 
@@ -27,11 +27,11 @@ class Past(Result):
     """A stored result that this processor made."""
 
     parameters: float | None = None
-    """Of the model at the root of its inputs; None where that is gone."""
+    """Parameter count of the model at the root of its inputs; None where that is gone."""
 
     @property
     def version(self) -> str:
-        """Of its stage."""
+        """Returns the version of the stage that made it."""
         return str(self.meta["version"])
 
     @property
@@ -44,7 +44,7 @@ class Past(Result):
 
 
 class History:
-    """Results of the stores of a run. Each is read once; of a stage, only the newest."""
+    """Past results in the stores of a run. Each is read once; of each stage, only the newest are read."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -52,7 +52,7 @@ class History:
         self._pasts: dict[str, list[Past]] = {}
 
     def of(self, stage: str) -> list[Past]:
-        """Results of a stage that this processor made, the newest first."""
+        """Returns results of a stage that this processor made, the newest first."""
         if stage not in self._pasts:
             there = [path for path in self._folders.values() if path.parent.name == stage]
             newest = sorted(there, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]
@@ -61,14 +61,14 @@ class History:
         return self._pasts[stage]
 
     def meta(self, fingerprint: str) -> dict[str, Any]:
-        """The record of a result by its fingerprint; empty if it is gone or unreadable."""
+        """Returns the record of a result by its fingerprint; empty if it is gone or unreadable."""
         key = fingerprint[:SHORT]
         if key not in self._metas:
             self._metas[key] = record.read(self._folders[key]) if key in self._folders else {}
         return self._metas[key]
 
     def parameters(self, fingerprint: str) -> float | None:
-        """Of the model that a result comes from."""
+        """Returns the parameter count of the model that a result was made from."""
         meta = self.meta(fingerprint)
         while meta and meta["stage"] not in SOURCES:
             inputs = meta["inputs"]

@@ -13,10 +13,10 @@ from pipeline.schema import Config
 from stages.kinds import Kinds
 
 Recipe = Callable[[Config], Graph]
-"""Raises UserError where parts of the configuration contradict each other."""
+"""Builds the graph of a job. Raises UserError where parts of the configuration contradict each other."""
 RECIPES: Kinds[Recipe] = Kinds("recipe", __name__, "RECIPE", "recipe")
 
 
 def build(config: Config) -> Graph:
-    """The nodes of a resolved configuration, by its recipe. Raises UserError."""
+    """Builds the graph of a resolved configuration by its recipe. Raises UserError."""
     return RECIPES.get(config.recipe)(config)

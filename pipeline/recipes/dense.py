@@ -8,7 +8,8 @@ from pipeline.schema import Config
 
 
 def dense(config: Config) -> Graph:
-    """`sparsity` and `schedule` say nothing here, so that a sweep may put this recipe beside others."""
+    """Builds the graph. `sparsity` and `schedule` have no effect, so that a sweep may include this recipe beside
+    others."""
     config = config.model_copy(update={"sparsity": 0.0})
     graph: Graph = {}
     data = steps.sources(graph, config)

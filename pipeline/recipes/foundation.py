@@ -16,8 +16,8 @@ from stages.schedule import rungs
 
 
 def foundation(config: Config) -> Graph:
-    """The schedule goes on above the foundation's sparsity: of its levels those below are left out, and at the
-    foundation's own the model is fine-tuned as it is. Raises UserError where the job ends less sparse than that."""
+    """Builds the graph. The schedule continues above the foundation's sparsity: lower levels are left out, and at the
+    foundation's own level the model is fine-tuned without pruning. Raises UserError if the job ends less sparse."""
     assert config.foundation, "the schema asks for it"
     level = config.foundation.sparsity
     _check(config, level)

@@ -1,6 +1,6 @@
-"""One-shot pruning: the dense model pruned to the level in one step and not trained after it.
+"""One-shot pruning: the dense model is pruned to the level in one step and not trained afterwards.
 
-The baseline of all sparse fine-tuning, and what a pruner alone is worth.
+It is the baseline of all sparse fine-tuning and shows what a pruner alone is worth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from stages.contracts import UserError
 
 
 def one_shot(config: Config) -> Graph:
-    """Raises UserError for options that would mean nothing here: a schedule, and a level of 0."""
+    """Builds the graph. Raises UserError for options without a meaning here: a schedule, and a level of 0."""
     if config.schedule.kind != "one_shot":
         raise UserError(f"recipe=one_shot prunes in one step, got schedule={config.schedule.kind}", "schedule")
     if not config.sparsity:

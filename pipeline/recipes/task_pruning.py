@@ -14,6 +14,7 @@ from stages.schedule import rungs
 
 
 def task_pruning(config: Config) -> Graph:
+    """Builds the graph."""
     graph: Graph = {}
     data = steps.sources(graph, config)
     dense = steps.dense(graph, config, data)

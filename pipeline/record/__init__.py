@@ -1,1 +1,1 @@
-"""What jobs, sweeps and results are on disk. Terminal, sweeps, MLflow, estimates and reports read it from here."""
+"""The records of jobs, sweeps and results on disk. Terminal, sweeps, MLflow, estimates and reports read them here."""

@@ -1,4 +1,4 @@
-"""How records get onto disk: whole, sealed against changes, and without names and passwords."""
+"""Writes and reads record files: complete, sealed against changes, and without names and passwords."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.disk import replace_text
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Makes the folder if there is none; a reader sees the old file or the new one."""
+    """Writes a JSON file, with its folder. A reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(public_values(value), indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Empty if it is missing, cannot be read, or holds something else."""
+    """Reads a JSON object; empty if the file is missing, cannot be read, or holds something else."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -28,14 +28,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as it will be read back, with a digest of itself."""
+    """Returns the record as it will be read back, with a digest of itself."""
     # read back before it is digested, so that a tuple or an integer key cannot make a difference
     plain = json.loads(json.dumps(record))
     return {**plain, "digest": _digest(plain)}
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record without its digest. Raises ValueError if it has one and was changed since."""
+    """Returns the record without its digest. Raises ValueError if it has one and was changed since."""
     plain = {key: value for key, value in record.items() if key != "digest"}
     if "digest" in record and record["digest"] != _digest(plain):
         raise ValueError("it was changed after it was written")

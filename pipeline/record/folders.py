@@ -1,8 +1,8 @@
-"""Folders of runs and sweeps: the one reader of what jobs left there, from before they began to long after they ended.
+"""Reads the folders of jobs and sweeps, at any time from before a job begins until long after it ended.
 
-A folder of a job, from its beginning to its end, holds: `.hydra/` (its command), job.json and plan.json, summary.json.
-A sweep's folder holds one for each job; `sweep.json`, which lists them before the first begins; and `shared.json`, what
-ran for several of them before. Old ones have none of these two.
+The folder of a job holds `.hydra/` (its command), job.json, plan.json and, at its end, summary.json. A sweep's folder
+holds one folder a job, `sweep.json`, which lists the jobs before the first begins, and `shared.json`, the results that
+were made for several of them before. Sweeps of early versions have neither of these two files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROGRAM = "python -m pipeline"
 
 @dataclass
 class Node(Outcome):
-    """One node of a job: what was planned, and how it ended; TO_RUN where there is no summary (yet)."""
+    """A node of a job: as planned, and its outcome; TO_RUN where there is no summary (yet)."""
 
     inputs: dict[str, str] | None = None
     """Role -> fingerprint; None where there is no plan."""
@@ -39,50 +39,51 @@ class Node(Outcome):
 
 @dataclass(frozen=True)
 class JobRecord(Job):
-    """What a job left in its folder, or is to leave there."""
+    """Contents of a job's folder; the job may not have begun."""
 
     overrides: list[str] = field(default_factory=list)
-    """Of its command line, without Hydra's own."""
+    """Overrides of its command line, without Hydra's own."""
     nodes: dict[str, Node] = field(default_factory=dict)
-    """Empty where it has no plan: its configuration was refused, or it was interrupted at once."""
+    """Its nodes by name; empty if it has no plan because its configuration was refused or it was interrupted at
+    once."""
     status: Status = Status.NOT_RUN
-    """TO_RUN while its sweep runs and will come to it, NOT_RUN where the sweep ended before."""
+    """TO_RUN while its sweep runs and will reach it, NOT_RUN if the sweep ended before."""
     reason: str = ""
-    """Why it is not done, in one line."""
+    """Why the job is not done, in one line."""
 
     @property
     def command(self) -> str:
-        """The command that runs this job alone."""
+        """Returns the command that runs this job alone."""
         return shlex.join([*PROGRAM.split(), *self.overrides])
 
     @property
     def fingerprints(self) -> set[str]:
-        """Of its results."""
+        """Returns the fingerprints of its results."""
         return {node.fingerprint for node in self.nodes.values()}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A run or a sweep."""
+    """The folder of a job or a sweep, as read."""
 
     path: Path
     jobs: list[JobRecord]
     command: str
-    """The command that made it, and makes it again."""
+    """The command that made it; the same command resumes it."""
     started: str
     """ISO 8601; empty where that is unknown."""
     shared: Outcomes
-    """By fingerprint, the nodes that ran for several jobs before these began."""
+    """Nodes that ran for several jobs before these began, by fingerprint."""
 
 
 def named(asked: Path, runs: Path) -> Path:
-    """The folder itself, or the run or sweep of that name."""
+    """Returns the folder itself, or the job or sweep of that name under `runs`."""
     return next((at for at in (asked, runs / "jobs" / asked, runs / "sweeps" / asked) if at.is_dir()), asked)
 
 
 def newest(runs: Path) -> list[Path]:
-    """The newest folder of a run or sweep that has come to something, then the newest of the other kind, if there is
-    one. Raises UserError if there is none."""
+    """Returns the newest folder of a job or sweep with a result, then the newest of the other kind, if there is one.
+    Raises UserError if there is none."""
     kinds = [[*runs.glob("jobs/*")], [*runs.glob("sweeps/*")]]
     ended = [[at for at in kind if any(any(at.rglob(name)) for name in (SUMMARY, SWEEP))] for kind in kinds]
     if not any(ended):
@@ -92,12 +93,12 @@ def newest(runs: Path) -> list[Path]:
 
 
 def runs_of(path: Path, otherwise: Path) -> Path:
-    """The folder of results that a run or sweep belongs to: the nearest above it with a store."""
+    """Returns the folder of runs that a job or sweep belongs to: the nearest parent with a store, else `otherwise`."""
     return next((above for above in path.resolve().parents if (above / "store").is_dir()), otherwise)
 
 
 def read(path: Path) -> Folder:
-    """Raises UserError for a folder that is none of a run or sweep."""
+    """Reads the folder of a job or a sweep. Raises UserError for any other folder."""
     if not path.is_dir():
         raise UserError(f"no folder {path}; expected the folder of a run or sweep", "FOLDER")
     sweep = None
@@ -113,7 +114,7 @@ def read(path: Path) -> Folder:
 
 
 def read_job(folder: Path, sweep: Sweep | None = None) -> JobRecord:
-    """What is missing or cannot be read in its folder is taken from the record of its sweep."""
+    """Reads a job's folder. What is missing or unreadable there is taken from the record of its sweep."""
     asked = sweep.job(int(folder.name)) if sweep and folder.name.isdigit() else None
     record = read_json(folder / RECORD)
     overrides = asked.overrides if asked else _yaml(folder / ".hydra" / "overrides.yaml") or []
@@ -149,7 +150,7 @@ def _is_job(path: Path) -> bool:
 
 
 def _nodes(planned: Mapping[str, Mapping[str, Any]], outcomes: Outcomes) -> dict[str, Node]:
-    """Those of the plan, in its order, with their outcomes."""
+    """Returns the nodes of the plan, in its order, with their outcomes."""
     found = {}
     for name in [*planned, *(name for name in outcomes if name not in planned)]:
         plan, became = planned.get(name, {}), outcomes.get(name)
@@ -185,7 +186,7 @@ def _choices(folder: Path) -> dict[str, str]:
 
 
 def _command(path: Path, first: JobRecord) -> str:
-    """From Hydra's record of the sweep, or the job's own."""
+    """Returns the command from Hydra's record of the sweep, or the job's own."""
     recorded = _yaml(path / "multirun.yaml")
     if not recorded:
         return first.command
@@ -195,14 +196,14 @@ def _command(path: Path, first: JobRecord) -> str:
 
 
 def _started(path: Path) -> str:
-    """Folders are named by the time: 20261122-090107-532035."""
+    """Parses the time in a folder's name, 20261122-090107-532035."""
     with suppress(ValueError):
         return datetime.strptime(path.name[:15], "%Y%m%d-%H%M%S").isoformat()
     return ""
 
 
 def _yaml(path: Path) -> Any:
-    """Empty if it is missing or unreadable; interpolations stay as they are."""
+    """Reads a YAML file without resolving interpolations; empty if it is missing or unreadable."""
     try:
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, ValueError, AttributeError):

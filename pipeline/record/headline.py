@@ -1,4 +1,4 @@
-"""What a node and a job come to, in a few numbers with the same names in every job: to compare, sort and plot by."""
+"""Summarizes a node or a job in a few numbers with the same names for every job: to compare, sort and plot by."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from stages.index import described
 @dataclass(frozen=True)
 class Headline:
     qualities: tuple[Metric, ...]
-    """Of the sparse model, or of the dense one where nothing was to be pruned; the most important first."""
+    """Qualities of the sparse model, or of the dense one if nothing is pruned; the most important first."""
     int8: Metric | None
-    """The most important quality of the int8 model."""
+    """Most important quality of the int8 model."""
     dense: Metric | None
-    """The same of the dense model."""
+    """The same quality of the dense model."""
     sparsity: float | None
-    """Of the prunable weights."""
+    """Share of zeros among the prunable weights."""
     model_sparsity: float | None
-    """Of all weights."""
+    """Share of zeros among all weights."""
     speedup: Metric | None
-    """Of decoding with the sparse model over torch fp32 with the dense one, by the fastest backend, which its protocol
+    """Decoding speed of the sparse model over torch fp32 with the dense one, by the fastest backend, which its protocol
     names."""
     seconds: float
-    """That making the results of all its nodes took."""
+    """Time to make the results of all its nodes."""
 
     @property
     def quality(self) -> Metric | None:
@@ -36,11 +36,11 @@ class Headline:
 
     @property
     def recovery(self) -> float | None:
-        """Percent of the dense model's quality that the most important metric keeps."""
+        """Returns the percentage of the dense model's quality that remains in the most important metric."""
         return self.quality.recovery if self.quality else None
 
     def numbers(self) -> dict[str, float]:
-        """Some ten, by the names that charts know them by. What is missing is left out."""
+        """Returns some ten numbers by their chart names. Missing ones are left out."""
         found: dict[str, float | None] = {}
         for metric in self.qualities:
             found |= {metric.name: metric.value, f"{metric.name}_stderr": metric.stderr}
@@ -52,7 +52,7 @@ class Headline:
 
 
 def headline(outcomes: Mapping[str, Outcome]) -> Headline:
-    """Of a job."""
+    """Summarizes the outcomes of a job."""
     models = {name: described(it.stage).model for name, it in outcomes.items()}
     made = [it for name, it in outcomes.items() if models[name] in ("dense", "sparse") and it.name != "one_shot"]
     is_sparse = "sparse" in models.values()
@@ -73,12 +73,12 @@ def headline(outcomes: Mapping[str, Outcome]) -> Headline:
 
 
 def baseline_label(sparsity: float, int8: bool) -> str:
-    """What the model that pruning starts from is called; `sparsity`: that it came with."""
+    """Returns the label of the model that pruning starts from; `sparsity` is the one it came with."""
     return (f"imported, {100 * sparsity:.0f} % sparse" if sparsity else "dense") + (", int8" if int8 else "")
 
 
 def node_headline(outcome: Outcome) -> Metric | None:
-    """The one number that says most about a node's result."""
+    """Returns the most telling number of a node's result."""
     spec = described(outcome.stage)
     if spec.makes is Evaluation:
         return next(iter(qualities(outcome.metrics)), None)
@@ -89,7 +89,7 @@ def node_headline(outcome: Outcome) -> Metric | None:
 
 
 def best_speedup(metrics: Metrics) -> Metric | None:
-    """Of decoding, by the fastest backend with a model that is not dense."""
+    """Returns the speed-up of decoding by the fastest backend with a model that is not dense."""
     speedups = [
         it for it in metrics.values()
         if it.protocol.get("quantity") == "decode_speedup" and it.protocol["model"] != "dense"
@@ -102,5 +102,6 @@ def _qualities(outcomes: Mapping[str, Outcome], node: str) -> list[Metric]:
 
 
 def _same(ranked: list[Metric], other: list[Metric]) -> Metric | None:
-    """Of another model's qualities the one that `ranked` begins with; without `ranked`, its own most important one."""
+    """Returns another model's quality in the first metric of `ranked`; if `ranked` is empty, that model's own most
+    important one."""
     return next((metric for metric in other if not ranked or metric.name == ranked[0].name), None)

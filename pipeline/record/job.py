@@ -1,4 +1,4 @@
-"""One job: what it studies, and the folder that Hydra keeps of it, where it can be read long after."""
+"""A job: what it studies, and its folder, which Hydra makes and where it can be read later."""
 
 from __future__ import annotations
 
@@ -20,47 +20,48 @@ SUMMARY = "summary.json"
 @dataclass(frozen=True)
 class Job:
     name: str
-    """Readable: what differs, `sparsity=0.7 distill=ce`."""
+    """What differs from other jobs, for readers: `sparsity=0.7 distill=ce`."""
     sweep: str
     """Id of the sweep; empty for a single run."""
     folder: Path
     """Hydra's output folder."""
     config: dict[str, Any]
-    """Resolved."""
+    """The resolved configuration."""
     dials: dict[str, str]
     """The overrides that make this job what it is."""
     environment: dict[str, Any] = field(default_factory=dict)
-    """What it runs in (`pipeline.environment`)."""
+    """Versions and machine it runs on (`pipeline.environment`)."""
     choices: dict[str, str] = field(default_factory=dict)
     """Group -> option, as composed: `distill` -> `ce`."""
     process: str = ""
-    """Which runs it, or ran it (`pipeline.process`)."""
+    """Process that runs or ran it (`pipeline.process`)."""
 
     @property
     def key(self) -> str:
-        """A key that is unique to the job: the end of the folder's path, `<sweep>/<number>` or `jobs/<time>`."""
+        """Returns a unique key of the job, the end of its folder's path: `<sweep>/<number>` or `jobs/<time>`."""
         place = self.folder.resolve()
         return f"{place.parent.name}/{place.name}"
 
     @property
     def about(self) -> dict[str, str]:
-        """By what runs of this job and of its stages are found: its sweep, and the family of its model."""
+        """Returns the tags by which runs of this job and of its stages are found: its sweep, and the family of its
+        model."""
         found = {"sweep": self.sweep, "family": self.config.get("model", {}).get("family", "")}
         return {key: value for key, value in found.items() if value}
 
     @property
     def outcomes(self) -> Outcomes:
-        """Of its nodes; empty for a job that did not come to its end."""
+        """Returns the outcomes of its nodes; empty for a job that has not ended."""
         return read_outcomes(self.folder / SUMMARY)
 
     def write(self) -> None:
-        """Leaves the resolved configuration, and what else there is to know of the job, in its folder."""
+        """Writes the resolved configuration and the other fields into the job's folder."""
         record = {key: value for key, value in asdict(self).items() if key != "folder"}
         write_json(record, self.folder / RECORD)
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """Raises UserError for a record that is damaged."""
+        """Reads the record of a job. Raises UserError if it is damaged."""
         try:
             return cls(folder=folder, **json.loads((folder / RECORD).read_bytes()))
         except (ValueError, TypeError) as error:
@@ -68,14 +69,14 @@ class Job:
 
 
 def ended_jobs(runs: Path) -> list[Job]:
-    """Jobs that came to an end, the earliest first."""
+    """Returns the jobs that have ended, the earliest first."""
     folders = [path.parent for place in ("sweeps", "jobs") for path in (runs / place).rglob(SUMMARY)]
     jobs = [Job.read(folder) for folder in folders if (folder / RECORD).exists()]
     return sorted(jobs, key=ended_at)
 
 
 def ended_at(job: Job) -> float:
-    """Seconds since the epoch."""
+    """Returns the time the job ended, in seconds since the epoch."""
     return (job.folder / SUMMARY).stat().st_mtime
 
 
@@ -84,6 +85,6 @@ def started_at(job: Job) -> float:
 
 
 def is_done(folder: Path) -> bool:
-    """Whether the job of this folder came to its end, and all went well."""
+    """Returns whether the job of this folder ended and all its nodes went well."""
     outcomes = read_outcomes(folder / SUMMARY)
     return bool(outcomes) and status_of(outcomes)[0] == Status.DONE

@@ -1,4 +1,4 @@
-"""What a stage measured, with its error, unit and direction, from its files to the terminal, MLflow and reports."""
+"""A metric of a stage, with its error, unit and direction, as files, terminal, MLflow and reports use it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Metric:
     unit: str = ""
     """`%`, `tokens/s`; `fraction` is shown in percent; empty for plain numbers."""
     higher_is_better: bool | None = None
-    """None where it has no direction: it describes a result and ranks none."""
+    """None for metrics without a direction, which describe a result and rank none."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """How it was measured; of a benchmark `backend`, `model` and `quantity`."""
+    """How it was measured; for a benchmark `backend`, `model` and `quantity`."""
     recovery: float | None = None
     """Percent of the dense model's quality; None where it was not compared."""
 
     @property
     def is_quality(self) -> bool:
-        """Whether an evaluation ranks models by it."""
+        """Returns whether an evaluation ranks models by it."""
         return self.higher_is_better is not None
 
     def as_json(self) -> dict[str, Any]:
@@ -38,12 +38,12 @@ class Metric:
 
 
 Metrics = dict[str, Metric]
-"""By name, in the order in which the stage gave them."""
+"""Metrics by name, in the order in which the stage gave them."""
 
 
 def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> Metrics:
-    """The metrics of a stage's `summary`, with what `metrics.json` and `benchmark.json` in its folder say of them.
-    Without a folder (a record by an older version, whose result is gone) the summary is all there is."""
+    """Returns the metrics of a stage's `summary`, completed from `metrics.json` and `benchmark.json` in its folder.
+    Without a folder (a record by an older version, whose result is gone) the summary is the only source."""
     # here, because listing the store is to be fast and reads no metrics
     from stages.index import described
 
@@ -62,14 +62,15 @@ def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> 
 
 
 def from_json(stage: str, record: Mapping[str, Any]) -> Metrics:
-    """The metrics of an outcome in a record. Older versions wrote the stage's summary itself."""
+    """Reads the metrics of an outcome in a record. Older versions wrote the stage's summary itself."""
     if all(isinstance(value, Mapping) for value in record.values()):
         return {name: Metric(name, **value) for name, value in record.items()}
     return of_result(stage, record, None)
 
 
 def flat(metrics: Metrics) -> dict[str, float]:
-    """As a stage's summary has them: standard errors and recoveries as numbers of their own, for charts."""
+    """Returns the metrics as a stage's summary has them: standard errors and recoveries as numbers of their own, for
+    charts."""
     found: dict[str, float] = {}
     for name, metric in metrics.items():
         found[name] = metric.value
@@ -81,7 +82,8 @@ def flat(metrics: Metrics) -> dict[str, float]:
 
 
 def qualities(metrics: Metrics) -> list[Metric]:
-    """Those of an evaluation by which models are ranked, the most important first: exact answers, or else the first."""
+    """Returns the metrics of an evaluation that rank models, the most important first: exact match if there is one,
+    else the first."""
     ranked = [metric for metric in metrics.values() if metric.is_quality]
     return sorted(ranked, key=lambda metric: metric.protocol.get("metric") != "exact_match")
 
@@ -106,8 +108,8 @@ def _evaluation(
 
 
 def _summarized(summary: Mapping[str, float]) -> dict[str, Any]:
-    """What metrics.json would hold, from a summary alone: standard errors and recoveries belong to the metric they are
-    named after, and the parts of word errors are not metrics."""
+    """Rebuilds the contents of metrics.json from a summary alone: standard errors and recoveries belong to the metric
+    that they are named after, and the parts of word errors are not metrics."""
     belongs = {f"{name}{end}" for name in summary for end in ("_stderr", "_recovery")}
     parts = {
         f"wer_{part}{end}" for part in ("substitutions", "deletions", "insertions") for end in ("", "_full_window")

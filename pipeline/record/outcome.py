@@ -1,4 +1,4 @@
-"""What became of the nodes of a job: `summary.json` in its folder, `shared.json` in the folder of its sweep."""
+"""Outcomes of a job's nodes: `summary.json` in its folder, `shared.json` in the folder of its sweep."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.record.status import Status
 
 @dataclass
 class Outcome:
-    """A node of a job, as it was planned and as it ended."""
+    """A node of a job: as planned, and how it ended."""
 
     name: str
     stage: str
     fingerprint: str
     status: Status = Status.NOT_RUN
     seconds: float = 0.0
-    """That making its result took, whenever that was."""
+    """Time to make its result, whenever that was."""
     metrics: Metrics = field(default_factory=dict)
     error: str = ""
     """Why it has no result, in one line."""
@@ -57,21 +57,21 @@ class Outcome:
 
 
 Outcomes = dict[str, Outcome]
-"""By node; of the stages that jobs of a sweep share, by fingerprint."""
+"""Outcomes by node; for the stages that jobs of a sweep share, by fingerprint."""
 
 
 def write_outcomes(outcomes: Outcomes, path: Path) -> None:
-    """Each outcome sealed: figures of a record that were changed later are not taken for measured ones."""
+    """Writes the outcomes, each sealed with a digest, so that later changes of its figures are detected."""
     write_json({key: sealed(public_values(outcome.as_json())) for key, outcome in outcomes.items()}, path)
 
 
 def read_outcomes(path: Path) -> Outcomes:
-    """Empty where there is no record (yet), or it is damaged."""
+    """Reads outcomes; empty if there is no record (yet), or it is damaged."""
     return _outcomes(path) or {}
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether a record is there and cannot be read, or was changed."""
+    """Returns whether a record is there but unreadable, or was changed."""
     return path.exists() and _outcomes(path) is None
 
 
@@ -84,7 +84,7 @@ def _outcomes(path: Path) -> Outcomes | None:
 
 
 def status_of(outcomes: Mapping[str, Outcome]) -> tuple[Status, str]:
-    """How a job ended by its outcomes, and why it is not done, in one line."""
+    """Returns the status of a job by its outcomes, and in one line why it is not done."""
     if failed := [it for it in outcomes.values() if it.status == Status.FAILED]:
         return Status.FAILED, f"{failed[0].name}: {failed[0].error}"
     if left := [it for it in outcomes.values() if it.status in (Status.NOT_RUN, Status.TO_RUN)]:

@@ -1,4 +1,4 @@
-"""A stored result as its meta.json tells it: what reports and estimates read of it."""
+"""A stored result as described by its meta.json, for reports and estimates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stages import json_lines
 from stages.contracts import CURVES
 
 WEIGHTS = ("model", "masks")
-"""Beginnings of the names of files that are a checkpoint's weights."""
+"""Prefixes of the names of weight files in a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A result, or, where the store has lost it (`folder` is None), what a job's summary kept of it."""
+    """A result, or, if the store has lost it (`folder` is None), the part that a job's summary kept."""
 
     stage: str
     fingerprint: str
@@ -40,7 +40,7 @@ class Result:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the stage found out, besides its metrics."""
+        """Returns what the stage recorded besides its metrics."""
         found: Mapping[str, Any] = self.meta.get("facts", {})
         return found
 
@@ -50,21 +50,22 @@ class Result:
 
     @property
     def weight_files_bytes(self) -> int | None:
-        """Of a checkpoint on disk: weights and masks, without tokenizers. None where it is no checkpoint or is lost."""
+        """Returns the size on disk of a checkpoint's weights and masks, without tokenizers. None if it is no checkpoint
+        or is lost."""
         files = self.meta.get("files", {})
         sizes = [facts["bytes"] for name, facts in files.items()
                  if name.startswith(WEIGHTS) and name.endswith(".safetensors")]  # fmt: skip
         return sum(sizes) or None
 
     def read(self, name: str) -> Any:
-        """A JSON file of the result; None if it has none of that name that can be read."""
+        """Reads a JSON file of the result; None if there is no readable one of that name."""
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8")) if self.folder else None
         except (OSError, ValueError):
             return None
 
     def curve(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) of what the stage logged under that name."""
+        """Returns (step, value) of what the stage logged under that name."""
         path = self.folder / CURVES if self.folder else None
         if path is None or not path.exists():
             return []

@@ -33,12 +33,12 @@ class Status(StrEnum):
 
     @property
     def label(self) -> str:
-        """The word for people: `to run` where records say `run`."""
+        """Returns the word for people: `to run` where records say `run`."""
         return "to run" if self is Status.TO_RUN else self.value
 
     @property
     def style(self) -> str:
-        """The colour of its label in a terminal."""
+        """Returns the colour of its label in a terminal."""
         return _STYLES[self]
 
 

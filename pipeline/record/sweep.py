@@ -1,4 +1,4 @@
-"""A sweep as it was asked for, and as it was planned before its first job began: `sweep.json` in its folder."""
+"""The record of a sweep, as planned before its first job begins: `sweep.json` in its folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED = "shared.json"
 
 @dataclass(frozen=True)
 class SweepNode:
-    """A node as it was planned."""
+    """A planned node."""
 
     stage: str
     fingerprint: str
@@ -33,7 +33,7 @@ class SweepNode:
 @dataclass(frozen=True)
 class SweepJob:
     num: int
-    """The name of its folder."""
+    """Its number, which is also the name of its folder."""
     name: str
     overrides: list[str]
     dials: dict[str, str]
@@ -48,13 +48,14 @@ class SweepJob:
 class Sweep:
     folder: Path
     command: list[str]
-    """The line that makes it, again too."""
+    """The command line that starts and resumes it."""
     cwd: str
-    """Where that was typed."""
+    """Directory in which the command was typed."""
     started: str
     """ISO 8601."""
     process: str
-    """Which launches the jobs (`pipeline.process`); empty if they do not know: another sweeper's, on a cluster."""
+    """Process that launches the jobs (`pipeline.process`); empty if they do not know it: another sweeper's, on a
+    cluster."""
     cache: str
     """Folder of sources."""
     parallel: int
@@ -71,7 +72,7 @@ class Sweep:
 
     @property
     def alive(self) -> bool:
-        """Whether it may still launch jobs: it has not ended, and its process is not known to be gone."""
+        """Returns whether it may still launch jobs: it has not ended, and its process is not known to be gone."""
         return bool(self.process) and not self.ended and not is_dead(self.process)
 
     def write(self) -> None:
@@ -80,7 +81,7 @@ class Sweep:
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
-        """Raises UserError for a folder that is none of a sweep."""
+        """Reads the record of a sweep. Raises UserError for a folder that is not a sweep's."""
         try:
             record = json.loads((folder / RECORD).read_bytes())
             jobs = [_job(job) for job in record.pop("jobs")]
@@ -95,7 +96,7 @@ class Sweep:
 
 
 def add_job(folder: Path, job: SweepJob) -> Sweep:
-    """A job that a sweeper thought of on the way, into the record."""
+    """Adds a job that a sweeper chose on the way to the record."""
     with FileLock(folder / f"{RECORD}.lock"):
         sweep = Sweep.read(folder)
         sweep = replace(sweep, jobs=[*sweep.jobs, job])
@@ -104,14 +105,14 @@ def add_job(folder: Path, job: SweepJob) -> Sweep:
 
 
 def end(folder: Path) -> Sweep:
-    """Notes that its last job has ended, however that did."""
+    """Marks the sweep as ended, whatever became of its jobs."""
     ended = replace(Sweep.read(folder), ended=datetime.now(UTC).isoformat(timespec="seconds"))
     ended.write()
     return ended
 
 
 def sweeps(runs: Path) -> list[Sweep]:
-    """All that were planned and whose record can be read, the newest first."""
+    """Returns all sweeps whose record can be read, the newest first."""
     found = []
     for path in records(runs):
         with suppress(UserError):
@@ -124,17 +125,17 @@ def records(runs: Path) -> list[Path]:
 
 
 def users(jobs: Sequence[SweepJob]) -> Counter[str]:
-    """Fingerprint -> how many jobs have it."""
+    """Returns the number of jobs that have each fingerprint."""
     return Counter(fingerprint for job in jobs for fingerprint in {it.fingerprint for it in job.nodes.values()})
 
 
 def shared(jobs: Sequence[SweepJob]) -> set[str]:
-    """Fingerprints of what several jobs have in common."""
+    """Returns the fingerprints that several jobs have in common."""
     return {fingerprint for fingerprint, count in users(jobs).items() if count > 1}
 
 
 def read_shared(folder: Path) -> Outcomes:
-    """What ran before the jobs, by fingerprint."""
+    """Reads the outcomes of what ran before the jobs, by fingerprint."""
     return read_outcomes(folder / SHARED)
 
 
@@ -144,7 +145,7 @@ def _job(record: Mapping[str, Any]) -> SweepJob:
 
 
 MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads", "reference")
-"""Options that say how a job runs, not what it finds out; they do not name it."""
+"""Options that change how a job runs but not its results; a job is not named by them."""
 
 
 def dials(overrides: Sequence[str], common: Sequence[str] = ()) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Metrics as people read them, in the terminal and in MLflow's descriptions."""
+"""Formats metrics for people, in the terminal and in MLflow's descriptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.record.metrics import Metric
 
 
 def format_value(metric: Metric) -> str:
-    """`22.31`, `22.31 ± 0.52`, `50 %` of a fraction, `134,515,008`."""
+    """Formats a metric: `22.31`, `22.31 ± 0.52`, `50 %` for a fraction, `134,515,008`."""
     value, error = metric.value, metric.stderr
     if metric.unit == "bytes":
         return format_bytes(value)
@@ -22,7 +22,8 @@ def format_value(metric: Metric) -> str:
 
 
 def describe(metric: Metric) -> str:
-    """`perplexity 22.31 ± 0.52 (recovery 91.2 %)`; of a benchmark the backend: `engine_int8 sparse 6.3 x`."""
+    """Describes a metric: `perplexity 22.31 ± 0.52 (recovery 91.2 %)`; for a benchmark with its backend: `engine_int8
+    sparse 6.3 x`."""
     name = metric.name
     if "backend" in metric.protocol:
         name = f"{metric.protocol['backend']} {metric.protocol['model']}"
@@ -31,7 +32,7 @@ def describe(metric: Metric) -> str:
 
 
 def describe_job(found: Headline) -> str:
-    """Quality and speed in a few words; empty where neither was measured."""
+    """Describes quality and speed of a job in a few words; empty if neither was measured."""
     parts = [describe(found.quality)] if found.quality else []
     parts += [f"best {describe(found.speedup)}"] if found.speedup else []
     return ", ".join(parts)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Row = Mapping[str, Any]
-"""Of the tidy table."""
+"""A row of the tidy table."""
 SELF_EXPLAINING = ("distill", "experiment")
 """Options whose values say what they are without the name."""
 BESIDE = ("experiment", "benchmark", "quantize", "evaluate")
@@ -27,9 +27,9 @@ class Naming:
     """Names series of models, which differ in sparsity and seeds alone, and the axis that quality is drawn over."""
 
     axis: str
-    """`sparsity`, or where that is the same everywhere, the first option of numbers."""
+    """`sparsity`, or if that is the same everywhere, the first numeric option."""
     options: tuple[str, ...]
-    """Those that distinguish fine-tuned models, except seeds and the axis."""
+    """Options that distinguish fine-tuned models, except seeds and the axis."""
     pattern_by_sparsity: bool
     """Whether no two N:M patterns have the same sparsity: then 16:32 and 16:64 are places on one line."""
 
@@ -50,7 +50,8 @@ class Naming:
         return base + {"rung": " rungs", "evaluate_q": " int8"}.get(row["kind"], "")
 
     def place(self, row: Row) -> float:
-        """On the axis: sparsity in percent, or the value of the option; NaN if that does not make the model."""
+        """Returns the position on the axis: sparsity in percent, or the value of the option; NaN if the model does not
+        depend on it."""
         if self.axis == "sparsity":
             return 100 * round(row["sparsity"] or 0, 3)
         return float(row["options"].get(self.axis, nan))
@@ -75,7 +76,7 @@ def naming(table: DataFrame) -> Naming:
 
 
 def needed(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """The options without those of `BESIDE` that no two of the rows need to be distinguished."""
+    """Returns the options without those of `BESIDE` that are not needed to distinguish any two rows."""
 
     def distinct(chosen: Sequence[str]) -> int:
         own = [{key: value for key, value in row["options"].items() if _counts(key, chosen)} for row in rows]
@@ -101,7 +102,8 @@ def _is_number(value: str) -> bool:
 
 
 def main_metric(table: DataFrame, published: Sequence[str]) -> str:
-    """Models are compared by it first: the metric of a published table, or else exact answers, or the first."""
+    """Returns the metric by which models are compared first: that of a published table, or else exact match, or the
+    first."""
     names = metrics(table)
     exact = [name for name in names if "exact_match" in name]
     return next((name for name in (*published, *exact) if name in names), next(iter(names), ""))
@@ -120,16 +122,16 @@ class Level:
     place: float
     sparsity: float
     value: float
-    """Of one model, or the mean over its seeds."""
+    """Quality of one model, or the mean over its seeds."""
     error: float | None
     """Standard error of one model; sample standard deviation over seeds."""
     recovery: float | None
-    """In percent; the mean over seeds."""
+    """Recovery in percent; the mean over seeds."""
     evaluations: tuple[str, ...]
-    """Fingerprints, one a seed."""
+    """Fingerprints, one for each seed."""
     jobs: tuple[int, ...]
     each: tuple[float, ...]
-    """Values, one a seed."""
+    """Values, one for each seed."""
 
     @property
     def one_shot(self) -> bool:
@@ -137,7 +139,7 @@ class Level:
 
 
 def levels(table: DataFrame, names: Naming, metric: str) -> list[Level]:
-    """Of sparse models in floating point that have the metric, by series, one-shot last, from the lowest place on."""
+    """Returns the sparse models in floating point that have the metric, by series (one-shot last) and position."""
     rows = table[(table["metric"] == metric) & table["kind"].isin(["evaluate", "one_shot_eval"])]
     found: dict[tuple[bool, str, float, float], list[Row]] = {}
     for row in rows[rows["sparsity"].notna()].to_dict("records"):
@@ -161,7 +163,7 @@ def _level(series: str, place: float, sparsity: float, rows: Sequence[Row]) -> L
 
 @dataclass(frozen=True)
 class Spread:
-    """Of a figure over seeds."""
+    """Distribution of a figure over seeds."""
 
     mean: float
     std: float
@@ -172,24 +174,24 @@ class Spread:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """Models that differ in nothing but seeds, together."""
+    """Models that differ in nothing but seeds, combined."""
 
     kind: str
     label: str
     options: dict[str, str]
-    """Without seeds."""
+    """Options without seeds."""
     loss: str
     seeds: tuple[str, ...]
     sparsity: float | None
     qualities: dict[str, Spread]
     recoveries: dict[str, float]
-    """Means, in percent."""
+    """Mean recoveries, in percent."""
     evaluations: tuple[str, ...]
     """Fingerprints, in the order of the seeds."""
 
 
 def over_seeds(table: DataFrame) -> list[SeedRow]:
-    """One for each two or more models that differ in seeds alone."""
+    """Returns a row for each group of two or more models that differ in seeds alone."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for model in models(table).to_dict("records"):
         if any(is_seed(key) for key in model["options"]):

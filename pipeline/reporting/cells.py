@@ -1,4 +1,4 @@
-"""Tables of cells: each has a text, the figure behind it, and the fingerprints of the results that it comes from."""
+"""Tables of cells, each with its text, the figure behind it, and the fingerprints of the results that it comes from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 PERCENT = ("exact_match", "acc", "accuracy", "pass_at_", "code_parses", "ifeval", "reply_stop", "reply_repeated")
-"""Parts of names of metrics that are fractions, shown in percent."""
+"""Parts of the names of metrics that are fractions; these are shown in percent."""
 NAMES = {
     "wer": "WER",
     "cer": "CER",
@@ -32,7 +32,7 @@ class Cell:
     fingerprints: tuple[str, ...] = ()
     best: bool = False
     link: str = ""
-    """From the page to a file beside it."""
+    """Link from the page to a file beside it."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Column:
     key: str
     label: str
     number: bool = True
-    """Aligned to the right."""
+    """Whether it is aligned to the right."""
     weight: int = 1
-    """In narrow terminals the lightest columns go first."""
+    """In narrow terminals the columns of least weight are left out first."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ OPTION = "option."
 
 
 def measured(metric: str, value: float, error: float | None, prints: tuple[str, ...], best: bool = False) -> Cell:
-    """A quality, with its error."""
+    """Returns the cell of a quality with its error."""
     return Cell(with_error(metric, value, error), value, error, prints, best)
 
 
 def share(value: float, prints: tuple[str, ...] = ()) -> Cell:
-    """A fraction, shown in percent."""
+    """Returns the cell of a fraction, shown in percent."""
     return Cell(percent(100 * value), value, None, prints)
 
 
 def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str, Cell]], *notes: str) -> Table:
-    """Leaves out empty columns, and columns of options that are the same in all rows."""
+    """Builds a table without empty columns and without option columns that are the same in all rows."""
     texts: dict[str, set[str]] = {}
     for row in rows:
         for key, cell in row.items():
@@ -82,7 +82,7 @@ def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str,
 
 
 def options(differing: Mapping[str, str]) -> dict[str, Cell]:
-    """Cells of options that differ."""
+    """Returns the cells of options that differ."""
     return {OPTION + key: Cell(value) for key, value in differing.items()}
 
 
@@ -91,32 +91,32 @@ def option_columns(keys: Iterable[str]) -> list[Column]:
 
 
 def name_of(metric: str) -> str:
-    """For readers: WER; accuracy, %."""
+    """Returns the name of a metric for readers: `WER`; `accuracy, %`."""
     base, full, _ = metric.partition("_full_window")
     name = NAMES.get(base, base.replace("_", " ")) + (", full window" if full else "")
     return f"{name}, %" if any(part in metric for part in PERCENT) else name
 
 
 def named_value(metric: str, value: float, error: float | None) -> str:
-    """WER 12.3 ± 0.4; accuracy 30.5 ± 1.2 %."""
+    """Formats a metric with its name: `WER 12.3 ± 0.4`; `accuracy 30.5 ± 1.2 %`."""
     name = name_of(metric)
     figures = f"{name.removesuffix(', %')} {with_error(metric, value, error)}"
     return f"{figures} %" if name.endswith(", %") else figures
 
 
 def plain(metric: str, value: float) -> float:
-    """In the unit in which it is shown: fractions in percent."""
+    """Converts a value into the unit in which it is shown: fractions into percent."""
     return 100 * value if any(part in metric for part in PERCENT) else value
 
 
 def number(metric: str, value: float) -> str:
-    """About four digits."""
+    """Formats a value with about four digits."""
     value = plain(metric, value)
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def with_error(metric: str, value: float, error: float | None) -> str:
-    """Value ± error, both to the same digit."""
+    """Formats `value ± error`, both to the same digit."""
     text = number(metric, value)
     digits = len(text.partition(".")[2])
     return text if error is None else f"{text} ± {plain(metric, error):.{digits}f}"
@@ -131,7 +131,8 @@ def percent(value: float) -> str:
 
 
 def fitting(table: Table, width: int) -> list[Column]:
-    """The columns that fit into so many characters; the lightest go first, of those the rightmost."""
+    """Returns the columns that fit into `width` characters. Columns of least weight are dropped first, of those the
+    rightmost."""
     columns = list(table.columns)
 
     def needed() -> int:

@@ -1,4 +1,4 @@
-"""Swept parameters: the options in which the jobs of a report differ, and those that they share."""
+"""The swept parameters, in which the jobs of a report differ, and the options that they share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUARDS = ("divergence",)
 
 
 def is_mechanics(key: str) -> bool:
-    """Whether an option changes how a job runs, but no result; a guard only stops it."""
+    """Returns whether an option changes how a job runs, but no result; a guard can only stop it."""
     return key.startswith(MECHANICS) or key.rpartition(".")[2] in GUARDS
 
 
@@ -25,9 +25,9 @@ def is_seed(key: str) -> bool:
 
 
 def settings(jobs: Sequence[JobRecord]) -> list[dict[str, str]]:
-    """For each job {option: value}, of the options in which jobs differ.
+    """Returns for each job the options in which jobs differ, as {option: value}.
 
-    A group that is no section of the configuration, but sets others (`row`), is represented by what it sets.
+    A group that is no section of the configuration but sets others (`row`) is represented by the options that it sets.
     """
     given = [_given(job) for job in jobs]
     leaves = [{key: value for key, value in flatten(job.config).items() if not is_mechanics(key)} for job in jobs]
@@ -47,7 +47,7 @@ def settings(jobs: Sequence[JobRecord]) -> list[dict[str, str]]:
 
 
 def _is_implied(values: list[str], columns: Mapping[str, list[str]], leaves: list[dict[str, Any]]) -> bool:
-    """Whether the columns already distinguish all jobs (with a configuration) whose values differ."""
+    """Returns whether the columns already distinguish all jobs (with a configuration) whose values differ."""
     there = [at for at, found in enumerate(leaves) if found]
     described = {tuple(column[at] for column in columns.values()) for at in there}
     return len({(values[at], *(column[at] for column in columns.values())) for at in there}) == len(described)
@@ -78,7 +78,7 @@ def _place(key: str) -> int:
 
 
 def text(value: Any) -> str:
-    """A setting as one would write it."""
+    """Formats the value of an option as on a command line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -89,8 +89,8 @@ def text(value: Any) -> str:
 
 
 def loss(config: Mapping[str, Any]) -> str:
-    """`ce`, `kd` or `squarehead`, by the weights; `squarehead+kd` for both, further losses likewise; empty where that
-    is unknown, and where the sparse model was not fine-tuned."""
+    """Returns the loss by its weights: `ce`, `kd` or `squarehead`; `squarehead+kd` for both, further losses likewise;
+    empty if it is unknown or the sparse model was not fine-tuned."""
     finetune = config.get("finetune", {})
     if finetune.get("steps") == 0 and not finetune.get("epochs"):
         return ""
@@ -101,12 +101,12 @@ def loss(config: Mapping[str, Any]) -> str:
 
 
 def common_options(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Those that are the same in all."""
+    """Returns the options that are the same in all."""
     return {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
 
 
 def common(jobs: Sequence[JobRecord]) -> dict[str, str]:
-    """The settings that all jobs share, in a few words each."""
+    """Returns the settings that all jobs share, in a few words each."""
     described = [_described(job) for job in jobs if job.config]
     if not described:
         return {}
@@ -118,7 +118,7 @@ def common(jobs: Sequence[JobRecord]) -> dict[str, str]:
 
 
 def common_settings(jobs: Sequence[JobRecord]) -> dict[str, str]:
-    """Every option that is the same in all jobs, dotted."""
+    """Returns every option that is the same in all jobs, by dotted name."""
     described = [{key: text(value) for key, value in flatten(job.config).items()} for job in jobs if job.config]
     if not described:
         return {}
@@ -151,7 +151,7 @@ def _described(job: JobRecord) -> dict[str, str]:
 
 
 def source(section: Mapping[str, Any]) -> str:
-    """A path without the digest of its package; of generated data the generator."""
+    """Returns the path without the digest of its package; for generated data, the generator."""
     described, made_by = section.get("scratch") or {}, section.get("generator") or {}
     return str(described.get("label") or made_by.get("name") or section.get("path", "")).partition("#")[0]
 

@@ -1,4 +1,4 @@
-"""The DAG of all jobs as inline SVG: a box for each part, with how many results served how many jobs."""
+"""Draws the DAG of all jobs as inline SVG: a box for each group of nodes, with the number of results and jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARGIN = 4
 
 
 def draw(groups: Sequence[Group], jobs: int) -> str:
-    """Layers from left to right; groups that several jobs shared are filled."""
+    """Draws the layers from left to right; groups that several jobs share are filled."""
     layers: dict[int, list[Group]] = {}
     for group in groups:
         layers.setdefault(group.layer, []).append(group)

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that takes its colours and its type from the page: one picture for light, dark and paper."""
+"""Plots as inline SVG that takes colours and fonts from the page: the same picture for light, dark and print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 COLORS = tuple(f"#0500{n:02x}" for n in range(10))
-"""Stand-ins, each replaced by a colour of the page; series take `COLORS` in order."""
+"""Placeholders, each replaced by a colour of the page; series take `COLORS` in order."""
 VARIABLES = {INK: "ink", SOFT: "soft", GRID: "grid", PAPER: "paper"} | {c: f"c{n}" for n, c in enumerate(COLORS)}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -46,22 +46,22 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "<", ">", "*", "8", "d", "H")
 FAR_RATIO = 3.0
-"""Largest over smallest perplexity, or speed-up, from which on their axis is logarithmic."""
+"""Ratio of the largest to the smallest perplexity or speed-up above which their axis is logarithmic."""
 MAX_COLUMNS = 4
-"""Of a legend."""
+"""Columns of a legend."""
 LABEL_CHARACTERS = 90
-"""In a line of a legend."""
+"""Characters in a line of a legend."""
 WIDTH = 9.4
-"""Inches of a figure as wide as the page."""
+"""Width of a full-width figure, in inches."""
 ENLARGED = 1.5
-"""Pixels of the page for a point of the figure, at most."""
+"""Largest number of page pixels for a point of the figure."""
 ANONYMOUS = re.compile(r' id="[A-Za-z0-9]+_\d+"')
 FONT = re.compile(r"font: (?:(\w+) )?([\d.]+)px [^;\"]+")
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """All drawing for the page happens in this."""
+    """Sets the style in which all figures of the page are drawn."""
     from matplotlib import rc_context
 
     with rc_context(STYLE):
@@ -69,7 +69,7 @@ def styled() -> Iterator[None]:
 
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **how: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of that size in inches, and its axes, row by row."""
+    """Returns a figure of that size in inches, and its axes, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -79,7 +79,7 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **how: 
 
 
 def svg(figure: Figure, label: str) -> str:
-    """For a page: sized by it, coloured by its variables, and with `label` for those who cannot see it."""
+    """Returns the figure as SVG for a page: sized by it, coloured by its variables, with `label` for screen readers."""
     written = StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = written.getvalue()
@@ -97,7 +97,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def standalone(drawn: str) -> str:
-    """A figure for the page as a file of its own, in the page's light colours."""
+    """Returns a figure of the page as a file of its own, in the page's light colours."""
     light = (Path(__file__).parent / "templates" / "page.css").read_text(encoding="utf-8").partition("}")[0]
     for name, color in re.findall(r"--([\w-]+): (#\w+)", light):
         drawn = drawn.replace(f"var(--{name})", color)
@@ -107,14 +107,14 @@ def standalone(drawn: str) -> str:
 
 
 def key(label: str, color: str = SOFT, **style: Any) -> Any:
-    """A handle of a legend that stands for no line in particular: a colour, or a shape."""
+    """Returns a legend handle that stands for no line in particular: a colour, or a shape."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=color, label=label, **style)
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Below the axes, in as many columns as fit; the figure grows by its height."""
+    """Draws a legend below the axes, in as many columns as fit; the figure grows by its height."""
     kept = {fill(handle.get_label(), LABEL_CHARACTERS): handle for handle in handles}  # each name once
     for columns in range(min(MAX_COLUMNS, len(kept)), 0, -1):
         shown = figure.legend(list(kept.values()), list(kept), loc="outside lower left", ncols=columns)
@@ -126,12 +126,12 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def drawn_in(axes: Axes) -> list[Any]:
-    """Handles of what has a label there."""
+    """Returns the handles of everything with a label in the axes."""
     return axes.get_legend_handles_labels()[0]
 
 
 def scale_ratios(axes: Axes, which: Literal["x", "y"], low: float, high: float, form: str = "{x:g}") -> bool:
-    """An axis of ratios is logarithmic where its values are far apart. Returns whether it is."""
+    """Makes an axis of ratios logarithmic where its values are far apart. Returns whether it is."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     if high <= FAR_RATIO * low:

@@ -1,4 +1,5 @@
-"""The answer in a few lines: at each sparsity the best loss, whether it is better than the next, and its speed."""
+"""Summarizes a report in a few lines: at each sparsity the best loss, whether it is better than the next, and its
+speed."""
 
 from __future__ import annotations
 
@@ -12,19 +13,19 @@ from pipeline.reporting.study import Study
 from pipeline.reporting.verdicts import SAME
 
 CERTAINTY = 0.95
-"""Of Welch's test over seeds."""
+"""Confidence level of Welch's test over seeds."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """At one sparsity, the best fine-tuned model by the main metric."""
+    """The best fine-tuned model at one sparsity, by the main metric."""
 
     level: str
     best: str
     value: str
     recovery: str
     margin: str
-    """Over the next best."""
+    """Difference to the next best."""
     speed: str
 
 
@@ -63,7 +64,8 @@ def _called(study: Study, level: Level) -> str:
 
 
 def _margin(study: Study, best: Level, others: Sequence[Level]) -> str:
-    """Over the best of another series, at its own best place on the axis; or of the same, if there is no other."""
+    """Compares with the best level of another series, at its own best position; or of the same series, if there is no
+    other."""
     next_best = next((level for level in others if level.series != best.series), next(iter(others), None))
     if next_best is None:
         return ""

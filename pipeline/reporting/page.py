@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else, for the screen, light or dark, and for paper."""
+"""Writes report.html: one self-contained file for the screen, light or dark, and for print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.reporting.cells import EMPTY, name_of
 from pipeline.reporting.study import Study
 
 SHORT = 8
-"""Digits of a fingerprint that the page shows."""
+"""Digits of a fingerprint on the page."""
 
 
 def html(study: Study) -> str:

@@ -1,4 +1,5 @@
-"""By how much two levels differ: item by item where both were evaluated on the same items, or else by their errors."""
+"""Computes the difference of two levels: item by item if both were evaluated on the same items, else by their
+errors."""
 
 from __future__ import annotations
 
@@ -11,24 +12,25 @@ from stages.contracts import Metrics, UserError
 
 SAMPLES = 10_000
 SEED = 0
-"""Of the bootstrap."""
+"""Seed of the bootstrap."""
 SIGMAS = 1.96
 """Half the width of a 95 % interval, in standard errors."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Of 95 %, of a difference."""
+    """A difference with its 95 % interval."""
 
     value: float
     low: float
     high: float
     same_items: bool
-    """Whether it is of a paired bootstrap over the items, and over seeds if there are several."""
+    """Whether it comes from a paired bootstrap over the items, and over seeds if there are several."""
 
 
 def interval(results: Results, a: Level, b: Level, metric: str) -> Interval | None:
-    """Of what the metric of `b` is over that of `a`. None where errors are not known, or one has seeds and one not."""
+    """Returns by how much the metric of `b` exceeds that of `a`. None if errors are not known, or only one has several
+    seeds."""
     if paired := _paired(results, a, b, metric):
         return paired
     if a.error is None or b.error is None or len(a.each) != len(b.each):
@@ -38,7 +40,7 @@ def interval(results: Results, a: Level, b: Level, metric: str) -> Interval | No
 
 
 def _paired(results: Results, a: Level, b: Level, metric: str) -> Interval | None:
-    """None where the items were not kept, cannot be read or are not the same."""
+    """Returns the paired interval; None if the items were not kept, cannot be read or are not the same."""
     sides = [[_items(results, evaluation) for evaluation in level.evaluations] for level in (a, b)]
     (of_a, of_b) = ([model for model in side if model] for side in sides)
     if len(of_a) < len(a.evaluations) or len(of_b) < len(b.evaluations):

@@ -1,4 +1,4 @@
-"""Where labels go in a crowded plot: plain geometry, in any unit, say pixels."""
+"""Places labels in a crowded plot: plain geometry, in any unit (pixels, for example)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 OUTSIDE = 10_000
-"""Worse than any number of collisions."""
+"""Cost of a label outside the plot: more than any number of collisions."""
 
 COVERED = 30
-"""How many crossings of lines a label would rather bear than to be on something, and so be unreadable."""
+"""Cost of a label that covers something and so is unreadable, in crossings of lines."""
 
 Point = tuple[float, float]
 
 REACH = (1.0, 1.4, 2.2, 3.2, 4.4, 5.8, 7.4, 9.2, 11.2, 13.4, 16.0)
-"""How far from its marker a label may go, in multiples of the nearest distance; tried in this order."""
+"""Distances of a label from its marker, in multiples of the nearest one; tried in this order."""
 BESIDE = ((1, 0), (-1, 0))
-"""Tried first, and only near: a long level line would be taken for data."""
+"""Directions that are tried first, and only near: a long level line would be taken for data."""
 ABOUT = ((0.5, 0.9), (0.5, -0.9), (-0.5, 0.9), (-0.5, -0.9), (0, 1), (0, -1))
 
 
@@ -33,7 +33,8 @@ class Box(NamedTuple):
         return self.x0 <= other.x0 and other.x1 <= self.x1 and self.y0 <= other.y0 and other.y1 <= self.y1
 
     def crossed(self, start: Point, end: Point) -> bool:
-        """Whether the line from `start` to `end` enters the box: clipped to each side in turn, something is left."""
+        """Returns whether the line from `start` to `end` enters the box: clipped to each side in turn, something is
+        left."""
         first, last = 0.0, 1.0
         for low, high, at, to in ((self.x0, self.x1, start[0], end[0]), (self.y0, self.y1, start[1], end[1])):
             if at == to:
@@ -48,11 +49,11 @@ class Box(NamedTuple):
 def place(
     markers: Sequence[Point], sizes: Sequence[Point], obstacles: Sequence[Box], room: Box, nearest: float
 ) -> list[Point]:
-    """For each marker where its label, of that width and height, is anchored: the middle of the side (or edge) that
+    """Returns the anchor of each marker's label of the given width and height: the middle of the side (or edge) that
     faces the marker, from which a line goes to it.
 
-    Labels go to the nearest place inside `room` where they are on no obstacle, no other label and no other's line;
-    where there is none, to where they collide least.
+    Labels go to the nearest place inside `room` where they cover no obstacle, no other label and no other's line; if
+    there is none, to where they collide least.
     """
     written: list[Box] = []
     lines: list[tuple[Point, Point]] = []
@@ -76,7 +77,8 @@ def place(
 
 
 def box_at(anchor: Point, marker: Point, size: Point) -> Box:
-    """What a label covers: it is right or left of its anchor, seen from the marker, or else right above or below it."""
+    """Returns the box that a label covers: right or left of its anchor, seen from the marker, or else right above or
+    below it."""
     width, height = size
     across, up = _sign(anchor[0] - marker[0]), _sign(anchor[1] - marker[1])
     x0 = anchor[0] - width * (1 - across) / 2

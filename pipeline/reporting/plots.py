@@ -12,7 +12,7 @@ NAME = "quality_speed.svg"
 
 
 def quality_speed(folder: Path, runs: Path) -> Path | None:
-    """Draws a job's figure into its folder, from its record and the store of `runs`. None, and no file, where the job
-    has no benchmark over torch fp32 of the dense model, or no quality of it."""
+    """Draws a job's figure into its folder, from its record and the store of `runs`. Returns None, and writes no file,
+    if the job has no benchmark over torch fp32 of the dense model, or no quality of it."""
     drawn = speed_figures.pareto(study.collect([folder], runs, runs), all_named=True)
     return replace_text(folder / NAME, standalone(drawn)) if drawn else None

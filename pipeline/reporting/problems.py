@@ -1,4 +1,4 @@
-"""How far jobs came, and what is failed, missing, lost or running, in one line each."""
+"""Reports the state of each job, and in one line each what is failed, missing, lost or running."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 DONE, SUPERSEDED = "done", "superseded"
 STATES = {Status.DONE: DONE, Status.TO_RUN: "waiting: its turn has not come", Status.NOT_RUN: "missing: never began"}
 LABEL = 100
-"""Characters of a job in a line."""
+"""Characters of a job's label in a line."""
 MAX_LOST = 10
-"""Lost results with a line of their own."""
+"""Lost results that get a line of their own."""
 
 
 def problems(
@@ -33,7 +33,8 @@ def problems(
 
 
 def state(job: JobRecord, results: Results) -> str:
-    """done, failed: ..., running: ..., stopped: ..., not planned: ..., waiting: ..., missing: ..."""
+    """Returns the state of a job: done, failed: ..., running: ..., stopped: ..., not planned: ..., waiting: ...,
+    missing: ..."""
     if job.status in STATES:
         return STATES[job.status]
     if job.status == Status.FAILED:
@@ -49,7 +50,7 @@ def state(job: JobRecord, results: Results) -> str:
 
 
 def states(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], results: Results) -> list[str]:
-    """Of each job. A failed one names the job with the same options that was done after it."""
+    """Returns the state of each job. A failed one names a job with the same options that is done."""
     own = [state(job, results) for job in jobs]
     done = {tuple(options.items()): job for job, options, it in zip(jobs, settings, own, strict=True) if it == DONE}
     return [
@@ -73,7 +74,7 @@ def _troubles(jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], sta
 
 
 def label(job: JobRecord, differing: Mapping[str, str]) -> str:
-    """The name of a job in lines: its folder, and the options in which it differs."""
+    """Returns the label of a job in lines: its folder, and the options in which it differs."""
     text = " ".join(f"{key}={value}" for key, value in differing.items() if value != NONE) or job.name
     text = cut(text, LABEL)
     return f"{job.folder.name} ({text})" if text else job.folder.name

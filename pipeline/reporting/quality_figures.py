@@ -1,4 +1,4 @@
-"""Figures of the quality that the zeros cost: over sparsity (or another option), and recovery beside published ones."""
+"""Figures of quality over sparsity (or another option), and of recovery beside published figures."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ if TYPE_CHECKING:
 
 ZEROS = "sparsity of the prunable weights, %"
 MIN_SPAN = 4.0
-"""Percent of sparsity that an axis spans at least."""
+"""Smallest range of an axis of sparsity, in percent."""
 MAX_TICKS = 10
-"""Levels that have a name at the axis each."""
+"""Largest number of levels that each have a label at the axis."""
 BASELINE = "ce"
-"""The series that differences are taken to, if it is there."""
+"""The series that differences are taken to, if there is one."""
 Gains = dict[str, list[tuple[float, Interval]]]
 """Series -> (place, difference)."""
 DODGE = 0.008
-"""Between the bars of series that would cover each other, as a share of the axis."""
+"""Offset between the bars of series that would cover each other, as a share of the axis."""
 
 
 def colors(study: Study) -> dict[str, str]:
-    """Series -> colour, the same in every figure; one-shot has none."""
+    """Returns the colour of each series, the same in every figure; one-shot has none."""
     names = {study.naming.series(row).removesuffix(" int8") for row in study.models if row["kind"] in FINETUNED}
     found = {name: COLORS[at % len(COLORS)] for at, name in enumerate(sorted(names))}
     return found | {f"{name} int8": color for name, color in found.items()}
 
 
 def quality(study: Study, metric: str) -> str | None:
-    """Over sparsity, or over another number where that is the same. SVG, or None where there is no sparse model."""
+    """Draws quality over sparsity, or over another number if that is the same. Returns SVG, or None if there is no
+    sparse model."""
     lines = _by_series(study.levels(metric))
     places = sorted({level.place for line in lines.values() for level in line if not isnan(level.place)})
     if not places:
@@ -112,7 +113,7 @@ def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, c
 
 
 def _gains(study: Study, metric: str, lines: dict[str, list[Level]]) -> tuple[str, Gains]:
-    """(the series that others are compared with, and their differences to it by series)"""
+    """Returns the series that others are compared with, and their differences to it by series."""
     tuned = {name: line for name, line in lines.items() if not line[0].one_shot}
     base = BASELINE if BASELINE in tuned else next(iter(tuned), "")
     gains: Gains = {}
@@ -140,7 +141,8 @@ def _draw_gains(
 
 
 def _published_values(axes: Axes, study: Study, metric: str, colored: dict[str, str]) -> None:
-    """Of our model on our data, in floating point; in the colour of the series that has the loss for its name."""
+    """Draws published values of our model on our data, in floating point, in the colour of the series named after their
+    loss."""
     published = sorted({
         (at.reference.loss or "one-shot", at.reference.sparsity, at.reference.value)
         for at in study.comparisons
@@ -154,7 +156,8 @@ def _published_values(axes: Axes, study: Study, metric: str, colored: dict[str, 
 
 
 def recovery_over_sparsity(study: Study) -> str | None:
-    """Ours and the published ones, of whatever model; None where no job names a table with recoveries."""
+    """Draws our recoveries and published ones, of whatever model. Returns SVG, or None if no job names a table with
+    recoveries."""
     metric = study.metric
     published = [at for at in study.references if at.metric == metric and at.sparsity and at.loss and at.recovery]
     ours = [level for level in study.levels(metric) if not level.one_shot and level.recovery is not None]

@@ -28,7 +28,8 @@ from pipeline.reporting.verdicts import SAME
 
 
 def pivot(study: Study) -> Table:
-    """The main metric: a row for each series, a column for each place on the axis. Of several seeds, their mean."""
+    """Tabulates the main metric: a row for each series, a column for each position on the axis; the mean over several
+    seeds."""
     axis, metric = study.naming.axis, study.metric
     found = [level for level in study.levels(metric) if not isnan(level.place)] if metric else []
     rows: dict[str, dict[str, Cell]] = {}
@@ -52,7 +53,7 @@ def pivot(study: Study) -> Table:
 
 
 def models(study: Study) -> Table:
-    """Dense once, then every model of every job."""
+    """Tabulates the dense model once, then every model of every job."""
     columns = [
         *option_columns(study.model_columns),
         Column("model", "model", number=False, weight=10),
@@ -103,7 +104,8 @@ def _model(study: Study, model: Row) -> dict[str, Cell]:
 
 
 def _metric_columns(study: Study, arrows: Mapping[str, str]) -> Iterator[Column]:
-    """Each metric and its recovery; the main one is the last to go where there is no room."""
+    """Yields a column for each metric and its recovery; the main metric is the last to be dropped where there is no
+    room."""
     for metric in study.metrics:
         main = metric == study.metric
         yield Column(metric, name_of(metric) + arrows.get(metric, ""), weight=10 if main else 3)
@@ -120,7 +122,8 @@ def _quality(
 
 
 def _is_best(study: Study, row: Row) -> bool:
-    """Whether no other of its kind at its sparsity is better. One seed of several is no winner: their mean may be."""
+    """Returns whether no other model of its kind at its sparsity is better. A single seed of several is never best:
+    their mean may be."""
     if row["kind"] not in FINETUNED or row["sparsity"] is None:
         return False
     if any(row["evaluation"] in over.evaluations for over in study.seeds):
@@ -152,8 +155,8 @@ def seeds(study: Study) -> Table:
 
 
 def published(study: Study) -> Table:
-    """Every model of ours that has a published figure beside it; and where some of those are of the same model, what
-    only the published table has."""
+    """Tabulates every model of ours that has a published figure beside it, and figures that only the published table
+    has, if some of it are of the same model."""
     sources = list(dict.fromkeys(reference.source for reference in study.references))
     rows = []
     for at in study.comparisons:

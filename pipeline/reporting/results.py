@@ -1,4 +1,4 @@
-"""Stored results of jobs, read once each. What a job says it has and the store has not is remembered as lost."""
+"""Reads the stored results of jobs, once each. Results that a job had and the store has not are remembered as lost."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from stages.contracts import UserError
 from stages.index import described
 
 FIGURES = (".json", ".jsonl")
-"""Ends of the names of files that reports read: their digests are compared before."""
+"""Suffixes of the files that reports read: their digests are compared first."""
 
 
 class Results:
-    """Of all jobs of a report. Reads stores, never writes them."""
+    """Results of all jobs of a report. Reads stores, never writes them."""
 
     def __init__(self, jobs: Sequence[JobRecord], runs: Path | None, otherwise: Path) -> None:
-        """`runs`: the folder that holds the store; None: the nearest above each job."""
+        """`runs` is the folder that holds the store; None means the nearest one above each job."""
         self.stores: list[Store] = []
         self._found: dict[str, Result] = {}
         self.lost: dict[tuple[str, str], str] = {}
@@ -37,13 +37,13 @@ class Results:
         """`<stage>-<first digits of the fingerprint>` of what processes are making now."""
 
     def of(self, node: Node) -> Result | None:
-        """None where there is none (yet)."""
+        """Returns the result of a node; None if there is none (yet)."""
         if node.fingerprint not in self._found and (found := self._read(node)):
             self._found[node.fingerprint] = found
         return self._found.get(node.fingerprint)
 
     def by_fingerprint(self, fingerprint: str) -> Result | None:
-        """One that was read before."""
+        """Returns a result that was read before."""
         return self._found.get(fingerprint)
 
     def all(self) -> list[Result]:
@@ -53,7 +53,7 @@ class Results:
         return f"{node.stage}-{node.fingerprint[:SHORT]}" in self.working
 
     def ancestors(self, fingerprint: str) -> list[Result]:
-        """A result and all that it was made of, as far as it was read."""
+        """Returns a result and everything it was made from, as far as it was read."""
         seen: dict[str, Result] = {}
         waiting = [fingerprint]
         while waiting:
@@ -64,7 +64,8 @@ class Results:
         return list(seen.values())
 
     def zeros(self, checkpoint: Result | None) -> tuple[float | None, float | None]:
-        """Shares of zeros (among the prunable weights, of the whole model); an int8 checkpoint has its model's."""
+        """Returns the share of zeros among the prunable weights and in the whole model; for an int8 checkpoint, those
+        of its model."""
         if checkpoint is None:
             return None, None
         if described(checkpoint.stage).is_source:

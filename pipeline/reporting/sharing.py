@@ -1,4 +1,4 @@
-"""The DAG of all jobs at once: which stages ran once for how many jobs, and what that saved."""
+"""Computes the DAG of all jobs: which stages ran once for how many jobs, and what that saved."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ LADDER = "prune, fine-tune"
 
 @dataclass(frozen=True)
 class Group:
-    """The nodes of all jobs that have the same part in the DAG."""
+    """The nodes of all jobs that play the same part in the DAG."""
 
     name: str
     layer: int
-    """Its place from the sources on, 0 first."""
+    """Its distance from the sources, which have 0."""
     inputs: tuple[str, ...]
     """Names of groups, without those that another input implies."""
     results: int
-    """Distinct ones that jobs requested."""
+    """Number of distinct results that jobs requested."""
     there: int
-    """Of those, how many are stored (or were, when a job ended)."""
+    """Number of those that are stored (or were, when a job ended)."""
     jobs: int
-    """That requested one."""
+    """Number of jobs that requested one."""
     uses: int
-    """How often they did: a ladder requests one at each rung."""
+    """Number of requests: a ladder requests a result at each rung."""
     made: int
-    """How many were made by these jobs; the others were there from earlier."""
+    """Number of results that these jobs made; the others were stored before."""
     seconds: float
-    """Of making each once."""
+    """Time to make each result once."""
     saved: float
     """Seconds that making them again for each job would have cost."""
     fingerprints: tuple[str, ...]
 
 
 def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results) -> list[Group]:
-    """In an order in which they can run. `before`: fingerprints of what was made for the jobs before they began."""
+    """Returns the groups in an order in which they can run. `before` holds the fingerprints of what was made for the
+    jobs before they began."""
     ladders = any(_takes_turns(job, results) for job in jobs)
     members: dict[str, list[Node]] = {}
     edges: dict[str, dict[str, None]] = {}
@@ -60,20 +61,21 @@ def collect(jobs: Sequence[JobRecord], before: Collection[str], results: Results
 
 
 def _takes_turns(job: JobRecord, results: Results) -> bool:
-    """Whether what was fine-tuned is pruned further."""
+    """Returns whether a fine-tuned model is pruned further."""
     sparse = [node for node in job.nodes.values() if described(node.stage).model == "sparse"]
     trained = {node.fingerprint for node in sparse if described(node.stage).trains}
     return any(not described(node.stage).trains and trained & set(_sources(node, results)) for node in sparse)
 
 
 def _sources(node: Node, results: Results) -> Collection[str]:
-    """Fingerprints of its inputs; none where they are unknown."""
+    """Returns the fingerprints of a node's inputs; none if they are unknown."""
     found = results.of(node)
     return (node.inputs if node.inputs is not None else found.inputs if found else {}).values()
 
 
 def _group(node: Node, ladders: bool) -> str:
-    """Rungs of a ladder take turns, so pruning and fine-tuning are one part there."""
+    """Returns the name of a node's group. Rungs of a ladder alternate, so pruning and fine-tuning are one group
+    there."""
     if node.name.startswith("one_shot"):
         return "evaluate one-shot" if described(node.stage).makes is Metrics else "one-shot"
     if described(node.stage).model == "sparse":
@@ -114,7 +116,7 @@ def _summed(
 
 
 def _is_implied(source: str, name: str, edges: Mapping[str, Mapping[str, None]]) -> bool:
-    """Whether an input of a part is one of another input of it, at whatever distance."""
+    """Returns whether an input of a group is also an input, direct or not, of another input of it."""
     waiting = [other for other in edges[name] if other != source]
     while waiting:
         above = edges.get(waiting.pop(), {})

@@ -1,4 +1,4 @@
-"""Markers, scales and names of figures of quality over speed."""
+"""Markers, scales and labels of figures of quality over speed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FONT = 8
 
 @dataclass(frozen=True)
 class Point:
-    """A row of the benchmark and the quality of the model it ran."""
+    """A row of the benchmark with the quality of the model it ran."""
 
     backend: str
     model: str
     speedup: float
-    """Of decoding, over torch_fp32 of the dense model; median of the rounds."""
+    """Decoding speed over torch_fp32 of the dense model; median of the rounds."""
     slowest: float
     fastest: float
-    """The same of the slowest and the fastest round."""
+    """The same in the slowest and the fastest round."""
     quality: float
     stderr: float | None
     measured: bool
@@ -34,7 +34,7 @@ class Point:
 
 
 def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", size: float = 7) -> None:
-    """A point and its bars; `fill`: of what was not measured."""
+    """Draws a point with its bars; `fill` is the colour of unmeasured points."""
     bars = axes.errorbar(
         point.speedup,
         point.quality,
@@ -53,7 +53,7 @@ def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", 
 
 
 def scale(axes: Axes, points: Sequence[Point]) -> None:
-    """The axis of speed-ups, logarithmic where they are far apart."""
+    """Sets up the axis of speed-ups, logarithmic where they are far apart."""
     low, high = min(p.slowest for p in points), max(p.fastest for p in points)
     if scale_ratios(axes, "x", low, high, "{x:g}×"):
         axes.set_xlim(low / 1.25, high * 1.25)
@@ -67,7 +67,8 @@ def scale(axes: Axes, points: Sequence[Point]) -> None:
 def write_names(
     axes: Axes, points: Sequence[Point], names: Sequence[str], colors: Sequence[str], around: Sequence[Point]
 ) -> None:
-    """Each point's name near its marker, clear of other names, and of the markers and bars of all points `around`."""
+    """Writes each point's name near its marker, clear of other names, and of the markers and bars of all points
+    `around`."""
 
     def pixels(x: float, y: float) -> tuple[float, float]:
         at = axes.transData.transform((x, y))

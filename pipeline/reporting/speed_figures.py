@@ -1,4 +1,4 @@
-"""Figures of quality over speed: every executable of every job, and ours beside published ones."""
+"""Figures of quality over speed: every backend and model of every job, and ours beside published ones."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ PUBLISHED: dict[str, Any] = {"linestyle": "--", "linewidth": 0.8, "markerfacecol
 class Executable:
     point: Point
     series: str
-    """`DENSE`, or the one of its job."""
+    """`DENSE`, or the series of its job."""
     level: str
     dense: float
     """Quality of its job's dense model."""
 
 
 def pareto(study: Study, all_named: bool = False) -> str | None:
-    """SVG, or None where no job has both a benchmark and an evaluation of its dense model. Named are the points that no
-    other beats in both, or all."""
+    """Draws quality over speed. Labels the points that no other beats in both, or all. Returns SVG, or None if no job
+    has both a benchmark and an evaluation of its dense model."""
     drawn = pareto_figure(study, all_named)
     if drawn is None:
         return None
@@ -80,8 +80,8 @@ def pareto_figure(study: Study, all_named: bool) -> Figure | None:
 
 
 def beside_published(study: Study) -> str | None:
-    """Recovery over the speed-up over the dense fp32 model in the same runtime, ours in our engine. SVG, or None where
-    no job names a table that has both, or none of ours was judged and timed."""
+    """Draws recovery over the speed-up over the dense fp32 model in the same runtime, ours in our engine. Returns SVG,
+    or None if no job names a table that has both, or none of our models was evaluated and timed."""
     published = [
         (at, Point("published", "published", at.speedup, at.speedup, at.speedup, at.recovery, None, True))
         for at in study.references
@@ -133,8 +133,8 @@ def beside_published(study: Study) -> str | None:
 
 
 def executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
-    """Every backend of every benchmark that ran a model whose quality is known, its speed over that of the dense model
-    in the backend `base`; those of the dense model once."""
+    """Yields every backend of every benchmark that ran a model of known quality, with its speed over that of the dense
+    model in the backend `base`; those of the dense model once."""
     quality = {row["checkpoint"]: row for row in study.rows(study.metric) if row["kind"] != "rung"}
     rates = study.table[study.table["metric"] == "decode_tokens_per_second"]
     dense: set[str] = set()
@@ -167,14 +167,14 @@ def executables(study: Study, base: str = "torch_fp32") -> Iterator[Executable]:
 
 
 def _recovery(it: Executable, metric: str, higher: bool) -> Point:
-    """With recovery, in percent, for its quality."""
+    """Returns the point with recovery, in percent, in place of its quality."""
     dense, quality = plain(metric, it.dense), it.point.quality
     recovery = 100 * (quality / dense if higher else dense / quality)
     return replace(it.point, quality=recovery, stderr=it.point.stderr and recovery * it.point.stderr / quality)
 
 
 def front(points: Sequence[Point], higher: bool) -> list[Point]:
-    """Those that no other point beats in both."""
+    """Returns the points that no other point beats in both quality and speed."""
     ahead: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.speedup, -p.quality if higher else p.quality)):
         gain = point.quality - ahead[-1].quality if ahead else 0.0
@@ -195,14 +195,14 @@ def _write(
     figure: Figure, axes: Axes, points: Sequence[Point], names: Sequence[str], inks: Sequence[str],
     around: Sequence[Point],
 ) -> None:  # fmt: skip
-    """Names beside their points."""
+    """Writes names beside their points."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # names are placed in pixels: from here on nothing may move
     speed_axes.write_names(axes, points, names, inks, around)
 
 
 def _keys(series: dict[str, str], shapes: dict[str, str], face: str = SOFT) -> list[Any]:
-    """Of a legend: a colour for each series, a shape for each kind."""
+    """Returns the handles of a legend: a colour for each series, a shape for each kind."""
     marks: dict[str, Any] = {"linestyle": "", "markerfacecolor": face}
     colored = [key(name, color, linestyle="", marker="o") for name, color in series.items()]
     return colored + [key(name, marker=shape, **marks) for name, shape in shapes.items()]

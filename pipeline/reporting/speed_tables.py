@@ -1,4 +1,4 @@
-"""Tables of speed: what gains it, published ratios beside ours, and every backend as measured."""
+"""Tables of speed: where it comes from, published ratios beside ours, and every backend as measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIGURES = {
     "real_time_factor": "real-time factor",
     "beam_tokens_per_second": "beam tokens/s",
 }
-"""Figures of a benchmark's row, beside its decoding -> their labels."""
+"""Figures of a benchmark's row, beside its decoding speed, and their labels."""
 
 
 def shares(study: Study) -> Table:
@@ -49,7 +49,8 @@ def shares(study: Study) -> Table:
 
 
 def published(study: Study) -> Table:
-    """Each ratio of ours that has a published one at its level, precision and pattern; then what only the paper has."""
+    """Tabulates each of our ratios that has a published one at its level, precision and pattern, then those that only
+    the paper has."""
     rows = []
     for at in merged(study.speed_comparisons):
         own = options(at.options | {"our machine": at.machine})

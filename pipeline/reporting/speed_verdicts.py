@@ -1,4 +1,5 @@
-"""Published speed-ups beside ours: each over the dense model in its own runtime, whole and the share of the zeros."""
+"""Compares our speed-ups with published ones, each over the dense model in its own runtime, in total and the share of
+the zeros."""
 
 from __future__ import annotations
 
@@ -16,32 +17,32 @@ from pipeline.reporting.verdicts import SAME
 Gain = Literal["zeros", "int8", "int8 and zeros"]
 SpeedVerdict = Literal["ahead", "behind", "about level"]
 ENGINE = {"fp32": "engine_fp32", "int8": "engine_int8"}
-"""Precision -> our backend that computes in it what was evaluated."""
+"""Our backend for each precision; it computes what was evaluated."""
 RATE = "decode_tokens_per_second"
 VALUES_ALONE = ("distill", "finetune", "dense", "calibrate", "schedule", "evaluate")
-"""Sections of options that change the values of weights, and so no speed."""
+"""Sections of options that change the values of weights, and so not the speed."""
 
 
 @dataclass(frozen=True)
 class SpeedComparison:
-    """Decoding of ours and the published one, each over a dense model that ran beside it in the same runtime."""
+    """Our decoding speed and the published one, each over a dense model in the same runtime."""
 
     benchmarks: tuple[str, ...]
-    """Fingerprints; with more than one, figures are medians, and the slowest and fastest round those of all."""
+    """Fingerprints; with more than one, figures are medians, and the slowest and fastest round are those of all."""
     jobs: tuple[int, ...]
     options: dict[str, str]
     machine: str
     gain: Gain
-    """What the ratio is the gain of: `zeros` is over the dense model of the same precision, the others over fp32."""
+    """What gains the ratio: `zeros` is over the dense model of the same precision, the others are over fp32."""
     precision: Literal["fp32", "int8"]
     backend: str
     ours: float
     slowest: float
     fastest: float
-    """Of the ratios of two models in the same round."""
+    """Slowest and fastest ratio of the two models in the same round."""
     whole: float | None
-    """Ours over torch fp32 of the dense model: what our runtime gains by itself is in it, so nothing published compares
-    with it."""
+    """Our speed over torch fp32 of the dense model. It includes what our runtime gains by itself, so no published ratio
+    compares with it."""
     published: float
     reference: Reference
     verdict: SpeedVerdict
@@ -50,7 +51,7 @@ class SpeedComparison:
 def compare(
     jobs: Sequence[JobRecord], speeds: Sequence[SpeedRow], machines: Sequence[Machine]
 ) -> list[SpeedComparison]:
-    """For each benchmark whose job names a table with speeds: the ratios that stand there at its level, pattern and
+    """Compares each benchmark whose job names a table with speeds with the ratios there at its level, pattern and
     precision, whatever method and loss made the zeros."""
     found: list[SpeedComparison] = []
     for benchmark in dict.fromkeys(row.benchmark for row in speeds):
@@ -63,13 +64,13 @@ def compare(
 
 
 def published(jobs: Sequence[JobRecord]) -> list[Reference]:
-    """The figures with speed of the tables that jobs name, one for each level, precision and pattern."""
+    """Returns the figures with speed of the tables that jobs name, one for each level, precision and pattern."""
     tables = dict.fromkeys(table for job in jobs if (table := job.config.get("reference")))
     return [reference for table in tables for reference in by_level(of_speed(table))]
 
 
 def ratios(reference: Reference) -> Iterator[tuple[Gain, str, float]]:
-    """(what gains it, the precision of the dense model it is over, the published ratio)"""
+    """Yields what gains the ratio, the precision of the dense model it is over, and the published ratio."""
     if reference.int8 and reference.speedup_over == "fp32" and reference.speedup:
         yield ("int8 and zeros" if reference.sparsity else "int8"), "fp32", reference.speedup
     if reference.zeros_speedup:
@@ -77,7 +78,7 @@ def ratios(reference: Reference) -> Iterator[tuple[Gain, str, float]]:
 
 
 def by_level(references: Sequence[Reference]) -> list[Reference]:
-    """One for each level, precision and pattern."""
+    """Returns one reference for each level, precision and pattern."""
     levels: dict[tuple[float, str, str], Reference] = {}
     for reference in references:
         levels.setdefault((reference.sparsity, reference.precision, reference.pattern), reference)
@@ -116,14 +117,15 @@ def _compared(rows: Sequence[SpeedRow], reference: Reference, machine: str) -> I
 
 
 def verdict(published: float, slowest: float, fastest: float) -> SpeedVerdict:
-    """By all of our rounds: a published ratio between them is neither behind nor ahead."""
+    """Compares with all of our rounds: a published ratio between them is neither ahead nor behind."""
     if slowest > published:
         return "ahead"
     return "behind" if fastest < published else "about level"
 
 
 def merged(found: Sequence[SpeedComparison]) -> list[SpeedComparison]:
-    """Those of models that differ in values of weights alone, together: by level, then fp32 before int8."""
+    """Merges comparisons of models that differ only in the values of weights; sorted by level, then fp32 before
+    int8."""
     groups: dict[tuple[object, ...], list[SpeedComparison]] = {}
     for one in found:
         level = ("sparsity", "prune", "row") if not one.reference.sparsity else ("sparsity",)  # the reference tells it

@@ -1,4 +1,5 @@
-"""Benchmarks as they were measured, and what each step gained: the runtime itself, int8, the zeros, an int8 head."""
+"""Reads benchmarks as measured, and computes what each step gains: the runtime itself, int8, the zeros, an int8
+head."""
 
 from __future__ import annotations
 
@@ -35,17 +36,17 @@ class SpeedRow:
     """One backend on the dense and on the sparse model of one benchmark, as measured."""
 
     benchmark: str
-    """Fingerprint."""
+    """Fingerprint of the benchmark."""
     jobs: tuple[int, ...]
     options: dict[str, str]
     backend: str
     dense: Mapping[str, Any] | None
     sparse: Mapping[str, Any] | None
-    """Rows of benchmark.json; None where it was not run."""
+    """Rows of benchmark.json; None if the backend did not run."""
     note: str
-    """Why it was not run, or its note."""
+    """Why it did not run, or its note."""
     sparsity: float | None
-    """Of the sparse model's prunable weights, as achieved."""
+    """Achieved sparsity of the sparse model's prunable weights."""
     pattern: str
 
 
@@ -80,26 +81,26 @@ class Speed:
     slowest: float
     fastest: float
     weight_bytes: int | None
-    """Read for each decoded token."""
+    """Bytes of weights read for each decoded token."""
     fingerprints: tuple[str, ...]
-    """Of the benchmarks; with more than one, medians."""
+    """Fingerprints of the benchmarks; with more than one, the figures are medians."""
 
 
 def is_exact(backend: str) -> bool:
-    """Whether a backend computes what the evaluation of its checkpoint computed; False for one that is not there (any
-    more)."""
+    """Returns whether a backend computes what the evaluation of its checkpoint computed; False for a backend that no
+    longer exists."""
     return backend in BACKENDS.names() and BACKENDS.get(backend).exact
 
 
 def ran(side: str, backend: str) -> str:
-    """The input of a benchmark that a row ran."""
+    """Returns the input of the benchmark that a row ran."""
     if backend in BACKENDS.names() and BACKENDS.get(backend).quantized:
         return "quantized_dense" if side == "dense" else "quantized"
     return side
 
 
 def benchmarks(results: Results) -> Iterator[tuple[Result, Mapping[str, Any]]]:
-    """Every benchmark that was read, and its benchmark.json."""
+    """Yields every benchmark that was read, and its benchmark.json."""
     for result in results.all():
         if described(result.stage).makes is Benchmark and (found := result.read("benchmark.json")):
             yield result, found
@@ -153,7 +154,7 @@ def shares(rows: Sequence[SpeedRow]) -> list[Shares]:
 
 
 def fastest(table: DataFrame, checkpoint: str) -> Speed | None:
-    """Of a checkpoint, by the rows of benchmarks in the tidy table."""
+    """Returns the fastest decoding speed of a checkpoint, by the benchmark rows of the tidy table."""
     own = table[(table["checkpoint"] == checkpoint) & table["backend"].map(is_exact).astype(bool)]
     speeds = []
     for backend, rows in own.groupby("backend", sort=False):

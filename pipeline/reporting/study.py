@@ -1,4 +1,4 @@
-"""Everything in a report, collected from job folders and stores."""
+"""Collects everything in a report from the folders of jobs and the stores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Environment:
-    """In which some results were made."""
+    """The environment in which some results were made."""
 
     cpu: str
     cores: int
@@ -46,7 +46,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything else is a function of these two, computed when a reader asks for it."""
+    """All contents of a report, computed from these two fields when first read."""
 
     folders: list[Folder]
     results: Results
@@ -57,12 +57,12 @@ class Study:
 
     @cached_property
     def settings(self) -> list[dict[str, str]]:
-        """Of each job, the options in which jobs differ."""
+        """The options in which jobs differ, for each job."""
         return choices.settings(self.jobs)
 
     @cached_property
     def losses(self) -> list[str]:
-        """Of each job."""
+        """The loss of each job."""
         return [choices.loss(job.config) for job in self.jobs]
 
     @cached_property
@@ -72,13 +72,13 @@ class Study:
 
     @cached_property
     def references(self) -> list[Reference]:
-        """Tables that jobs name, whole."""
+        """The tables of published figures that jobs name, complete."""
         named = {job.config.get("reference") for job in self.jobs} - {None, ""}
         return [reference for reference in load() if reference.table in named] if named else []
 
     @cached_property
     def metric(self) -> str:
-        """By which models are compared first."""
+        """The metric by which models are compared first."""
         return analysis.main_metric(self.table, [reference.metric for reference in self.references])
 
     @cached_property
@@ -100,7 +100,7 @@ class Study:
 
     @cached_property
     def states(self) -> list[str]:
-        """How far each job came."""
+        """The state of each job."""
         return report_problems.states(self.jobs, self.settings, self.results)
 
     @cached_property
@@ -133,17 +133,17 @@ class Study:
 
     @cached_property
     def model_columns(self) -> list[str]:
-        """Without those by which no two models differ alone: sections that do not make a model."""
+        """`columns` without those by which no two models alone differ: sections that do not make a model."""
         return analysis.needed(self.columns, self.models)
 
     @cached_property
     def models(self) -> list[Row]:
-        """One row of the table for each evaluated model."""
+        """A row of the table for each evaluated model."""
         return list(models(self.table).to_dict("records"))
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Of quality, the main one first."""
+        """Metrics of quality, the main one first."""
         return sorted(metrics(self.table), key=lambda name: name != self.metric)
 
     @cached_property
@@ -152,18 +152,18 @@ class Study:
 
     @cached_property
     def qualities(self) -> dict[str, dict[str, Row]]:
-        """By evaluation, the rows of the table by metric."""
+        """Rows of the table by evaluation and metric."""
         found: dict[str, dict[str, Row]] = {}
         for row in self.table[self.table["evaluation"] != ""].to_dict("records"):
             found.setdefault(row["evaluation"], {}).update({row["metric"]: row} if row["metric"] else {})
         return found
 
     def rows(self, metric: str) -> list[Row]:
-        """Of the table, a model's each."""
+        """Rows of the table for one model each."""
         return list(self.table[(self.table["metric"] == metric) & (self.table["evaluation"] != "")].to_dict("records"))
 
     def dense(self, metric: str) -> list[Row]:
-        """Of dense models in floating point."""
+        """The dense models in floating point."""
         return [row for row in self.rows(metric) if row["kind"] == "dense_eval"]
 
     @cached_property
@@ -197,14 +197,14 @@ class Study:
 
     @property
     def speed_references(self) -> list[Reference]:
-        """Those with speed in the tables that jobs name; none where no speed was measured."""
+        """Published figures with speed of the tables that jobs name; none if no speed was measured."""
         return speed_verdicts.published(self.jobs) if self.speeds else []
 
 
 def collect(paths: Sequence[Path], runs: Path | None, otherwise: Path) -> Study:
-    """`runs`: the folder with the store; None: the one above each job, or `otherwise`.
+    """Collects a study. `runs` is the folder with the store; None means the one above each job, or `otherwise`.
 
-    Raises UserError where there is nothing to report.
+    Raises UserError if there is nothing to report.
     """
     found = [folders.read(path) for path in paths]
     results = Results([job for folder in found for job in folder.jobs], runs, otherwise)

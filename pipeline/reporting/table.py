@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 KINDS = ("dense_eval", "dense_eval_q", "one_shot_eval", "rung", "evaluate", "evaluate_q")
-"""What a model is to its job, in the order of the table."""
+"""Roles of a model in its job, in the order of the table."""
 FINETUNED = ("evaluate", "evaluate_q")
 BASELINES = ("dense_eval", "dense_eval_q")
-"""The model that pruning starts from, which may have come sparse."""
+"""Evaluations of the model that pruning starts from, which may have come sparse."""
 MODEL = ("kind", "label", "evaluation", "checkpoint", "jobs", "options", "loss", "sparsity", "model_sparsity",
          "checkpoint_bytes", "seconds")  # fmt: skip
 """Columns of a model. evaluation, checkpoint: fingerprints. jobs: places in the list of jobs. options: those that
@@ -51,9 +51,9 @@ UNUSED = {
     "dense_eval_q": ("sparsity", "prune", "schedule", "distill", "finetune"),
     "one_shot_eval": ("schedule", "distill", "finetune"),
 }
-"""Kind -> sections of options that models of that kind do not depend on."""
+"""Sections of options that models of a kind do not depend on."""
 BEFORE_TASKS = {"base_eval": "base", "foundation_eval": "foundation"}
-"""Evaluations on a corpus, and how their models are called."""
+"""Evaluations on a corpus, and the labels of their models."""
 SPEEDS = ("decode_tokens_per_second", "prefill_ms", "weight_bytes")
 """Figures of a benchmark's row, beside the speed-up."""
 
@@ -62,7 +62,8 @@ def tidy(
     jobs: Sequence[JobRecord], settings: Sequence[dict[str, str]], losses: Sequence[str], results: Results,
     speeds: Sequence[SpeedRow],
 ) -> DataFrame:  # fmt: skip
-    """`settings`: of each job, the options in which jobs differ; `losses`: of each job."""
+    """Builds the tidy table. `settings` are the options in which jobs differ, `losses` the losses, one entry for each
+    job."""
     from pandas import DataFrame
 
     uses: dict[str, list[tuple[int, Node]]] = {}
@@ -80,7 +81,7 @@ def tidy(
 
 
 def _place(found: tuple[Mapping[str, Any], Result]) -> tuple[bool, float, int, int]:
-    """Dense models first, then by sparsity, job by job."""
+    """Returns the sort key of a model: dense models first, then by sparsity, job by job."""
     model, kind = found[0], KINDS.index(found[0]["kind"])
     if model["kind"] in BASELINES:
         return False, 0.0, kind, model["jobs"][0]
@@ -132,8 +133,8 @@ def _label(kind: str, name: str, checkpoint: Result | None, sparsity: float | No
 
 
 def qualities(result: Result) -> Iterator[dict[str, Any]]:
-    """One row a metric; one without a metric where an evaluation has none. Of a result that the store has lost, the
-    summary tells the values but no protocol."""
+    """Yields a row for each metric, or one without a metric if an evaluation has none. For a lost result the summary
+    provides the values but no protocol."""
     found = [metric for metric in of_result(result.stage, result.metrics, result.folder).values() if metric.is_quality]
     for metric in found:
         keys = ("value", "stderr", "recovery", "higher_is_better", "protocol")
@@ -169,11 +170,11 @@ def _speeds(row: SpeedRow, results: Results) -> Iterator[dict[str, Any]]:
 
 
 def models(table: DataFrame) -> DataFrame:
-    """One row a model that was evaluated, in the order of the table."""
+    """Returns one row for each evaluated model, in the order of the table."""
     found: DataFrame = table[table["evaluation"] != ""].drop_duplicates("evaluation")
     return found
 
 
 def metrics(table: DataFrame) -> list[str]:
-    """Of quality."""
+    """Returns the names of the metrics of quality."""
     return [name for name in table.loc[table["evaluation"] != "", "metric"].unique() if name]

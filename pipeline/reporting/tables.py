@@ -12,7 +12,7 @@ from pipeline.reporting.study import Study
 
 
 def everything(study: Study) -> list[Table]:
-    """Those that have rows."""
+    """Returns all tables that have rows."""
     makers = (
         *(quality_tables.pivot, quality_tables.models, quality_tables.seeds, quality_tables.published),
         *(speed_tables.shares, speed_tables.published, speed_tables.backends),

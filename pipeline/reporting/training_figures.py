@@ -1,4 +1,4 @@
-"""Figures of training curves, of layers as they were pruned, and of the time that stages took."""
+"""Figures of training curves, of layers at pruning, and of the time that stages took."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TICKS = 10
-"""Names of blocks that an axis has room for."""
+"""Number of blocks that an axis has room to name."""
 MAX_PANELS = 9
 MARGIN = 0.08
-"""Of a panel above and below its curves, as a share of their range."""
+"""Space of a panel above and below its curves, as a share of their range."""
 SMOOTHED = 10
-"""Steps whose mean a training curve shows."""
+"""Steps over which a training curve is averaged."""
 SETTLED = 0.15
 """Share of the steps after which a curve must fit into its panel: the first ones after pruning would hide the rest."""
 Line = list[tuple[int, float]]
@@ -36,7 +36,7 @@ class Curve:
     panel: str
     series: str
     training: Line
-    """The task loss."""
+    """Task loss over steps."""
     validation: Line
     rungs: tuple[int, ...]
     """Steps at which the next rung begins."""
@@ -44,7 +44,7 @@ class Curve:
 
 
 def curves(study: Study) -> list[Curve]:
-    """One for each distinct fine-tuned model, by sparsity, the dense one first."""
+    """Returns a curve for each distinct fine-tuned model, by sparsity, the dense one first."""
     found: dict[str, Curve] = {}
     for at, job in enumerate(study.jobs):
         for model in ("dense", "sparse"):
@@ -82,7 +82,7 @@ def _curve(study: Study, at: int, job: JobRecord, model: str, results: Sequence[
 
 
 def training(study: Study) -> str | None:
-    """A panel for the dense model and for each sparsity. None where no stage trained."""
+    """Draws a panel for the dense model and for each sparsity. Returns None if no stage trained."""
     found = curves(study)
     panels = list(dict.fromkeys(curve.panel for curve in found))[:MAX_PANELS]
     if not panels:
@@ -119,7 +119,7 @@ def _draw(axes: Axes, curve: Curve, color: str) -> None:
 
 
 def _smooth(line: Line) -> Line:
-    """Each point the mean of the last steps."""
+    """Averages each point over the last steps."""
     return [(step, sum(v for _, v in line[max(0, i + 1 - SMOOTHED) : i + 1]) / min(i + 1, SMOOTHED))
             for i, (step, _) in enumerate(line)]  # fmt: skip
 
@@ -141,7 +141,8 @@ def _handles(series: dict[str, str]) -> list[Any]:
 
 
 def layers(study: Study) -> str | None:
-    """Error and sparsity of each linear, in the order of pruning, a line for each pruning. None where none linears."""
+    """Draws error and sparsity of each linear, in the order of pruning, a line for each pruning. Returns None if
+    nothing was pruned."""
     found: dict[str, tuple[str, list[dict[str, float | str | None]]]] = {}
     for job in study.jobs:
         for node in job.nodes.values():
@@ -181,7 +182,7 @@ def layers(study: Study) -> str | None:
 
 
 def _blocks(axes: Axes, names: Sequence[str]) -> None:
-    """Ticks at the first linear of some of the blocks, by the number in its name."""
+    """Sets ticks at the first linear of some of the blocks, by the number in its name."""
     starts = [(at, name) for at, name in enumerate(names) if at == 0 or _block(name) != _block(names[at - 1])]
     shown: list[tuple[int, str]] = []
     for at, name in starts:
@@ -191,7 +192,8 @@ def _blocks(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _block(name: str) -> str:
-    """model.encoder.layers.3.fc1 -> encoder 3; model.layers.3.mlp.up_proj -> block 3."""
+    """Returns the name of a linear's block: model.encoder.layers.3.fc1 -> encoder 3; model.layers.3.mlp.up_proj ->
+    block 3."""
     parts = name.split(".")
     at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     if at is None:
@@ -201,7 +203,7 @@ def _block(name: str) -> str:
 
 
 def times(study: Study) -> str | None:
-    """Seconds of each group of the DAG, and those that sharing saved."""
+    """Draws the seconds of each group of the DAG, and those that sharing saved."""
     groups = [group for group in study.groups if group.seconds]
     if not groups:
         return None

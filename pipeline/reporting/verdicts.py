@@ -1,4 +1,4 @@
-"""Published figures beside ours, with verdicts."""
+"""Compares our figures with published ones and gives verdicts."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Row = Mapping[str, Any]
-"""Of the tidy table."""
+"""A row of the tidy table."""
 
 Verdict = Literal["within error", "better", "worse", "no error known", "no reference (other model)",
                   "no reference (other data)"]  # fmt: skip
 WHOLE = {"evaluate.perplexity.windows": 0, "evaluate.perplexity.documents": 0, "evaluate.generation.limit": 0,
          "data.size": 0}  # fmt: skip
-"""Published figures are of whole splits."""
+"""Options of a whole split, on which published figures are measured."""
 SAME = 0.005
-"""Sparsities this near are the same level."""
+"""Sparsities that differ by less are the same level."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A quality of a model of ours, and the published one at the same place of its table."""
+    """A quality of one of our models, and the published one at the same place of its table."""
 
     row: Row
     reference: Reference
@@ -41,7 +41,7 @@ class Comparison:
 
 
 def compare(jobs: Sequence[JobRecord], table: DataFrame, references: Sequence[Reference]) -> list[Comparison]:
-    """For each model of ours at the place of a published one: same level, loss, pattern and precision, in the table
+    """Compares each of our models with the published ones of the same level, loss, pattern and precision, in the table
     that its job names."""
     return [
         _compared(row, jobs[row["jobs"][0]], reference)
@@ -73,8 +73,8 @@ def _compared(row: Row, job: JobRecord, reference: Reference) -> Comparison:
 
 
 def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
-    """Whether a published figure is of the job's model, and of its data as it was measured there: the names of both by
-    the last parts of their paths, the whole split, and what else the reference's protocol says."""
+    """Returns whether a published figure is of the job's model, and of its data as measured there: by the last parts of
+    their paths, the whole split, and the rest of the reference's protocol."""
     data = job.config.get("data", {})
     model = _last(source(job.config.get("model", {})))
     named = f"{_last(source(data))} {data.get('subset', '')}"
@@ -83,7 +83,8 @@ def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
 
 
 def differences(config: Mapping[str, Any], reference: Reference) -> list[str]:
-    """`option=value, published VALUE` for each option by which the job measured otherwise than the published figure."""
+    """Returns `option=value, published VALUE` for each option in which the job's measurement differs from the published
+    one."""
     expected: dict[str, Any] = dict(WHOLE) | dict(reference.protocol)
     found = []
     for option, value in expected.items():
@@ -97,7 +98,7 @@ def differences(config: Mapping[str, Any], reference: Reference) -> list[str]:
 
 
 def _option(config: Mapping[str, Any], option: str) -> Any:
-    """None where the job has no such option."""
+    """Returns the value of an option; None if the job does not have it."""
     found: Any = config
     for part in option.split("."):
         if not isinstance(found, Mapping) or part not in found:
@@ -128,7 +129,7 @@ def _last(path: str) -> str:
 
 
 def _is_one_of(name: str, names: Sequence[str]) -> bool:
-    """Spelling aside: google-t5/t5-small is T5-small, google/mt5-small is not."""
+    """Compares names apart from spelling: google-t5/t5-small is T5-small, google/mt5-small is not."""
     return _letters(name) in map(_letters, names)
 
 

@@ -1,4 +1,4 @@
-"""The report as files: Markdown, CSV, LaTeX and JSON; the page is `page`."""
+"""Writes the report as Markdown, CSV, LaTeX and JSON; `page` writes the HTML."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 OLD_NAMES = {"options": "dials", "note": "told"}
-"""Of report.json."""
+"""Names of fields in report.json, by our names. They stay for existing readers of the file."""
 PAPER = ("pivot", "models", "seeds", "published", "shares", "published_speeds")
-"""Tables that are short enough for one."""
+"""Tables short enough for a paper."""
 WIDTH = 100
-"""Characters of a line of them: in small type somewhat more than a page is wide, to which it is shrunk."""
+"""Characters of a LaTeX table's line: in small type somewhat wider than a page, to which it is shrunk."""
 LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "–": "--",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≥": r"$\ge$", "≤": r"$\le$",
     "<": "$<$", ">": "$>$", "|": "$|$", "→": r"$\to$", "…": r"\dots{}",
 })  # fmt: skip
-"""pandas escapes its own eleven signs alone, and those not in captions."""
+"""Characters to escape: pandas escapes only eleven, and none in captions."""
 HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|"})
 
 
@@ -63,8 +63,8 @@ def environment(at: Environment) -> str:
 
 
 def latex(study: Study) -> str:
-    """Tables for a paper, without the long ones and the columns of least weight: what \\input needs, nothing of a
-    document."""
+    r"""Returns tables for a paper, without the long ones and the columns of least weight: for \input, without a
+    document around them."""
     lines = [f"% {_one_line(study.title)}. Needs \\usepackage{{booktabs,graphicx}}. All columns are in report.md."]
     lines += [f"% {_one_line(folder.command)}" for folder in study.folders]
     for whole in tables.everything(study):
@@ -83,7 +83,7 @@ def latex(study: Study) -> str:
 
 
 def frame(table: Table, text: Any) -> DataFrame:
-    """The texts of a table; `text`: (row, key of a column) -> what its cell says."""
+    """Returns the texts of a table; `text` maps a row and a column key to the text of its cell."""
     from pandas import DataFrame
 
     rows = [[text(row, column.key) for column in table.columns] for row in table.rows]
@@ -95,12 +95,12 @@ def tex(text: str) -> str:
 
 
 def md(text: str) -> str:
-    """Text that Markdown shows as it is: no tags, no columns."""
+    """Escapes text so that Markdown shows it unchanged: no tags, no columns."""
     return text.translate(HTML)
 
 
 def code(text: str) -> str:
-    """Between backticks, more of them than stand in the text: there nothing has a meaning."""
+    """Quotes text with more backticks than it contains, so that nothing in it has a meaning."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
     return f"{fence} {text} {fence}" if longest else f"{fence}{text}{fence}"
@@ -123,8 +123,8 @@ def _one_line(text: str) -> str:
 
 
 def comma_separated(study: Study) -> str:
-    """A row for each model, or where none was evaluated, for each model of each backend; figures unrounded: for a
-    spreadsheet or a data frame."""
+    """Returns a row for each model, or if none was evaluated, for each model of each backend, with unrounded figures,
+    for a spreadsheet or a data frame."""
     from pandas import DataFrame
 
     rows = [_flat(study, row) for row in study.models] or [
@@ -157,13 +157,13 @@ def _flat_speed(study: Study, row: SpeedRow, side: str) -> dict[str, Any]:
 
 
 def _asked(study: Study, row: Row) -> dict[str, Any]:
-    """The jobs and options of a row."""
+    """Returns the jobs and options of a row."""
     jobs = {"jobs": " ".join(study.jobs[at].folder.name for at in row["jobs"])}
     return jobs | {f"option.{key}": row["options"].get(key, "") for key in study.columns}
 
 
 def _flat_published(study: Study, benchmarks: Sequence[str], backend: str, dense: bool) -> dict[str, Any]:
-    """Ours and the paper's ratio, by what gains it."""
+    """Returns our ratio and the paper's, by what gains it."""
     beside = [
         at
         for at in study.speed_comparisons
@@ -179,7 +179,7 @@ def _flat_published(study: Study, benchmarks: Sequence[str], backend: str, dense
 
 
 def as_json(study: Study) -> str:
-    """report.json: every figure with the fingerprint of the result it is from."""
+    """Returns report.json: every figure with the fingerprint of its result."""
     return json.dumps(_record(study), indent=1, ensure_ascii=False, default=dict) + "\n"
 
 
@@ -237,7 +237,7 @@ def _record(study: Study) -> dict[str, Any]:
 
 
 def _status(node: Node) -> str:
-    """Empty where nothing has become of it (yet)."""
+    """Returns the status; empty if there is none (yet)."""
     return "" if node.status == Status.TO_RUN else node.status.value
 
 
@@ -250,5 +250,5 @@ def _model(study: Study, model: Row) -> dict[str, Any]:
 
 
 def _as_written(row: dict[str, Any]) -> dict[str, Any]:
-    """With the names that report.json has for swept parameters and notes."""
+    """Renames swept parameters and notes to their names in report.json."""
     return {OLD_NAMES.get(key, key): value for key, value in row.items()}

@@ -1,1 +1,1 @@
-"""Results on disk: a folder for each, found by its fingerprint. `python -m pipeline.store` is the command."""
+"""Stores results on disk: a folder for each, found by its fingerprint. `python -m pipeline.store` is the command."""

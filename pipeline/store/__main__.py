@@ -1,4 +1,4 @@
-"""`python -m pipeline.store verify|gc|ls`: list the store, check it, free space."""
+"""`python -m pipeline.store verify|gc|ls`: checks the store, frees space, lists results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEEP_DAYS_RUNS, KEEP_DAYS_CACHE = 1.0, 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 1 if `verify` found damage; 2 if the call was wrong."""
+    """Runs the command. Returns its exit code: 0; 1 if `verify` found damage; 2 if the call was wrong."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160, soft_wrap=True)
     runs = Path(options.runs)
@@ -153,8 +153,8 @@ def _verify(store: Store, runs: Store, remove: bool, console: Console) -> int:
 
 
 def _doubtful(damaged: Sequence[Path], stores: Mapping[Path, Store]) -> Iterable[tuple[Store, Path]]:
-    """What came of damaged results, through any number of stages, and may have come of the damage. A result that was
-    made since inputs are compared when they are used is whole, and so is all that was made from it."""
+    """Returns the results that were made from damaged ones, through any number of stages, and may be wrong too. Results
+    made since inputs are compared before use are whole, and so is everything made from them."""
     waiting = {path.name for path in damaged}
     entries = [(store, entry) for store in stores.values() for entry in store.entries()]
     seen: set[Path] = set(damaged)
@@ -200,7 +200,7 @@ def _gc(store: Store, runs: Path, options: argparse.Namespace, console: Console)
 
 
 def _users(store: Store, runs: Path) -> Iterable[Entry]:
-    """Results of runs that were made from the cache's."""
+    """Returns the results of runs that were made from the cache's."""
     made = Store(runs / "store")
     return () if made.root == store.root else made.entries()
 

@@ -1,4 +1,4 @@
-"""What may be deleted from a store: results that no plan names, and what kills left behind."""
+"""Finds what may be deleted from a store: results that no plan names, and remains of killed processes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Garbage:
 
 
 def plans(runs: Path) -> dict[Path, set[str]]:
-    """The fingerprints that each plan.json below sweeps/ and jobs/ names.
+    """Returns the fingerprints that each plan.json below sweeps/ and jobs/ names.
 
-    Raises UserError for a plan that cannot be read: what it needs must not be taken for garbage.
+    Raises UserError for a plan that cannot be read: the results it needs must not be deleted.
     """
     found = {}
     for path in sorted(path for folder in ("sweeps", "jobs") for path in (runs / folder).rglob("plan.json")):
@@ -38,7 +38,8 @@ def plans(runs: Path) -> dict[Path, set[str]]:
 
 
 def planned(runs: Path) -> set[str]:
-    """All fingerprints that a plan names: of jobs, and of sweeps, which plan their jobs before those begin.
+    """Returns all fingerprints that a plan names: plans of jobs, and of sweeps, which plan their jobs before those
+    begin.
 
     Raises UserError for a plan that cannot be read.
     """
@@ -56,10 +57,10 @@ def collect(
     spare_inputs: bool = True,
     users: Iterable[Entry] = (),
 ) -> Iterator[Garbage]:
-    """What no plan names: abandoned scratch, and results older than `keep_days`.
+    """Returns what no plan names: abandoned scratch folders, and results older than `keep_days`.
 
-    With `spare_inputs`, what a kept result was made from is kept too, and what that was made from; `users` are
-    results of another store that count as kept. Checkpoints of a planned result that is not finished are kept.
+    With `spare_inputs`, everything that a kept result was made from is kept too; `users` are results of another store
+    that count as kept. Checkpoints of a planned result that is not finished are kept.
     """
     entries = list(store.entries())
     young = {entry.fingerprint for entry in entries if _age_days(entry) < keep_days}
@@ -96,5 +97,5 @@ def _age_days(entry: Entry) -> float:
 
 
 def age_seconds(entry: Entry) -> float:
-    """Since the result was published."""
+    """Returns the time since the result was published."""
     return max(0.0, time.time() - (entry.path / record.META).stat().st_mtime)

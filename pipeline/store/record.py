@@ -1,4 +1,4 @@
-"""meta.json: what the folder of a result holds, and whether it still does."""
+"""Writes and checks meta.json, which lists what the folder of a result holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ META = "meta.json"
 def seal(folder: Path, meta: Mapping[str, Any]) -> None:
     """Makes all files read-only and durable, and writes meta.json, last, with their list and its own digest.
 
-    Raises ValueError for what a result may not hold: links and other things that are no files, and a meta.json.
+    Raises ValueError for what a result may not hold: links and other things that are not files, and a meta.json.
     """
     files = {}
     for path in sorted(disk.files_below(folder)):
@@ -35,7 +35,7 @@ def seal(folder: Path, meta: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The meta.json of a folder; empty if it is missing, corrupted or of another folder."""
+    """Reads the meta.json of a folder; empty if it is missing, corrupted or belongs to another folder."""
     try:
         recorded = json.loads((folder / META).read_bytes())
         meta = unsealed(recorded) if "digest" in recorded else {}
@@ -46,15 +46,15 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str:
-    """Compares list and sizes: returns the first file that is missing or has the wrong size, in one line; "" if there
+    """Compares list and sizes. Returns one line for the first file that is missing or has the wrong size; "" if there
     is none."""
     return next(iter(_of_stable_folder(folder, _by_size)), "")
 
 
 def check_contents(folder: Path, endings: tuple[str, ...] = ("",)) -> str:
-    """Compares contents, for a reader that is about to use the files (those with such names): the first that is not the
-    recorded one, in one line; "" if there is none. A file that this process has read before and that has not been
-    touched since is not read again."""
+    """Compares contents before the files (those with such names) are used. Returns one line for the first that differs
+    from its recorded digest; "" if there is none. Skips files that this process has read before and that were not
+    touched since."""
     for name, facts in read(folder).get("files", {}).items():
         path = folder / name
         if not name.endswith(endings):
@@ -73,7 +73,7 @@ def check_contents(folder: Path, endings: tuple[str, ...] = ("",)) -> str:
 
 
 def remember_whole(folder: Path) -> None:
-    """The files of a result that this process has just sealed need no second reading."""
+    """Marks the files of a result that this process has just sealed as read, so that they are not read again."""
     for name, facts in read(folder).get("files", {}).items():
         stat = (folder / name).stat()
         _read_whole.add((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, facts["sha256"]))
@@ -84,17 +84,17 @@ _read_whole: set[tuple[int, int, int, int, str]] = set()
 
 
 def verify(folder: Path, progress: Callable[[int], None] = lambda count: None) -> list[str]:
-    """Compares contents: one line for each file that is missing, corrupted or unexpected.
+    """Compares contents. Returns one line for each file that is missing, corrupted or unexpected.
 
-    `progress` is called with the number of bytes read, as they are read.
+    Calls `progress` with the number of bytes of each chunk read.
     """
     return _of_stable_folder(folder, lambda stable: _by_contents(stable, progress))
 
 
 def _of_stable_folder(folder: Path, check: Callable[[Path], list[str]]) -> list[str]:
-    """Repeats a check whose folder was replaced meanwhile, which would compare an old list with new files.
+    """Repeats a check if the folder was replaced meanwhile, which would compare an old list with new files.
 
-    The folder is held open meanwhile: until it is let go, no later one can have the number of its inode.
+    Holds the folder open meanwhile, so that no later one can get the number of its inode.
     """
     while True:
         try:

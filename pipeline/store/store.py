@@ -49,8 +49,7 @@ class Entry:
 
     @cached_property
     def content(self) -> str:
-        """A digest of what its files hold, but for the curves, in which the time stands: the same for what was made
-        twice alike."""
+        """Returns a digest of its files except the curves, which contain times: equal for two results made alike."""
         held = sorted((name, facts["sha256"]) for name, facts in self.meta["files"].items() if name != CURVES)
         return hashlib.sha256(json.dumps(held).encode("ascii")).hexdigest()[:SHORT]
 
@@ -66,7 +65,7 @@ class Store:
         self.option = option
 
     def find(self, stage: str, fingerprint: str) -> Entry | None:
-        """The published result, if all its files are there in their sizes. Their contents are `verify`'s matter.
+        """Returns the published result if all its files are there in their sizes. `verify` checks their contents.
 
         Raises UserError if another result, whose fingerprint begins alike, has its folder.
         """
@@ -76,7 +75,8 @@ class Store:
         return Entry(stage, fingerprint, path)
 
     def damage(self, stage: str, fingerprint: str) -> str:
-        """Which file of a published result is missing or has the wrong size, in one line; "" if none, or no result."""
+        """Returns in one line which file of a published result is missing or has the wrong size; "" if none, or if
+        there is no result."""
         path = self.folder(stage, fingerprint)
         trouble = record.damage(path)
         there = "" if trouble else record.read(path).get("fingerprint", "")
@@ -89,32 +89,32 @@ class Store:
         return trouble
 
     def corruption(self, entry: Entry) -> str:
-        """Which file of a result does not hold what was recorded, in one line; "" if none. Reads the files, once in a
-        process: for whoever is about to use them."""
+        """Returns in one line which file of a result differs from its recorded digest; "" if none. Reads the files,
+        once in a process, before they are used."""
         return record.check_contents(entry.path)
 
     def tidy(self, stage: str, fingerprint: str) -> None:
-        """Deletes what a kill between publication and the end left of a result that is there."""
+        """Deletes what a kill right after publication left of a result that is there."""
         key = _key(stage, fingerprint)
         if self._scratch(key).exists():
             with suppress(Timeout, OSError), disk.locked(self._lock(key), None):
                 disk.delete(self._scratch(key))
 
     def entries(self, stage: str | None = None) -> Iterator[Entry]:
-        """Published results whose meta.json is whole, by stage and fingerprint."""
+        """Yields published results whose meta.json is whole, by stage and fingerprint."""
         for path in self.folders(stage):
             if meta := record.read(path):
                 yield Entry(path.parent.name, meta["fingerprint"], path)
 
     def newest(self, stage: str, count: int) -> Iterator[Entry]:
-        """The results of a stage that were published last, at most `count`; the others are not read."""
+        """Returns at most `count` results of a stage, those published last; the others are not read."""
         folders = sorted(self.folders(stage), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in folders[:count]:
             if meta := record.read(path):
                 yield Entry(path.parent.name, meta["fingerprint"], path)
 
     def folders(self, stage: str | None = None) -> Iterator[Path]:
-        """Folders of published results, damaged ones too."""
+        """Yields the folders of published results, damaged ones included."""
         for place in sorted(self.root.glob(stage or "[!.]*")):
             yield from sorted(path for path in place.glob("[0-9a-f]" * SHORT) if path.is_dir())
 
@@ -122,11 +122,12 @@ class Store:
     def fill(
         self, stage: str, fingerprint: str, waiting: Callable[[str], None], replace: bool = False
     ) -> Iterator[Slot]:
-        """A slot for this result, under its lock. If another process has that, `waiting` is called once with who.
+        """Yields a slot for this result, under its lock. If another process has that, calls `waiting` once with its
+        holder.
 
-        Where `slot.entry` is set there is nothing to do: the result is there; with `replace`, another process
-        made it anew while we waited. If the body does not publish, nothing is left of it but `slot.resume`.
-        Raises UserError if the disk is full, in the body or in publishing.
+        If `slot.entry` is set there is nothing to do: the result is there; with `replace`, another process made it anew
+        while we waited. If the body does not publish, only `slot.resume` stays. Raises UserError if the disk is full,
+        in the body or in publishing.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -162,13 +163,13 @@ class Store:
             ) from error
 
     def scratch(self) -> Iterator[Path]:
-        """Scratch folders that no process works in: what kills and failures left."""
+        """Returns the scratch folders that no process works in: remains of kills and failures."""
         for path in sorted(self.root.glob(".scratch/*")):
             if not disk.is_held(self._lock(path.name)):
                 yield path
 
     def remove(self, path: Path) -> bool:
-        """Deletes the folder of a result, or something in scratch. False if a process works there.
+        """Deletes the folder of a result, or something in scratch. Returns False if a process works there.
 
         A kill in the middle leaves the rest in scratch, never half a result.
         """
@@ -193,15 +194,15 @@ class Store:
         return True
 
     def is_stored(self, stage: str, fingerprint: str) -> bool:
-        """Whether there is a result, damaged or not: quicker than `find`, for displays."""
+        """Returns whether there is a result, damaged or not: faster than `find`, for displays."""
         return (self.folder(stage, fingerprint) / record.META).exists()
 
     def progress(self, stage: str, fingerprint: str) -> Path:
-        """The file in which a process that makes this result writes its progress."""
+        """Returns the file in which a process that makes this result writes its progress."""
         return self._scratch(_key(stage, fingerprint)) / PROGRESS
 
     def folder(self, stage: str, fingerprint: str) -> Path:
-        """Where the result is, or would be."""
+        """Returns the folder where the result is, or would be."""
         return self.root / stage / fingerprint[:SHORT]
 
     def _scratch(self, key: str) -> Path:
@@ -212,7 +213,7 @@ class Store:
 
 
 class Slot:
-    """The place of a result in the making. Lives while the lock is held."""
+    """The place of a result that is being made. Exists while the lock is held."""
 
     def __init__(self, store: Store, stage: str, fingerprint: str, entry: Entry | None) -> None:
         self._stage = stage
@@ -236,8 +237,8 @@ class Slot:
             self.resume.mkdir(exist_ok=True)
 
     def resume_from(self, made_of: Mapping[str, Any], anew: bool) -> None:
-        """Deletes checkpoints of a killed attempt that was made of something else and would come out otherwise. With
-        `anew` also those of one that was not begun anew itself."""
+        """Deletes checkpoints of a killed attempt that was made from something else and would give another result. With
+        `anew` also those of an attempt that was not itself begun anew."""
         record = {"made_of": dict(made_of), "anew": anew}
         try:
             before = json.loads(self._resumes.read_bytes())
@@ -253,9 +254,9 @@ class Slot:
             disk.fsync(self._scratch)
 
     def publish(self, meta: Mapping[str, Any]) -> Entry:
-        """Seals `out` (the list of its files goes into meta.json) and puts it in its place in one step.
+        """Seals `out` (the list of its files goes into meta.json) and moves it into its place in one step.
 
-        A result that is there already gives way.
+        Replaces a result that is already there.
         """
         if (meta["stage"], meta["fingerprint"]) != (self._stage, self._fingerprint):
             raise ValueError(f"meta of {meta['stage']} {meta['fingerprint']} in the slot of another result")
@@ -272,7 +273,7 @@ class Slot:
         return self.entry
 
     def close(self) -> None:
-        """Deletes what was not published; checkpoints stay while the result is yet to come."""
+        """Deletes what was not published; checkpoints stay until the result is published."""
         disk.delete(self.out)
         disk.delete(self.progress)
         if self.entry or not any(self._scratch.glob(f"{RESUME}/*")):

@@ -1,1 +1,2 @@
-"""Many jobs of one line: planned together, what they share made first. `python -m pipeline.sweeps` looks after them."""
+"""Sweeps: many jobs of one command, planned together; shared results are made first. `python -m pipeline.sweeps`
+manages them."""

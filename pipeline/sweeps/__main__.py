@@ -1,4 +1,4 @@
-"""`python -m pipeline.sweeps ls|show|watch|retry-failed`: sweeps that ran, run, or did not come to their end."""
+"""`python -m pipeline.sweeps ls|show|watch|retry-failed`: lists, shows, watches and retries sweeps."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _find(runs: Path, begins: str) -> Sweep:
-    """Raises UserError if there is none, or more than one."""
+    """Returns the sweep whose id begins so. Raises UserError if there is none, or more than one."""
     known = sweeps(runs)
     if not known:
         raise UserError(f"no sweep under {runs / 'sweeps'}; `make sweep` makes one", "--runs")
@@ -127,7 +127,7 @@ def _exit_code(status: Status) -> int:
 
 
 def _retry(sweep: Sweep, runs: Path, console: Console) -> int:
-    """The same line into the same folder, which leaves out the jobs that are done."""
+    """Runs the same command into the same folder, which skips the jobs that are done."""
     state = read(sweep)
     if state.alive:
         raise UserError(f"sweep {sweep.id} is running ({sweep.process}); wait for its end, or end it", "ID")

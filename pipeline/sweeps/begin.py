@@ -1,4 +1,4 @@
-"""The beginning of a sweep: its record is written, then what its jobs share runs, if they run on this machine."""
+"""Begins a sweep: writes its record, then makes what its jobs share, if they run on this machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def begin(master: DictConfig, plans: Sequence[JobPlan], side_by_side: int, conso
 
 
 def _again(sweep: Sweep, there: Sweep) -> Sweep:
-    """A folder that holds a sweep already goes on with the same one."""
+    """Continues the sweep that the folder already holds."""
     if [job.overrides for job in there.jobs] != [job.overrides for job in sweep.jobs]:
         raise UserError(f"{sweep.folder} holds another sweep; choose a new folder", "hydra.sweep.dir")
     if there.alive and there.process != sweep.process:
@@ -58,7 +58,7 @@ def _again(sweep: Sweep, there: Sweep) -> Sweep:
 
 
 def _unfinished(runs: Path, plans: Sequence[JobPlan]) -> str:
-    """The newest sweep of the same jobs, if some of them did not end well."""
+    """Returns the newest sweep of the same jobs, if some of them did not end well."""
     asked = [item.job.overrides for item in plans]
     for known in sweeps(runs):
         if asked and [job.overrides for job in known.jobs] == asked:

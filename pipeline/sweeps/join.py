@@ -1,5 +1,5 @@
-"""A job finds the record of its sweep. Where another sweeper than ours thinks of the jobs on the way, the first of them
-begins the record and each adds itself."""
+"""Connects a job with the record of its sweep. If another sweeper chooses the jobs on the way, the first job begins the
+record and each adds itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new_sweep(folder: Path, cache: str, side_by_side: int, process: str, jobs: l
 
 
 def sweep_of_this_job(cache: str) -> Sweep:
-    """Its record; begun here if the sweeper has not."""
+    """Returns the record of the job's sweep; begins it if the sweeper has not."""
     config = HydraConfig.get()
     folder = Path(config.runtime.cwd, config.sweep.dir)
     with FileLock(folder / f"{RECORD}.lock"):
@@ -44,7 +44,7 @@ def sweep_of_this_job(cache: str) -> Sweep:
 
 
 def with_job(sweep: Sweep, num: int, overrides: list[str], plan: Plan) -> Sweep:
-    """The record with this job in it."""
+    """Returns the record with this job in it."""
     return sweep if sweep.job(num) else add_job(sweep.folder, sweep_job(num, overrides, sweep.command, plan))
 
 

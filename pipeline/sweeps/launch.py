@@ -1,4 +1,5 @@
-"""A sweep from its command line to its end: jobs are planned, what they share is made, then the launcher has them."""
+"""Runs a sweep from its command line to its end: jobs are planned, shared results made, then the launcher runs the
+jobs."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from stages.contracts import UserError
 
 @dataclass
 class ReportedJob:
-    """What the launcher calls for each job: one that fails says why at once. The others go on."""
+    """Function that the launcher calls for each job. A failed job says why at once; the others continue."""
 
     task: TaskFunction
 
@@ -46,8 +47,8 @@ class ReportedJob:
 def run_sweep(
     asked: Sequence[str], master: DictConfig, loader: ConfigLoader, launcher: Launcher, batch: int | None
 ) -> list[JobReturn]:
-    """Raises JobFailedError if not all jobs are done at the end, UserError, and HydraException for overrides that name
-    no option; with those, nothing runs."""
+    """Runs a sweep. Raises JobFailedError if not all jobs are done at the end, UserError, and HydraException for
+    overrides that name no option; in the last two cases nothing runs."""
     console = table_console()
     jobs = expand_overrides(asked, master, loader)
     if batch is not None and batch < 1:
@@ -79,7 +80,8 @@ def run_sweep(
 
 
 def _show(plans: Sequence[JobPlan], here: bool, console: Console) -> None:
-    """Raises JobFailedError for jobs of which it is known that they cannot end well; `here`: on this machine."""
+    """Shows the plans. Raises JobFailedError for jobs that are known to fail; `here` means that they run on this
+    machine."""
     show_plans(plans, console)
     problems = {
         job.job.num: preflight.early_problems(job.plan, job.config.device if job.config and here else "")

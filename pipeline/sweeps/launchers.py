@@ -1,4 +1,4 @@
-"""What is known of Hydra's launchers: whether jobs run on this machine, and how many at a time."""
+"""Knows Hydra's launchers: whether jobs run on this machine, and how many at a time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from engine import cpu
 from stages.contracts import UserError
 
 WORKERS = ".JoblibLauncher"
-"""Runs jobs in processes of this machine, which must not outlive the launching one."""
+"""Launchers that run jobs in processes of this machine, which must not outlive the launching one."""
 LOCAL = (".BasicLauncher", WORKERS)
 
 
 def parallel(hydra: Any) -> int:
-    """How many jobs share this machine, by Hydra's configuration; 0: they run on machines of their own."""
+    """Returns how many jobs share this machine, by Hydra's configuration; 0 means that they run on machines of their
+    own."""
     if not is_local(hydra):
         return 0
     asked = int(hydra.launcher.get("n_jobs", 1))

@@ -1,4 +1,4 @@
-"""All jobs of a sweep, composed and planned before the first of them runs: what each would run, and what they share."""
+"""Composes and plans all jobs of a sweep before the first runs: what each would run, and what they share."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from stages.contracts import UserError
 class JobPlan:
     job: SweepJob
     config: Config | None
-    """None where `job.error` says why."""
+    """The configuration; None if `job.error` says why there is none."""
     plan: Plan = field(default_factory=dict)
     threads: int = 0
-    """Asked for; 0: none were, and `config` has its share of the machine's."""
+    """Configured threads; 0: none were configured, and `config` has the job's share of the machine's."""
 
 
 def expand_overrides(asked: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[list[str]]:
-    """The overrides of each job, in order: every combination of the values asked for."""
+    """Returns the overrides of each job, in order: every combination of the given values."""
     choices: dict[str, list[str]] = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(asked)):
         key = override.get_key_element()
@@ -61,7 +61,8 @@ def _values(override: Override, master: DictConfig, loader: ConfigLoader) -> Ite
 
 
 def _options(group: str, kind: ObjectType | None, master: DictConfig, loader: ConfigLoader) -> list[str]:
-    """The options of a group, also from the user's own folders (`hydra.searchpath`); none if there is no such group."""
+    """Returns the options of a group, also from the user's own folders (`hydra.searchpath`); none if there is no such
+    group."""
     found: list[str]
     if master.hydra.searchpath:  # Hydra reads files anew to know these
         found = loader.get_group_options(group, kind, master.hydra.job.config_name, list(master.hydra.overrides.hydra))
@@ -71,9 +72,9 @@ def _options(group: str, kind: ObjectType | None, master: DictConfig, loader: Co
 
 
 def plan_jobs(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]], parallel: int) -> list[JobPlan]:
-    """Every job with its plan, or with why it has none: that one alone fails.
+    """Plans every job; a job that cannot be planned fails alone, with its reason.
 
-    Raises HydraException for overrides that name no option: with those, nothing runs.
+    Raises HydraException for overrides that name no option: then nothing runs.
     """
     common = [line for line in jobs[0] if all(line in overrides for overrides in jobs)]
     plans = []
@@ -90,14 +91,14 @@ def plan_jobs(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]
 
 
 def sweep_job(num: int, overrides: list[str], common: Sequence[str], plan: Plan, error: str = "") -> SweepJob:
-    """A job for the record of its sweep, named by what is not `common` to its jobs."""
+    """Returns a job for the record of its sweep, named by the overrides that are not `common` to its jobs."""
     chosen = dials(overrides, common)
     nodes = {name: SweepNode(item.node.stage, item.fingerprint) for name, item in plan.items()}
     return SweepJob(num, name_of(chosen), overrides, chosen, nodes, error)
 
 
 def distinct(plans: Sequence[JobPlan]) -> dict[str, Planned]:
-    """What all jobs come to, each result once, by fingerprint; to run, if any of them needs it run."""
+    """Returns the distinct nodes of all jobs by fingerprint; a node runs if any job needs it to."""
     found: dict[str, Planned] = {}
     for item in (item for job in plans for item in job.plan.values()):
         if item.fingerprint not in found or found[item.fingerprint].status == Status.UNNEEDED:
@@ -113,8 +114,8 @@ def counted(plans: Sequence[JobPlan]) -> str:
 
 
 def _compose(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]]) -> Iterator[DictConfig]:
-    """The configuration of each job. Reading files takes nearly all of the time, so that jobs that choose the same
-    options of all groups are composed once; then each one's values are set."""
+    """Returns the configuration of each job. Reading files takes nearly all of the time, so jobs that choose the same
+    options of all groups are composed once; then each job's own values are set."""
     parser = OverridesParser.create(config_loader=loader)
     is_group = functools.cache(lambda key: bool(_options(key, None, master, loader)))
     composed: dict[tuple[str, ...], DictConfig] = {}

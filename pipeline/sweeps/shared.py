@@ -1,4 +1,4 @@
-"""What runs on this machine before the first job of a sweep: sources, checks with them, and what several jobs share."""
+"""Runs what precedes the first job of a sweep: sources, checks with them, and results that several jobs share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stages.index import described
 
 
 def with_results(plan: Plan, made: Mapping[str, Entry]) -> Plan:
-    """The plan of a job with what has been made since, by fingerprint."""
+    """Returns the plan of a job with the results that were made since, by fingerprint."""
     return {
         name: replace(item, status=Status.HIT, entry=made[item.fingerprint], replace=False)
         if item.fingerprint in made
@@ -35,20 +35,20 @@ def with_results(plan: Plan, made: Mapping[str, Entry]) -> Plan:
 
 
 def made_before(folder: Path, stores: Stores) -> dict[str, Entry]:
-    """What the shared stages of the sweep in `folder` made, by fingerprint."""
+    """Returns what the shared stages of the sweep in `folder` made, by fingerprint."""
     return {key: entry for key, it in read_shared(folder).items() if (entry := _entry(it, stores))}
 
 
 def failures(folder: Path) -> dict[str, str]:
-    """{fingerprint: why} of shared stages that failed, so that no job tries them again."""
+    """Returns why shared stages failed, by fingerprint, so that no job tries them again."""
     return {key: it.error for key, it in read_shared(folder).items() if it.status == Status.FAILED}
 
 
 def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console: Console) -> None:
-    """Brings in the models and the data, checks every job with them, and runs what several jobs would else wait for
-    each other to make; with all the machine's threads, if the jobs do not set a number.
+    """Makes the sources, checks every job with them, and runs what several jobs would otherwise wait for each other to
+    make; with all the machine's threads, if the jobs do not set a number.
 
-    Raises UserError where no job could end well.
+    Raises UserError if no job could end well.
     """
     (sweep.folder / SHARED).unlink(missing_ok=True)
     common = shared(sweep.jobs)
@@ -66,19 +66,19 @@ def run_shared(sweep: Sweep, plans: Sequence[JobPlan], tracker: Tracker, console
 
 @dataclass
 class SharedWork:
-    """What a sweep does before its first job."""
+    """The work of a sweep before its first job."""
 
     sweep: Sweep
     plans: Sequence[JobPlan]
     tracker: Tracker
     console: Console
     outcomes: Outcomes = field(default_factory=dict)
-    """Fingerprint -> outcome."""
+    """Outcomes by fingerprint."""
     made: dict[str, Entry] = field(default_factory=dict)
-    """By fingerprint."""
+    """Results by fingerprint."""
 
     def run(self, wanted: Callable[[Planned], bool]) -> None:
-        """Runs those of all jobs' nodes that are `wanted` and not stored, each once."""
+        """Runs the nodes of all jobs that are `wanted` and not stored, each once."""
         waiting = {key: it for key, it in distinct(self.plans).items() if wanted(it) and self._waits(it)}
         if not waiting:
             return
@@ -102,7 +102,7 @@ class SharedWork:
             self.made |= {it.fingerprint: entry for it in outcomes.values() if (entry := _entry(it, stores))}
 
     def check(self) -> None:
-        """Says which jobs could not end well. Raises UserError if none could."""
+        """Prints which jobs would fail. Raises UserError if all would."""
         broken: dict[int, str] = {}
         for job in self.plans:
             if job.config is None:

@@ -1,4 +1,4 @@
-"""How far a sweep is, read from what its jobs leave on disk; it may be running, in this process or another."""
+"""Reads the state of a sweep, running or ended, from what its jobs leave on disk."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ RETRIED = (Status.FAILED, Status.INTERRUPTED, Status.NOT_RUN)
 
 @dataclass
 class SharedOutcome(Outcome):
-    """A result of a sweep, wherever it was made: HIT (stored by now), RUNNING, INTERRUPTED, FAILED or TO_RUN."""
+    """The state of a sweep's result, wherever it was made: HIT (stored by now), RUNNING, INTERRUPTED, FAILED or
+    TO_RUN."""
 
     users: int = 1
-    """Jobs that have it."""
+    """Number of jobs that have it."""
     progress: Progress | None = None
-    """Of what is running, or was when it was interrupted."""
+    """Progress of a node that is running, or was when it was interrupted."""
 
 
 @dataclass(frozen=True)
 class JobState:
     job: SweepJob
     status: Status
-    """TO_RUN while its sweep runs and will come to it, NOT_RUN where the sweep ended before."""
+    """TO_RUN while its sweep runs and will reach it, NOT_RUN if the sweep ended before."""
     reason: str
-    """Of a failure, in one line."""
+    """Why it failed, in one line."""
     headline: Headline
     executed: int
     """Nodes that this job itself ran."""
     stored: int
-    """Nodes whose results are there by now, by whomever."""
+    """Nodes whose results are stored by now, whoever made them."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class SweepState:
     sweep: Sweep
     jobs: list[JobState]
     nodes: list[SharedOutcome]
-    """Each result once."""
+    """Each result once, by fingerprint."""
     shared_executed: int
     """Nodes that ran before the jobs."""
 
     @property
     def alive(self) -> bool:
-        """Whether something of it runs, as far as can be known."""
+        """Returns whether any part of it runs, as far as can be known."""
         return self.sweep.alive or self.counts[Status.RUNNING] > 0
 
     @property
@@ -84,8 +85,8 @@ class SweepState:
         return self.shared_executed + sum(job.executed for job in self.jobs)
 
     def seconds_left(self) -> tuple[float, int]:
-        """Seconds until all jobs are done, and how many nodes that leaves out because no stage of their kind has been
-        measured in this sweep. A stage is taken to last as long as those of its kind did here."""
+        """Returns the seconds until all jobs are done, and the number of nodes left out because no stage of their kind
+        was measured in this sweep. A stage is assumed to take as long as those of its kind did here."""
         took: dict[str, list[float]] = {}
         for node in self.nodes:
             if node.seconds:
@@ -138,7 +139,7 @@ def _node(store: Store, name: str, node: SweepNode, users: int, failed: Collecti
 
 @functools.cache
 def _seconds(record: Path) -> float:
-    """That making a result took; 0 where its record cannot be read."""
+    """Returns the time that making a result took; 0 if its record cannot be read."""
     return float(read_json(record).get("seconds", 0.0))
 
 

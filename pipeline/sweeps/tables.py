@@ -1,4 +1,4 @@
-"""Tables of sweeps: what the jobs would run, what became of them."""
+"""Tables of sweeps: what the jobs would run, and what became of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.table import warn
 
 
 def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
-    """One row for what jobs share, then one for what each job runs alone. Every result stands in one row."""
+    """Prints a row for what jobs share, then one for what each job runs alone. Every result is in one row."""
     results = distinct(plans)
     common = shared([item.job for item in plans])
     table = Table(title="plan of the sweep", title_justify="left", box=None, pad_edge=False)
@@ -56,7 +56,8 @@ def _cells(items: Sequence[Planned]) -> tuple[str, str, str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`dense, prune_50, finetune_50 × 3`: jobs have nodes of the same name and other settings."""
+    """Lists names with counts, `dense, prune_50, finetune_50 × 3`: jobs have nodes of the same name and other
+    settings."""
     return ", ".join(name + (f" × {count}" if count > 1 else "") for name, count in Counter(names).items())
 
 
@@ -78,7 +79,7 @@ def show_end(state: SweepState, console: Console) -> None:
 
 
 def show_job_end(name: str, outcomes: Outcomes, console: Console) -> None:
-    """One line, where a run of its own shows tables."""
+    """Prints one line for a job of a sweep, where a single job prints tables."""
     counts = Counter(outcome.status for outcome in outcomes.values())
     said = [describe_job(headline(outcomes)), *(f"{count} {status.label}" for status, count in counts.items())]
     mark = "[green]✓" if status_of(outcomes)[0] == Status.DONE else "[red]✗"
@@ -86,7 +87,7 @@ def show_job_end(name: str, outcomes: Outcomes, console: Console) -> None:
 
 
 def show_jobs(state: SweepState, console: Console) -> None:
-    """Their table, and below it why jobs failed."""
+    """Prints the table of the jobs and, below it, why jobs failed."""
     console.print(jobs_table(state))
     for job in state.jobs:
         if job.reason:
@@ -94,7 +95,7 @@ def show_jobs(state: SweepState, console: Console) -> None:
 
 
 def jobs_table(state: SweepState) -> Table:
-    """Jobs, their status, how many of their results are there, and what they came to."""
+    """Tabulates jobs with their status, their number of stored results, and their headline."""
     quality = next((job.headline.quality.name for job in state.jobs if job.headline.quality), "quality")
     table = Table(box=None, pad_edge=False)
     table.add_column("", justify="right", no_wrap=True)
@@ -140,7 +141,7 @@ def sweeps_table(states: Sequence[SweepState]) -> Table:
 
 
 def _asked(state: SweepState) -> str:
-    """`experiment=gradual sparsity=0.5,0.6 distill=ce,kd`."""
+    """Returns the swept parameters with their values: `experiment=gradual sparsity=0.5,0.6 distill=ce,kd`."""
     values: dict[str, dict[str, None]] = {}
     for job in state.jobs:
         for key, value in job.job.dials.items():

@@ -1,4 +1,4 @@
-"""One screen over a sweep: its jobs, the stages that run now, how far they are, and the time left."""
+"""Shows a sweep on one screen: its jobs, the running stages with their progress, and the time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SILENT_SECONDS = 120.0
 
 
 def watch(sweep: Sweep, console: Console, until: Callable[[SweepState], bool]) -> SweepState:
-    """Shows the sweep until `until` holds, and returns its last state. KeyboardInterrupt ends it."""
+    """Shows the sweep until `until` returns True for its state, and returns its last state. KeyboardInterrupt ends
+    it."""
     state = read(sweep)
     with Live(screen(state), console=console, auto_refresh=False, screen=False) as live:
         while not until(state):
@@ -35,7 +36,8 @@ def watch(sweep: Sweep, console: Console, until: Callable[[SweepState], bool]) -
 
 
 def wait_for_sweep(runs: Path, console: Console) -> Sweep:
-    """The newest sweep that runs, or else the next that begins; one needs some seconds to plan its jobs."""
+    """Returns the newest running sweep, or else waits for the next to begin; a sweep takes some seconds to plan its
+    jobs."""
     before = {sweep.folder for sweep in sweeps(runs)}
     said = False
     while True:

@@ -1,1 +1,1 @@
-"""MLflow, a view of the store: its runs, while jobs run and later. `python -m pipeline.tracking relog` rebuilds it."""
+"""MLflow as a view of the store, while jobs run and later. `python -m pipeline.tracking relog` rebuilds it."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.tracking relog`: brings into MLflow what it does not know of the store and of jobs."""
+"""`python -m pipeline.tracking relog`: logs to MLflow what it lacks of the store and of jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline.dashboard`: MLflow's pages on this machine, with the experiment open. Ctrl-C ends it."""
+"""`python -m pipeline.dashboard`: opens MLflow's pages on this machine at the experiment. Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.tracking.view import QUALITY, View
 from stages.contracts import UserError
 
 HOST = "127.0.0.1"
-"""Only: who reaches MLflow's server reads every file it can read."""
+"""Local address only: who reaches MLflow's server reads every file that it can read."""
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 
@@ -60,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start_page(view: View, sweep: str = "") -> str:
-    """The address, from the `#` on, of quality over sparsity in a sweep, a line for each loss; of all runs where there
-    is no such chart. Without `sweep` it is the newest with a finished job. Raises UserError for an unknown one."""
+    """Returns the address, from the `#` on, of the chart of quality over sparsity in a sweep, a line for each loss; of
+    all runs if there is no such chart. Without `sweep`, the newest sweep with a finished job is used. Raises UserError
+    for an unknown one."""
     runs = view.runs
     if sweep and not runs.latest(kind="sweep", sweep=sweep):
         raise UserError(f"MLflow knows no sweep {sweep}; python -m pipeline.tracking relog brings it in", "--sweep")
@@ -98,7 +99,7 @@ def _check_free(port: int) -> None:
 
 @contextmanager
 def _server(runs: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server, up and answering; ended with its workers when the block ends."""
+    """Starts MLflow's server and waits until it answers; ends it and its workers when the block ends."""
     log = runs / "dashboard.log"
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
@@ -146,7 +147,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _has_display() -> bool:
-    """Whether there is a screen a browser could open on."""
+    """Returns whether there is a screen that a browser could open on."""
     if sys.platform in ("darwin", "win32"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,4 +1,4 @@
-"""MLflow's database under runs/: made whole or not at all, and moved with its folder."""
+"""Prepares MLflow's database under runs/: made whole or not at all, and moved with its folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline import disk
 from stages.contracts import UserError
 
 WAIT_SECONDS = 60
-"""A writer waits so long for another one, where SQLite's default is 5 s."""
+"""Time that a writer waits for another one; SQLite's default is 5 s."""
 
 
 def uri_of(file: Path) -> str:
-    """SQLAlchemy's address of a SQLite file. Signs that an address gives a meaning go through SQLite's own form."""
+    """Returns SQLAlchemy's address of a SQLite file. Characters with a meaning in addresses use SQLite's own form."""
     path = file.as_posix()
     if any(sign in path for sign in "?%#"):
         # MLflow decodes once, SQLite once more; of an address that begins `sqlite:///`, MLflow makes a folder `file:`
@@ -26,9 +26,9 @@ def uri_of(file: Path) -> str:
 
 
 def prepare(file: Path, artifacts: Path) -> None:
-    """Sees to a whole database in its place, whose files are to go to `artifacts`. The caller holds MLflow's lock.
+    """Makes, checks or moves the database; its files go to `artifacts`. The caller holds MLflow's lock.
 
-    Raises UserError for one that a kill left in the middle of an upgrade and that holds runs.
+    Raises UserError for a database that a kill left in the middle of an upgrade and that holds runs.
     """
     if not file.exists() or _is_half_made(file):
         _make(file)
@@ -37,7 +37,7 @@ def prepare(file: Path, artifacts: Path) -> None:
 
 
 def _make(file: Path) -> None:
-    """Writes a file beside it, which is renamed when it is complete: a kill or a full disk in between leaves
+    """Writes a new file beside it and renames it when it is complete: a kill or a full disk in between leaves
     nothing."""
     from mlflow import MlflowClient
 
@@ -54,7 +54,7 @@ def _make(file: Path) -> None:
 
 
 def _is_half_made(file: Path) -> bool:
-    """Raises UserError if it holds runs."""
+    """Returns whether an upgrade was cut off. Raises UserError if the database holds runs."""
     try:
         with closing(_opened(file)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -72,7 +72,7 @@ _WAY_OUT = "move it away: the next run makes a new one, and `python -m pipeline.
 
 
 def _move(file: Path, artifacts: Path) -> None:
-    """After the folder of runs was moved: MLflow knows places by absolute addresses."""
+    """Rewrites addresses after the folder of runs was moved: MLflow stores them as absolute ones."""
     place = artifacts.as_uri()
     with closing(_opened(file)) as connection, connection:
         known = [old for (old,) in connection.execute("SELECT artifact_location FROM experiments") if old]

@@ -1,4 +1,4 @@
-"""Checkpoints that a job evaluated, as MLflow's logged models: MLflow compares those in a table of their own.
+"""Logs the checkpoints that a job evaluated as MLflow's logged models, which MLflow compares in a table of their own.
 
 A logged model has the options and the sparsity of its checkpoint, and what evaluations measured of it. Its weights stay
 in the store; its tag `folder` says where.
@@ -17,11 +17,11 @@ from stages.contracts import Metrics
 from stages.index import described
 
 FORBIDDEN = re.compile(r"[/:.%\"']")
-"""In the name of a logged model."""
+"""Characters that MLflow forbids in the name of a logged model."""
 
 
 def log_models(runs: Runs, job_run: str, entries: Mapping[str, Entry], links: Mapping[str, str]) -> None:
-    """`entries`: the stored results of a job, by node; `links`: the runs that made them."""
+    """Logs the models. `entries` are the stored results of a job, `links` the runs that made them, both by node."""
     from mlflow.entities import LoggedModelOutput
 
     node_of = {entry.fingerprint: node for node, entry in entries.items()}
@@ -40,7 +40,7 @@ def log_models(runs: Runs, job_run: str, entries: Mapping[str, Entry], links: Ma
 
 
 def _logged_model(runs: Runs, node: str, entry: Entry, maker: str) -> str:
-    """The one of a checkpoint, made where MLflow does not know it yet. Returns its id."""
+    """Returns the id of a checkpoint's logged model, and makes it if MLflow does not have it yet."""
     with runs.lock:
         same = f"tags.fingerprint = '{entry.fingerprint}'"
         if found := runs.client.search_logged_models([runs.experiment], same, max_results=1):

@@ -1,4 +1,4 @@
-"""Brings into MLflow what it does not know of the record on disk: jobs, sweeps and the results in the store."""
+"""Logs to MLflow what it lacks of the record on disk: jobs, sweeps and the results in the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from stages.contracts import UserError
 
 
 def relog(view: View, runs: Path) -> dict[str, int]:
-    """Returns how many runs of each kind it made. Raises UserError, and makes none, for a damaged result or record."""
+    """Logs the records and returns how many runs of each kind it made. Raises UserError, and makes none, for a damaged
+    result or record."""
     _refuse_damaged(Store(runs / "store"))
     view.close_dead()
     before = _counts(view)
@@ -31,7 +32,7 @@ def relog(view: View, runs: Path) -> dict[str, int]:
 
 
 def _refuse_damaged(store: Store) -> None:
-    """What MLflow shows of a result must be what was measured."""
+    """Raises UserError for a damaged result: MLflow must show what was measured."""
     for entry in store.entries():
         if why := store.corruption(entry):
             place = f"{entry.stage}/{entry.path.name}"
@@ -43,8 +44,8 @@ def _refuse_damaged(store: Store) -> None:
 
 
 def records(runs: Path) -> Iterator[Record]:
-    """Yields what ran before the jobs of sweeps, then the jobs, the earliest first, then results that belong to
-    neither."""
+    """Yields the records of what ran before the jobs of sweeps, then those of jobs, the earliest first, then results
+    that belong to neither."""
     jobs = sorted(ended_jobs(runs), key=started_at)
     first = {job.sweep: job for job in reversed(jobs)}
     for sweep in sweeps(runs):

@@ -1,4 +1,4 @@
-"""Runs of an MLflow experiment: made, found by their tags, filled within MLflow's limits, closed."""
+"""Runs of an MLflow experiment: made, found by tags, filled within MLflow's limits, closed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SEARCH_RUNS = 1000
 class Runs:
     client: Any
     experiment: str
-    """Its id."""
+    """Id of the experiment."""
     lock: FileLock
     """Held while something that must exist once is looked for and made."""
 
     def create(self, kind: str, name: str, tags: Mapping[str, str], parent: str = "", start: float = 0.0) -> str:
-        """A new run with status RUNNING, by this process. Returns its id."""
+        """Creates a run with status RUNNING, owned by this process. Returns its id."""
         all_tags = {
             **{clean_name(key): cut(value, TAG_CHARACTERS) for key, value in tags.items()},
             # MLflow's table opens a parent by itself if its children are of this type; else it is all one sees.
@@ -52,7 +52,7 @@ class Runs:
             self.client.update_run(run_id, status="RUNNING")
 
     def search(self, status: str = "", **tags: str) -> list[Any]:
-        """All runs with these tags, the newest first."""
+        """Returns all runs with these tags, the newest first."""
         found: list[Any] = []
         page = None
         while page != "":
@@ -62,7 +62,7 @@ class Runs:
         return found
 
     def latest(self, status: str = "", by: str = "start_time", **tags: str) -> Any | None:
-        """The run with these tags that started, or ended, last: one, where a search brings all of them whole."""
+        """Returns the run with these tags that started, or ended, last. It fetches one run; a search fetches all."""
         return next(iter(self._page(status, tags, None, by, 1)), None)
 
     def _page(
@@ -87,8 +87,8 @@ class Runs:
         points: Iterable[Point] = (),
         model: str | None = None,
     ) -> None:
-        """Any number of them, in as few calls as MLflow allows. `model`: the id of the logged model that the points are
-        of."""
+        """Logs any number of points, parameters and tags in as few calls as MLflow allows. `model` is the id of the
+        logged model that the points belong to."""
         from mlflow.entities import Metric, Param, RunTag
 
         values = [Metric(clean_name(p.name), p.value, _milliseconds(p.when), p.step, model) for p in points]

@@ -1,4 +1,4 @@
-"""Reaching MLflow: the database under runs/ or a server, and the experiment in it, made once."""
+"""Connects to MLflow: the database under runs/ or a server, and the experiment in it, made once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from stages.contracts import UserError
 
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""While it is not known whether there is a server at all."""
+"""Timeouts and retries while it is not known whether there is a server at all."""
 
 
 def default_uri(runs: Path) -> str:
-    """SQLite under runs/."""
+    """Returns the address of the SQLite database under runs/."""
     return database.uri_of(runs.resolve() / "mlflow.db")
 
 
@@ -32,9 +32,9 @@ def artifact_folder(runs: Path) -> Path:
 
 
 def connect(uri: str, experiment: str, runs: Path) -> Runs:
-    """Opens the experiment; makes it, and the database under runs/, if there is none. Empty uri: the default.
+    """Opens the experiment; makes it, and the database under runs/, if there is none. An empty uri means the default.
 
-    Raises UserError, in seconds, if the server does not answer.
+    Raises UserError, within seconds, if the server does not answer.
     """
     is_ours = not uri
     if uri.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
@@ -65,8 +65,8 @@ def connect(uri: str, experiment: str, runs: Path) -> Runs:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What MLflow raises when its server, its database, the driver of that or the disk fails it. Anything else is a
-    bug."""
+    """Returns the exceptions that MLflow raises when its server, its database, the database's driver or the disk fails.
+    Any other exception is a bug."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -74,7 +74,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def explain(error: Exception) -> str:
-    """An error in one line; of a long one the end, where the cause stands."""
+    """Returns an error in one line; of a long one, the beginning and the end, which names the cause."""
     line = public(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= 240 else f"{line[:60]} ... {line[-180:]}"
 
@@ -98,7 +98,7 @@ def _create(client: Any, uri: str, experiment: str, runs: Path) -> Any:
 
 @contextmanager
 def _waits(chosen: dict[str, str]) -> Iterator[None]:
-    """Sets HTTP timeouts and retries for a while, but for those the user has set."""
+    """Sets HTTP timeouts and retries for the block, except those that the user has set."""
     before = {key: os.environ.get(key) for key in chosen}
     ours = {key: value for key, value in chosen.items() if before[key] in (None, PATIENT[key])}
     os.environ.update(ours)
@@ -110,7 +110,7 @@ def _waits(chosen: dict[str, str]) -> Iterator[None]:
 
 
 def _silence() -> None:
-    """No telemetry, ever; no news of database migrations, no tracebacks, no links with credentials."""
+    """Turns off telemetry, messages about database migrations, tracebacks, and links with credentials."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     # errors come as exceptions, of which one line is made

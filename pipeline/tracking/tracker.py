@@ -1,7 +1,7 @@
-"""MLflow while jobs run: the record is brought in after each result, and the curves of a stage as they come.
+"""Logs to MLflow while jobs run: the record after each result, and the curves of a stage as they come.
 
-The store is the truth, MLflow a view of it. If MLflow fails on the way, work goes on without it, and
-`python -m pipeline.tracking relog` brings in later what is missing.
+The store is the truth, MLflow a view of it. If MLflow fails on the way, work continues without it, and `python -m
+pipeline.tracking relog` logs later what is missing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class TrackingLostError(UserError):
 def open_tracker(
     config: Tracking, job: Job, stores: Stores, threads: int, say: Callable[[str], None] = print
 ) -> Tracker:
-    """Opens the tracker of a job that starts, and writes its record. `say` gets one line if MLflow fails later on.
-    Raises UserError if it cannot be used now."""
+    """Opens the tracker of a job that starts, and writes its record. `say` gets one line if MLflow fails later. Raises
+    UserError if it cannot be used now."""
     job = replace(job, environment=environment(threads), process=this_process())
     job.write()
     return _open(config, Record.of_job(job, {}, stores), say)
@@ -49,8 +49,8 @@ def open_tracker(
 def open_sweep_tracker(
     config: Tracking, sweep: str, stores: Stores, about: Mapping[str, str], say: Callable[[str], None]
 ) -> Tracker:
-    """Opens the tracker of stages that run before the jobs that share them: they stand under the sweep itself. Raises
-    UserError."""
+    """Opens the tracker of stages that run before the jobs that share them; their runs are children of the sweep's.
+    Raises UserError."""
     return _open(config, Record({}, stores, sweep, about), say)
 
 
@@ -67,12 +67,12 @@ def _open(config: Tracking, record: Record, say: Callable[[str], None]) -> Track
 
 @functools.cache
 def _view(config: Tracking, runs: Path) -> View:
-    """One for all jobs of this process: it knows what it has looked up."""
+    """Returns the view shared by all jobs of this process, which caches what it has looked up."""
     return View(connect(config.uri, config.experiment, runs), config.artifacts)
 
 
 class Tracker:
-    """A job at work. Without a view (tracking.enabled=false) results stay in the store."""
+    """Tracker of a running job. Without a view (tracking.enabled=false) results stay in the store."""
 
     def __init__(
         self, view: View | None = None, record: Record | None = None, say: Callable[[str], None] = print
@@ -83,16 +83,17 @@ class Tracker:
         self._lost = ""
 
     def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> Stream:
-        """A node that is about to be executed. Whoever calls this holds the store's lock of the fingerprint."""
+        """Begins the run of a node that is about to be executed. The caller holds the store's lock of the
+        fingerprint."""
         live = self.attempt(lambda view, record: view.begin(record, node, stage, fingerprint, config))
         return Stream(self, live)
 
     def sync(self, outcomes: Outcomes) -> None:
-        """A result is there: all that is so far is brought in."""
+        """Logs everything up to the newest result."""
         self.attempt(lambda view, record: view.sync(replace(record, outcomes=outcomes)))
 
     def finish(self, outcomes: Outcomes) -> None:
-        """The end of the job, whose folder holds the files to show.
+        """Logs the end of the job, whose folder holds the files to show.
 
         Raises TrackingLostError if MLflow failed, now or earlier.
         """
@@ -103,7 +104,7 @@ class Tracker:
             )
 
     def attempt(self, action: Callable[[View, Record], T]) -> T | None:
-        """Does it, unless MLflow has failed before: a server that is away shall cost its timeout once."""
+        """Calls the function, unless MLflow has failed before: an unreachable server costs its timeout only once."""
         if self._view is None or self._record is None or self._lost:
             return None
         try:
@@ -115,7 +116,7 @@ class Tracker:
 
 
 class Stream:
-    """The curves of a stage at work."""
+    """The curves of a running stage."""
 
     def __init__(self, tracker: Tracker, live: Live | None) -> None:
         self._tracker = tracker
@@ -124,13 +125,13 @@ class Stream:
         self._flushed = 0.0
 
     def metrics(self, values: Mapping[str, float], step: int, when: float) -> None:
-        """`when` in seconds since the epoch."""
+        """Logs a point; `when` in seconds since the epoch."""
         self._waiting += [Point(name, float(value), step, when) for name, value in values.items()]
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self._flush()
 
     def fail(self, error: BaseException) -> None:
-        """The stage ended without a result."""
+        """Records that the stage ended without a result."""
         self._flush()
         report = public("".join(traceback.format_exception(error)))
         if live := self._live:
@@ -145,5 +146,5 @@ class Stream:
 
 
 def _ended(job: Job | None) -> float:
-    """When the summary of a job was written, so that bringing it in again changes nothing."""
+    """Returns when the summary of a job was written, so that logging it again changes nothing."""
     return ended_at(job) if job and (job.folder / SUMMARY).exists() else time.time()

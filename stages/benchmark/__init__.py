@@ -1,1 +1,1 @@
-"""Backends that run a checkpoint, and what the machine is."""
+"""Backends that run a checkpoint, and measurements of their speed and memory."""

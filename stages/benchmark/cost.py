@@ -1,4 +1,4 @@
-"""What a benchmark costs: every backend once in each round, on the dense and on the sparse model."""
+"""Estimates the cost of a benchmark: every backend runs once in each round, on the dense and on the sparse model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stages.model_size import ModelSize
 
 class BenchmarkCost:
     def kind(self, load: Workload) -> str:
-        """Whose backends it measures."""
+        """Returns the backends that it measures."""
         return " ".join(sorted({name.partition("_")[0] for name in load.config.get("backends", [])}))
 
     def operations(self, load: Workload, parameters: float) -> float:

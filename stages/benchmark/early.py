@@ -1,4 +1,4 @@
-"""What the records of the model and the data tell of the options of `benchmark`. Torch-free."""
+"""Checks the options of `benchmark` against the records of the model and the data. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_early(options: BenchmarkOptions, model: Structure, data: DataSet | None) -> None:
-    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    """Raises UserError for options that cannot work with a model of this structure and these data."""
     if isinstance(data, Corpus):  # encoder-decoders read whole examples
         length = options.prompt_tokens + options.new_tokens
         check_length(model, length, "benchmark.prompt_tokens")

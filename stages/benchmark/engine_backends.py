@@ -1,4 +1,5 @@
-"""The sparse engine: the same kernels on dense and sparse weights, so the dense rows are quantization's share."""
+"""The sparse engine as a backend. Dense and sparse weights use the same kernels, so the dense rows show the effect of
+quantization alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory this process takes, and took at most."""
+"""Measures the current and the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import psutil
 
 
 def resident_bytes(process: int | None = None) -> int:
-    """Of this process, or of another one."""
+    """Returns the resident memory of this process, or of another one."""
     return int(psutil.Process(process).memory_info().rss)
 
 
 def reset_peak() -> bool:
-    """Starts the kernel's record of the largest resident size anew. False where the kernel cannot (not Linux)."""
+    """Resets the kernel's record of the largest resident size. Returns False where the kernel cannot (not Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -22,7 +22,7 @@ def reset_peak() -> bool:
 
 
 def peak_bytes(process: int | None = None) -> int:
-    """Largest resident size since `reset_peak`; of another process, since its start."""
+    """Returns the largest resident size since `reset_peak`; of another process, since its start."""
     status = Path(f"/proc/{process or 'self'}/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Backends that other runtimes are (engine.peers): a checkpoint's fp32 weights go to them, and they quantize."""
+"""Other runtimes (engine.peers) as backends: they get a checkpoint's fp32 weights and quantize them themselves."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def llamacpp(checkpoint: Checkpoint, threads: int, style: str) -> Runner | Unava
 def _runner(
     runtime: str, checkpoint: Checkpoint, start: Callable[[Any, Decoder], models.PeerModel | Unavailable]
 ) -> Runner | Unavailable:
-    """`runtime`: of `engine.peers.environments`."""
+    """Starts a runner in `runtime`, an environment of `engine.peers.environments`."""
     family = families.of(checkpoint.path)
     if isinstance(family, EncoderDecoder):
         return Unavailable(f"{runtime} is given decoder-only models here, no encoder-decoder ({family.name})")
@@ -60,7 +60,7 @@ def _runner(
 
 @torch.inference_mode()
 def largest_inputs(model: Any) -> dict[str, float]:
-    """The largest input magnitude of each linear, by its name, over random tokens of a fixed seed."""
+    """Returns the largest input magnitude of each linear, by name, over random tokens of a fixed seed."""
     found: dict[str, float] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -83,5 +83,5 @@ def _weights(checkpoint: Checkpoint) -> models.Weights:
 
 
 def _arrays(model: nn.Module) -> models.Weights:
-    """Views of its weights, not copies."""
+    """Returns views of the model's weights, not copies."""
     return {name: weight.numpy() for name, weight in model.state_dict().items()}

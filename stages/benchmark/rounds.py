@@ -1,4 +1,4 @@
-"""One round of a model: every sample once, and what that took."""
+"""Runs one round of a model: every sample once, with its timings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stages.benchmark.workloads import Sample, Workload
 @dataclass(frozen=True)
 class Round:
     prefill_ms: float
-    """Mean of the samples."""
+    """Mean over the samples."""
     decode_tokens_per_second: float
     generated: list[list[int]]
-    """By sample, one token more than steps."""
+    """Generated tokens by sample, one more than steps."""
     real_time_factor: float | None
-    """Of speech: seconds of writing the transcripts over those of the audio."""
+    """For speech: time to write the transcripts over the duration of the audio."""
     beam_tokens_per_second: float | None
 
     def measured(self) -> dict[str, float]:
@@ -43,8 +43,8 @@ def measure(runner: Runner, workload: Workload) -> Round:
 
 
 def decode(runner: Runner, sample: Sample, new_tokens: int) -> tuple[list[float], list[int]]:
-    """The clock before and after each token, and the tokens: the prompt's, then `new_tokens` steps; of speech as many
-    as its transcript needs, if these are more."""
+    """Returns the clock before and after each token, and the tokens: the prompt's, then `new_tokens` steps; for speech
+    at least as many as its transcript needs."""
     steps = new_tokens if sample.audio_seconds is None else max(new_tokens, sample.written - 1)
     return greedy(runner, sample, steps)
 
@@ -57,7 +57,7 @@ def _real_time_factor(samples: list[Sample], times: list[list[float]]) -> float 
 
 
 def _beam_search(runner: Runner, workload: Workload) -> float:
-    """Tokens a second, the encoder's time included."""
+    """Returns tokens a second, the encoder's time included."""
     assert isinstance(runner, Searcher)
     start = time.perf_counter()
     for sample in workload.samples:

@@ -1,4 +1,4 @@
-"""Rows of benchmark.json: medians of the rounds, and speed-ups over three baselines."""
+"""Builds the rows of benchmark.json: medians of the rounds, and speed-ups over three baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BASELINE = ("torch_fp32", "dense")
 
 
 def medians(rounds: list[Round]) -> Row:
-    """For each measured quantity its median, `_min`, `_max` and all `_rounds`."""
+    """Returns for each measured quantity its median, `_min`, `_max` and all `_rounds`."""
     row: Row = {}
     for key in MEASURED:
         values = [found.measured()[key] for found in rounds if key in found.measured()]
@@ -46,7 +46,7 @@ def add_speedups(rows: list[Row]) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
-    """`BACKEND.MODEL.KEY` -> value, of the rows that ran."""
+    """Returns the values of the rows that ran, by `BACKEND.MODEL.KEY`."""
     found: dict[str, float] = {}
     for row in rows:
         if row["status"] == "ok":

@@ -1,8 +1,8 @@
-"""Stage `benchmark`: prefill and batch-1 decode of the real models, through every backend asked for.
+"""Stage `benchmark`: times prefill and batch-1 decoding of the real models with every chosen backend.
 
-Rounds are interleaved (A B C A B C), so that a slow minute of the machine hits all alike; for that, all runners are in
-memory together. Each round is a prompt of the data's own test text, or real test examples of an encoder-decoder one by
-one, each followed by greedy decoding with the key-value cache and, where asked for, by beam search.
+Rounds are interleaved (A B C A B C), so that a slow minute of the machine affects all alike; therefore all runners are
+in memory together. Each round is a prompt of the data's own test text, or real test examples of an encoder-decoder one
+by one, each followed by greedy decoding with the key-value cache and, where configured, by beam search.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run(config: BenchmarkOptions, inputs: Mapping[str, Artifact], out: Path, log
 
 
 def _models(inputs: Mapping[str, Artifact]) -> dict[str, tuple[Artifact, Artifact | Unavailable]]:
-    """Name -> its floating-point checkpoint, and its quantized one or why there is none."""
+    """Returns for each name its floating-point checkpoint, and its quantized one or the reason why there is none."""
     missing = Unavailable("not quantized: quantize.scheme=none, or quantize.dense=false for the dense model")
     found = {"dense": (inputs["dense"], inputs.get("quantized_dense", missing))}
     if "sparse" in inputs:
@@ -97,7 +97,7 @@ def _prepare(
     config: BenchmarkOptions,
     log: Log,
 ) -> tuple[list[Entry], list[Row]]:
-    """Every pair loaded and run once, and rows for the pairs that cannot run."""
+    """Loads every pair and runs it once. Returns the entries, and rows for the pairs that cannot run."""
     entries: list[Entry] = []
     rows: list[Row] = []
     with log.bar("load", total=len(chosen) * len(models), unit="model") as bar:
@@ -151,7 +151,7 @@ def _entry(
 
 
 def _measure(entries: list[Entry], config: BenchmarkOptions, log: Log) -> list[str]:
-    """Fills the entries. Returns the order in which they ran, one name each time, warm-up left out."""
+    """Fills the entries. Returns the order in which they ran, one name for each run, without warm-up."""
     order: list[str] = []
     with log.bar("benchmark", total=(config.warmup + config.rounds) * len(entries), unit="run") as bar:
         for number, entry in interleave(entries, config.warmup, config.rounds):

@@ -1,4 +1,4 @@
-"""Stage `benchmark`: the speed of models. Its description for the pipeline, without torch."""
+"""Stage `benchmark`: measures the speed of models. Torch-free description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the backends that run through torch and transformers share."""
+"""Code shared by the backends that run through torch and transformers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stages.families.encoder_decoder import Decoding, EncoderDecoder
 
 
 class BeamSearch:
-    """Searches with several beams, of encoder-decoders, through transformers."""
+    """Beam search of encoder-decoders through transformers."""
 
     model: Any
     family: EncoderDecoder
 
     def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
-        """Encodes the sample and writes so many tokens, whatever they are."""
+        """Encodes the sample and decodes the given number of tokens, whatever they are."""
         # the end of a text would leave models with different work
         decoding = Decoding(sample.ids_1T[0].tolist(), beams, 1.0, new_tokens, min_new_tokens=new_tokens)
         [ids] = self.family.generate(self.model, dict(sample.encoder), decoding)
@@ -43,7 +43,7 @@ def torch_runner(model: Any, checkpoint: Checkpoint, note: str | None = None) ->
 
 
 def as_transformers_has_it(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The model with transformers' own code for experts, which is what users of torch have."""
+    """Returns the model with transformers' own code for experts, which users of torch run."""
     model = checkpoints.load(checkpoint, dtype)
     fuse_(model)
     return model

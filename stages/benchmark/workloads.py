@@ -1,4 +1,4 @@
-"""What a benchmark lets the models do: one prompt of a text, or real sentences and clips of an encoder-decoder."""
+"""Workloads of a benchmark: one prompt of a text, or real sentences and clips for an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stages.families.encoder_decoder import EncoderDecoder, ExampleRows
 
 @dataclass(frozen=True)
 class Sample(Prompt):
-    """A prompt, or what an encoder reads, and what is known of the answer."""
+    """A prompt, or the input of an encoder, with what is known of the answer."""
 
     written: int = 0
-    """Tokens of its own text with its end, where there is one."""
+    """Number of tokens of its own text including the end, if it has one."""
     audio_seconds: float | None = None
 
 
@@ -31,13 +31,14 @@ class Workload:
     new_tokens: int
     """Greedy steps after the first token of each sample, whatever the tokens are."""
     beams: int
-    """Of a search for as many tokens; 0: no search."""
+    """Beams of a search for as many tokens; 0: no search."""
     described: dict[str, Any]
-    """For the record's protocol."""
+    """Description for the record's protocol."""
 
 
 def of(config: BenchmarkOptions, dense: Checkpoint, data: DataSet) -> Workload:
-    """Raises UserError where the data have too little, or what is to be decoded does not fit the model's context."""
+    """Returns the workload. Raises UserError if the data are too short, or the decoded tokens do not fit the model's
+    context."""
     family = families.of(dense.path)
     if isinstance(family, EncoderDecoder):
         return _examples(config, family, dense, data)
@@ -89,7 +90,7 @@ def _examples(config: BenchmarkOptions, family: Family, dense: Checkpoint, data:
 
 
 def evenly(size_N: Tensor, count: int) -> Tensor:
-    """`chosen_K`: the middles of `count` equal parts of the rows in order of their size."""
+    """Returns `chosen_K`: the middles of `count` equal parts of the rows ordered by size."""
     order_N = size_N.argsort(stable=True)
     return order_N[(2 * torch.arange(count) + 1) * len(size_N) // (2 * count)]
 

@@ -1,4 +1,4 @@
-"""What drawing calibration samples costs."""
+"""Estimates the cost of drawing calibration samples."""
 
 from __future__ import annotations
 

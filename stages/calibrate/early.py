@@ -1,4 +1,4 @@
-"""What the records of the model and the data tell of the options of `calibrate`. Torch-free."""
+"""Checks the options of `calibrate` against the records of the model and the data. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_early(options: Calibrate, model: Structure, data: DataSet | None) -> None:
-    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    """Raises UserError for options that cannot work with a model of this structure and these data."""
     check_length(model, options.length, "calibrate.length")
     check_split(data, options.split, "calibrate.split")
     check_tokens(data, options.split, options.samples * options.length, "calibrate.samples")

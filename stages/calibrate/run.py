@@ -1,4 +1,4 @@
-"""Stage `calibrate`: draws the samples on which pruners and quantizers look at a model's activations."""
+"""Stage `calibrate`: draws the samples on which pruners and quantizers measure a model's activations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = "samples.safetensors"
 
 
 def check(config: Calibrate, model: Checkpoint, data: DataSet) -> None:
-    """Raises UserError where the split has too little to draw from."""
+    """Raises UserError if the split is too small to draw from."""
     if config.draw == "documents":
         _stretches(config.model_copy(update={"samples": 1}), families.of(model.path), model, data)
         return
@@ -29,8 +29,10 @@ def check(config: Calibrate, model: Checkpoint, data: DataSet) -> None:
 
 
 def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint) and `data` (DataSet) -> Calibration: rows of the split, drawn without replacement
-    by `config.seed`, one item each, or stretches of documents. Raises UserError when there are too few."""
+    """Draws rows of the split without replacement by `config.seed`, one item each, or stretches of documents.
+
+    Inputs: `model` (Checkpoint) and `data` (DataSet). Output: Calibration. Raises UserError if there are too few rows.
+    """
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)
@@ -56,7 +58,7 @@ def run(config: Calibrate, inputs: Mapping[str, Artifact], out: Path, log: Log) 
 
 
 def _stretches(config: Calibrate, family: Family, source: Checkpoint, data: DataSet) -> Batch:
-    """Of random documents. Raises UserError for data that are no running text."""
+    """Draws stretches of random documents. Raises UserError for data that are not running text."""
     if not isinstance(data, Corpus) or rows_of(data) != "texts":
         raise UserError(
             f"documents are drawn from running text, not from data of format {data.format}", "calibrate.draw"
@@ -69,7 +71,7 @@ def _stretches(config: Calibrate, family: Family, source: Checkpoint, data: Data
 
 
 def draw(have: int, config: Calibrate) -> Tensor:
-    """`config.samples` different indices below `have`."""
+    """Returns `config.samples` different indices below `have`."""
     if have < config.samples:
         raise UserError(
             f"the split {config.split!r} has {have} samples of at most {config.length} tokens, fewer than the "
@@ -81,7 +83,7 @@ def draw(have: int, config: Calibrate) -> Tensor:
 
 
 def digest(batch: Batch) -> str:
-    """sha256 of the samples, in their order."""
+    """Returns the sha256 of the samples, in their order."""
     sha = hashlib.sha256()
     for name in sorted(batch):
         sha.update(f"{name}{list(batch[name].shape)}".encode())

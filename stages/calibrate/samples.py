@@ -1,4 +1,4 @@
-"""Reads calibration samples, for the stages that look at a model's activations."""
+"""Reads calibration samples, for the stages that measure a model's activations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from stages.families import Batch
 
 
 def load_samples(calibration: Calibration) -> Batch:
-    """The tensors of a batch, one row a sample; integers are int64."""
+    """Returns the tensors of a batch, one row for each sample; integers are int64."""
     stored = load_file(calibration.samples)
     return {name: tensor if tensor.is_floating_point() else tensor.long() for name, tensor in stored.items()}

@@ -1,4 +1,4 @@
-"""Stage `calibrate`: draws calibration samples. Its description for the pipeline, without torch."""
+"""Stage `calibrate`: draws calibration samples. Torch-free description."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.stage import MetricSpec, Stage
 
 
 class Calibrate(Options):
-    """Samples of the training data that pruning and quantization measure the inputs of layers on."""
+    """Samples of the training data on which pruning and quantization measure the inputs of layers."""
 
     samples: int = Field(ge=1)
     """Number of calibration samples."""

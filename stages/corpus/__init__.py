@@ -1,1 +1,1 @@
-"""Text for pretraining: several sources, tokenised once and packed to files that training reads in place."""
+"""Text for pretraining: several sources, tokenised once and packed into files that training reads in place."""

@@ -1,4 +1,4 @@
-"""What packing a corpus costs: tokenising, and the bytes of its tokens."""
+"""Estimates the cost of packing a corpus: tokenising, and the bytes of its tokens."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from stages.cost import Setting, Unknown, Workload
 from stages.model_size import ModelSize
 
 TOKEN_OPERATIONS = 1e5
-"""What a token costs to read and tokenise, in the unit of other stages: half a million tokens a second and core."""
+"""Cost of reading and tokenising a token, in operations as other stages count them: half a million tokens a second and
+core."""
 SMALL_VOCABULARY = 1 << 16
 
 
 class CorpusCost(Unknown):
     def operations(self, load: Workload, parameters: float) -> float | None:
-        """None where the corpus ends with its sources, whose size is not known."""
+        """Returns None if the corpus ends with its sources, whose size is not known."""
         return TOKEN_OPERATIONS * load.config["tokens"] or None
 
     def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float | None:

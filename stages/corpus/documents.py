@@ -1,4 +1,4 @@
-"""The documents of a source, in batches, from any place on."""
+"""Reads the documents of a source in batches, from any place on."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ PACKAGES: dict[str, Callable[[Path], Raw]] = {
 
 
 class Reader(Protocol):
-    """A source that is open for reading, as often as asked for."""
+    """An open source that can be read any number of times."""
 
     license: str
 
     def texts(self, state: dict[str, Any] | None, skip: int) -> Iterator[str]:
-        """From a state of this reader on, or from the beginning, without the first `skip`."""
+        """Yields texts from a state of this reader on, or from the beginning, without the first `skip`."""
 
     def state(self) -> dict[str, Any] | None:
-        """Where the last `texts` is; None for a reader that can only count."""
+        """Returns the position after the last text; None for a reader that can only count."""
 
 
 @dataclass
 class Local:
-    """What is read again from its beginning to come to a place."""
+    """A reader that reads from the beginning to reach a place."""
 
     license: str
     all_texts: Callable[[], Iterator[str]]
@@ -52,20 +52,20 @@ class Local:
 
 @dataclass(frozen=True)
 class Place:
-    """How far a source has been read."""
+    """Position in a source."""
 
     rounds: int = 0
-    """How often to its end."""
+    """Number of times the source was read to its end."""
     documents: int = 0
-    """Of this round, before `state` and behind it."""
+    """Documents of this round, before and after `state`."""
     state: dict[str, Any] | None = None
-    """Of a reader that does not have to count."""
+    """State of a reader that does not have to count."""
     behind: int = 0
-    """Documents read since `state`; all of the round where there is none."""
+    """Documents read since `state`; all of the round if there is none."""
 
 
 def batches(reader: Reader, place: Place, characters: int) -> Iterator[list[str]]:
-    """Texts of about so many characters together, from `place` to the end of its round."""
+    """Yields texts in batches of about so many characters, from `place` to the end of its round."""
     batch: list[str] = []
     size = 0
     for text in reader.texts(place.state, place.behind):
@@ -79,7 +79,7 @@ def batches(reader: Reader, place: Place, characters: int) -> Iterator[list[str]
 
 
 def open_reader(name: str, source: Source, log: Log) -> Reader:
-    """Raises UserError, under `corpus.sources.NAME`, for a source that is not there, or not as described."""
+    """Opens a source. Raises UserError, under `corpus.sources.NAME`, if it is not there or not as described."""
     option = f"corpus.sources.{name}"
     found = identity(source.path, source.revision, f"{option}.path")
     if source.files and ("digest" not in found or source.path == interpreter.PATH):
@@ -137,6 +137,6 @@ def _text(row: Row, column: str, option: str) -> str:
 
 
 def _file_texts(files: list[Path]) -> Iterator[str]:
-    """What is not UTF-8 in them becomes U+FFFD."""
+    """Yields the texts of files. Bytes that are not UTF-8 become U+FFFD."""
     for file in files:
         yield file.read_text(encoding="utf-8", errors="replace")

@@ -1,7 +1,7 @@
-"""Texts to ids, as documents of a packed corpus: what the tokenizer begins a text with, the text, eos.
+"""Tokenises texts as documents of a packed corpus: what the tokenizer puts before a text, the text, eos.
 
-Texts are text: what is written in them like a special token is tokenised as its letters. So no document ends before its
-end, and none begins twice because its text begins with what the tokenizer puts there, too.
+Text that looks like a special token is tokenised as plain characters. So no document ends early, and none begins twice
+because its text starts with what the tokenizer puts there too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Encoder:
             self._fast.encode_special_tokens = True
 
     def documents(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text; of an empty one none."""
+        """Returns the ids of each text; none for an empty one."""
         return [
             np.array([*self._begin, *ids, self._end], dtype=self.dtype) if ids else np.empty(0, dtype=self.dtype)
             for ids in self._encoded(texts)
@@ -55,7 +55,7 @@ class Encoder:
 
 @contextmanager
 def parallel(threads: int) -> Iterator[None]:
-    """Lets fast tokenizers use so many threads."""
+    """Lets fast tokenizers use the given number of threads."""
     wanted = {"TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false", "RAYON_NUM_THREADS": str(threads)}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

@@ -1,4 +1,4 @@
-"""A source as a queue of tokenised documents: read and tokenised in batches, taken one by one."""
+"""Queues the tokenised documents of a source: read and tokenised in batches, taken one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stages.corpus.documents import Place, Reader, batches
 from stages.corpus.encoding import Encoder, Ids
 
 BATCH_CHARACTERS = 1 << 20
-"""Read and tokenised at once."""
+"""Characters that are read and tokenised at once."""
 
 
 class Feed:
@@ -25,12 +25,12 @@ class Feed:
 
     @property
     def place(self) -> Place:
-        """Of the document that is next."""
+        """Returns the place of the next document."""
         begin, taken = self._begin, self._taken
         return replace(begin, documents=begin.documents + taken, behind=begin.behind + taken)
 
     def take(self) -> tuple[str, Ids] | None:
-        """The next document; None at the end of a round, behind which the next one begins."""
+        """Returns the next document; None at the end of a round, after which the next one begins."""
         if self._taken == len(self._texts) and not self._read():
             return None
         at = self._taken
@@ -38,7 +38,7 @@ class Feed:
         return self._texts[at], self._ids[at]
 
     def _read(self) -> bool:
-        """Goes on to the next batch; False where the round has none."""
+        """Reads the next batch; returns False if the round has none."""
         if self._batches is None:
             self._batches = batches(self._reader, self._begin, BATCH_CHARACTERS)
         elif (state := self._reader.state()) is not None:

@@ -1,4 +1,4 @@
-"""Which source the next document comes from, and which documents are kept for validation. Pure functions."""
+"""Chooses the source of the next document, and which documents are kept for validation. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stages.data.splits import hash_position
 
 
 def next_source(tokens: Mapping[str, int], weights: Mapping[str, float] | None, ended: Collection[str]) -> str | None:
-    """The source that is furthest behind its share of the tokens taken so far; the first of those equal.
+    """Returns the source that is furthest behind its share of the tokens taken so far; the first of those equal.
 
     So shares are exact whatever the lengths of documents are, and a resumed run needs no state but the counts. Without
     weights: the first that has not `ended`, and None when all have.
@@ -19,10 +19,10 @@ def next_source(tokens: Mapping[str, int], weights: Mapping[str, float] | None, 
 
 
 def is_done(total: int, wanted: int, ended: Collection[str], sources: Collection[str]) -> bool:
-    """Whether there are as many tokens as wanted; with 0, whether every source has been read to its end."""
+    """Returns whether there are as many tokens as wanted; with 0, whether every source has been read to its end."""
     return total >= wanted if wanted else set(sources) <= set(ended)
 
 
 def is_validation(text: str, fraction: float) -> bool:
-    """By a hash of the text alone, so that a document and its copies are on one side, whatever else is read."""
+    """Decides by a hash of the text alone, so that a document and its copies are on one side, whatever else is read."""
     return hash_position(text) >= 1 - fraction

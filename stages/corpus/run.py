@@ -1,7 +1,7 @@
-"""Stage `corpus`: packs text for pretraining, once, to files that training reads in place.
+"""Stage `corpus`: packs text for pretraining, once, into files that training reads in place.
 
-Documents are tokenised as they come and written to shards. A killed run goes on behind its last finished shard, and
-comes to the same bytes as one that was not: which source the next document comes from follows from counts alone.
+Documents are tokenised as they come and written to shards. A killed run resumes after its last finished shard and gives
+the same bytes as an uninterrupted one: the source of the next document follows from counts alone.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from stages.corpus.spec import CorpusOptions
 from stages.sources.identity import identity
 
 DOCUMENTS_PER_LOOK = 1000
-"""After so many, the bar moves and a wish to stop is heard."""
+"""Documents between two updates of the bar and checks for a request to stop."""
 CHUNK_BYTES = 1 << 20
 
 
 def run(config: CorpusOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint, whose tokenizer counts) -> PackedCorpus. Raises UserError for a source that cannot be read,
-    and Stopped when `log.should_stop`; finished shards are kept either way."""
+    """Packs the corpus. Raises UserError for a source that cannot be read, and Stopped when `log.should_stop`; finished
+    shards are kept either way.
+
+    Input: `model` (Checkpoint, for its tokenizer). Output: PackedCorpus.
+    """
     model = inputs["model"]
     assert isinstance(model, Checkpoint)
     encoder = Encoder(families.of(model.path).tokenizer(model.path))
@@ -43,7 +46,7 @@ def run(config: CorpusOptions, inputs: Mapping[str, Artifact], out: Path, log: L
 
 
 class _Packing:
-    """A corpus between two documents."""
+    """A corpus that is being packed, between two documents."""
 
     def __init__(self, config: CorpusOptions, encoder: Encoder, log: Log) -> None:
         self.config, self.encoder, self.log = config, encoder, log
@@ -78,14 +81,14 @@ class _Packing:
             self._close_shard()
 
     def _done(self) -> int:
-        """As the bar counts: tokens, or sources that were read to their end."""
+        """Returns the progress for the bar: tokens, or sources that were read to their end."""
         return sum(self.progress.tokens.values()) if self.config.tokens else len(self._ended())
 
     def _ended(self) -> set[str]:
         return {name for name, feed in self.feeds.items() if feed.place.rounds}
 
     def _take(self, name: str) -> None:
-        """One document of a source: to training, to validation, or nowhere."""
+        """Moves one document of a source to training, to validation, or nowhere."""
         found = self.feeds[name].take()
         if found is None:
             self._check_round(name)
@@ -112,7 +115,8 @@ class _Packing:
             progress.validation_documents[name] += 1
 
     def _check_round(self, name: str) -> None:
-        """At the end of a round. Raises UserError for a source that brings nothing, however often it is read."""
+        """Checks a source at the end of a round. Raises UserError for one that yields nothing, however often it is
+        read."""
         if not self.progress.tokens[name]:
             raise UserError(
                 f"{self.config.sources[name].path} holds no text to train on", f"corpus.sources.{name}.path"
@@ -176,7 +180,7 @@ class _Packing:
 
 
 def _digest(parts: Mapping[str, list[Path]]) -> str:
-    """Of the ids of each part, whatever files they are cut into."""
+    """Returns the digest of the ids of each part, whatever files they are cut into."""
     digest = hashlib.sha256()
     for name, files in parts.items():
         digest.update(f"{name} {sum(file.stat().st_size for file in files)}\n".encode())

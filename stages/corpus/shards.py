@@ -1,4 +1,5 @@
-"""Finished shards of a corpus in the making: sealed folders that survive a kill, each with where to read on."""
+"""Finished shards of a corpus that is being packed: sealed folders that survive a kill, each with the place to read on
+from."""
 
 from __future__ import annotations
 
@@ -24,13 +25,13 @@ TRAIN = "train"
 
 @dataclass
 class Progress:
-    """Of a corpus, behind a shard. All mappings are by source."""
+    """Progress of a corpus after a shard. All mappings are by source."""
 
     places: dict[str, Place]
     tokens: dict[str, int]
-    """Of the training part."""
+    """Tokens of the training part."""
     documents: dict[str, int]
-    """Of the training part."""
+    """Documents of the training part."""
     validation_tokens: dict[str, int]
     validation_documents: dict[str, int]
     empty: int = 0
@@ -50,7 +51,7 @@ class Progress:
 
 @dataclass
 class Part:
-    """Documents one after the other, before they are written."""
+    """Consecutive documents before they are written."""
 
     documents: list[Ids] = field(default_factory=list)
     size: int = 0
@@ -67,11 +68,11 @@ class Part:
 
 @dataclass
 class Shard:
-    """In the making."""
+    """A shard that is being filled."""
 
     train: Part = field(default_factory=Part)
     validation: dict[str, Part] = field(default_factory=dict)
-    """By source."""
+    """Validation documents by source."""
 
     def save(self, folder: Path, number: int, progress: Progress) -> None:
         writing = sealed.begin(folder)
@@ -83,7 +84,7 @@ class Shard:
 
 
 def restore(folder: Path, start: Progress, log: Log) -> tuple[int, Progress]:
-    """How many shards are whole, one after the other, and the progress behind the last of them. Others are deleted."""
+    """Returns the number of consecutive whole shards, and the progress after the last of them. Deletes the others."""
     progress, count = start, 0
     for path in sorted(folder.glob(f"{PREFIX}*")):
         trouble = sealed.damage(path) if path.name == f"{PREFIX}{count:05d}" else "one before it is missing"
@@ -98,7 +99,7 @@ def restore(folder: Path, start: Progress, log: Log) -> tuple[int, Progress]:
 
 
 def publish_train(folder: Path, count: int, out: Path) -> list[Path]:
-    """Puts the training parts of the shards into `out` as they are; returns their `.bin` files."""
+    """Puts the training parts of the shards into `out` unchanged; returns their `.bin` files."""
     parts = [path for path in _paths(folder, count) if (path / f"{TRAIN}.bin").exists()]
     for number, path in enumerate(parts):
         for end in (".bin", ".starts.npy"):
@@ -107,7 +108,7 @@ def publish_train(folder: Path, count: int, out: Path) -> list[Path]:
 
 
 def publish_validation(folder: Path, count: int, source: str, dtype: type, out: Path) -> Path:
-    """Puts the validation parts of a source together into one `.bin` file of `out`."""
+    """Joins the validation parts of a source into one `.bin` file of `out`."""
     name = _of(source)
     ids: list[Ids] = []
     starts: list[NDArray[np.uint64]] = []
@@ -131,7 +132,8 @@ def _of(source: str) -> str:
 
 
 def _link(source: Path, place: Path) -> None:
-    """Without copying: shards may be many gigabytes, and those finished must outlive a kill before publication."""
+    """Links instead of copying: shards may be many gigabytes, and finished ones must survive a kill before
+    publication."""
     try:
         os.link(source, place)
     except OSError:  # a file system without hard links

@@ -1,4 +1,4 @@
-"""Stage `corpus`: packs text for pretraining. What the rest of the house knows of it; torch-free."""
+"""Stage `corpus`: packs text for pretraining. Torch-free description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Source(Located):
-    """Where a part of a corpus comes from. Each row, or each file, is a document."""
+    """A source of documents: each row, or each file, is a document."""
 
     path: str = Field(min_length=1)
     """A hub id, which is streamed; a local file or folder; an embedded package; or `python:stdlib`, the source code of
@@ -30,9 +30,9 @@ class Source(Located):
     split: str = "train"
     """Split of the source to read."""
     column: str = "text"
-    """Of the rows: what holds a document's text. `a.b` is column b inside column a."""
+    """Column of the rows that holds a document's text. `a.b` is column b inside column a."""
     files: str = ""
-    """A pattern such as `**/*.py`: each file of a local folder that fits it is a document. Empty: rows of its data
+    """A pattern such as `**/*.py`: each matching file of a local folder is a document. Empty: the rows of its data
     files are."""
     weight: float | None = Field(None, gt=0)
     """Share of this source's tokens in the corpus, relative to the other sources' weights. Sources that end are read
@@ -45,15 +45,15 @@ class CorpusOptions(Options):
     section: ClassVar[str] = "corpus"
 
     sources: dict[str, Source] = Field(min_length=1)
-    """By names that validation losses carry."""
+    """Sources by name; validation losses carry these names."""
     tokens: int = Field(ge=0)
-    """Of the training part. 0: until each source has been read to its end at least once."""
+    """Tokens of the training part. 0: until each source has been read to its end at least once."""
     validation_fraction: float = Field(gt=0, lt=0.5)
     """Share of each source's documents, chosen by a hash of their text, that is kept for validation."""
     validation_tokens: int = Field(ge=1)
-    """Of each source at most; documents chosen for validation beyond that are left out."""
+    """Most validation tokens of each source; documents chosen for validation beyond that are left out."""
     shard_tokens: int = Field(ge=1)
-    """A shard is closed with the document that brings it to this size. A killed run goes on behind its last one."""
+    """A shard ends with the document that brings it to this size. A killed run resumes after its last shard."""
 
     @field_validator("sources")
     @classmethod
@@ -74,7 +74,7 @@ class CorpusOptions(Options):
 
     @property
     def weights(self) -> dict[str, float] | None:
-        """By source; None where each is to be read once."""
+        """Returns the weights by source; None if each source is to be read once."""
         found = {name: source.weight for name, source in self.sources.items() if source.weight is not None}
         return found or None
 

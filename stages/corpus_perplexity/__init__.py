@@ -1,1 +1,1 @@
-"""How well a model predicts the validation text of each source of a corpus."""
+"""Perplexity of a model on the validation text of each source of a corpus."""

@@ -1,4 +1,4 @@
-"""Stage `corpus_perplexity`: what a base, or a foundation, is worth before it meets a task."""
+"""Stage `corpus_perplexity`: evaluates a base, or a foundation, before it meets a task."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from stages.evaluate.perplexity import estimate, window_losses
 
 
 def run(config: CorpusPerplexityOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint), `data` (PackedCorpus) and optionally `baseline` (Metrics of the same stage) -> Metrics:
-    `perplexity_SOURCE`; its summary has the recovery over the baseline, too."""
+    """Computes `perplexity_SOURCE`, with the recovery over the baseline in the summary.
+
+    Inputs: `model` (Checkpoint), `data` (PackedCorpus) and optionally `baseline` (Metrics of the same stage). Output:
+    Metrics.
+    """
     source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
     assert isinstance(source, Checkpoint)
     assert isinstance(data, PackedCorpus)

@@ -1,4 +1,4 @@
-"""Stage `corpus_perplexity`: perplexity of each source of a corpus. Its description for the pipeline, without torch."""
+"""Stage `corpus_perplexity`: perplexity of each source of a corpus. Torch-free description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CorpusPerplexityOptions(Options):
     length: int = Field(ge=2)
     """Tokens of a window."""
     windows: int = Field(ge=1)
-    """Of each source's validation text, as far as it has so many."""
+    """Windows of each source's validation text, if it has so many."""
     batch_size: int = Field(ge=1)
 
 

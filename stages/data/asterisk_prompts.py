@@ -1,4 +1,4 @@
-"""Recorded prompts of the Asterisk telephone exchange, one speaker a language, with their transcripts."""
+"""Reads recorded prompts of the Asterisk telephone exchange, one speaker for each language, with their transcripts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _LICENSE = "CC-BY-SA-3.0"
 _TRANSCRIPTS = "usr/share/doc/asterisk-core-sounds-*/core-sounds-*.txt.gz"
 _SOUNDS = "usr/share/asterisk/sounds"
 _FEWEST_WORDS = 4
-"""Shorter ones are names of digits and letters."""
+"""Shorter prompts are names of digits and letters."""
 
 
 def read(debs: list[Path]) -> Raw:
-    """Rows {"audio": {"bytes"}, "text", "clip"} in the transcripts' order; no sounds that are not speech."""
+    """Yields rows {"audio": {"bytes"}, "text", "clip"} in the transcripts' order, without sounds that are not
+    speech."""
     with debian.unpacked(debs) as folder:
         transcripts, speakers = list(folder.glob(_TRANSCRIPTS)), list(folder.glob(f"{_SOUNDS}/*/"))
         if len(transcripts) != 1 or len(speakers) != 1:

@@ -1,4 +1,4 @@
-"""Sound files of any kind to what speech models read: 16 kHz, one channel, 16 bits."""
+"""Converts sound files of any kind into what speech models read: 16 kHz, one channel, 16 bits."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE = 16_000
-"""Samples a second, of all speech inside."""
+"""Samples a second of all converted speech."""
 _FULL_SCALE = 32_768
 _SILENCE = 1e-3
 """-60 dB of full scale: a clip whose loudest sample is below has no speech in it."""
 
 
 class UnreadableError(ValueError):
-    """Not a sound file, or a damaged one."""
+    """The file is damaged or not a sound file."""
 
 
 @dataclass(frozen=True)
 class Sound:
     samples: NDArray[np.float64]
-    """(N,) in [-1, 1]; one channel."""
+    """Shape (N,), in [-1, 1]; one channel."""
     rate: int
     channels: int
-    """Of the file."""
+    """Channels of the file."""
 
     @property
     def silent(self) -> bool:
-        """Also if it is empty."""
+        """Returns whether it is silent or empty."""
         return bool(np.abs(self.samples).max(initial=0) < _SILENCE)
 
 
 def decode(content: bytes) -> Sound:
-    """A sound file (whatever libsndfile reads: wav, flac, mp3, ogg), its channels averaged. Raises UnreadableError."""
+    """Decodes a sound file (any that libsndfile reads: wav, flac, mp3, ogg) and averages its channels. Raises
+    UnreadableError."""
     import soundfile
 
     try:
@@ -49,7 +50,8 @@ def decode(content: bytes) -> Sound:
 
 
 def pcm(sound: Sound) -> NDArray[np.int16]:
-    """`pcm_N`: resampled to RATE, and clipped where that overshoots. A 16-bit file of that rate comes out as it was."""
+    """Returns `pcm_N`: resampled to RATE, and clipped where that overshoots. A 16-bit file of that rate is
+    unchanged."""
     samples_N = sound.samples
     if sound.rate != RATE:
         from scipy.signal import resample_poly

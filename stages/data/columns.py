@@ -1,4 +1,4 @@
-"""The texts in the columns of a row, as a data format asks for them."""
+"""Reads the texts in the columns of a row, as a data format needs them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stages.data.rows import Row
 
 
 def texts(row: Row, columns: Mapping[str, str]) -> dict[str, str] | None:
-    """Our field -> the text in its column (`data.columns`); None where a column has none."""
+    """Returns the text of each of our fields from its column (`data.columns`); None if a column is empty."""
     found = {ours: text(row, ours, theirs) for ours, theirs in columns.items()}
     return found if all(found.values()) else None
 
 
 def verbatim(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
-    """`text` as it is, spaces and all, and `id`. Raises UserError where `text` is missing."""
+    """Returns `text` unchanged, spaces included, and `id`. Raises UserError if `text` is missing."""
     found = value(row, "text", columns["text"])
     if _is_missing(found):
         raise UserError(
@@ -29,13 +29,13 @@ def verbatim(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def value(row: Row, ours: str, theirs: str) -> Any:
-    """What a row has in a column (`held`), which `data.columns` names."""
+    """Returns the value (`held`) of the column that `data.columns` names."""
     return held(row, theirs, f"data.columns.{ours}")
 
 
 def held(row: Row, column: str, option: str) -> Any:
-    """What a row has in a column, or, as in `translation.en`, in a column inside a column. Raises UserError, with the
-    option that names the column, where there is none."""
+    """Returns the value of a column, or, as in `translation.en`, of a column inside a column. Raises UserError, with
+    the option that names the column, if there is none."""
     found: Any = row.values
     for part in (column,) if column in found else column.split("."):
         if not isinstance(found, dict) or part not in found:
@@ -46,12 +46,12 @@ def held(row: Row, column: str, option: str) -> Any:
 
 
 def _is_missing(found: Any) -> bool:
-    """Tables of pandas mark what is missing by a number that is not one (NaN)."""
+    """Returns whether a value is missing; pandas marks that by NaN."""
     return found is None or (isinstance(found, float) and math.isnan(found))
 
 
 def text(row: Row, ours: str, theirs: str) -> str:
-    """The text of one column, stripped; empty where nothing stands there."""
+    """Returns the text of one column, stripped; empty if it has none."""
     found = value(row, ours, theirs)
     if _is_missing(found):
         return ""

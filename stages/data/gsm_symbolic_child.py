@@ -1,4 +1,4 @@
-"""The child of `gsm_symbolic`: `python -S gsm_symbolic_child.py WHEEL SIZE SEED` prints one JSON row a line."""
+"""The child process of `gsm_symbolic`: `python -S gsm_symbolic_child.py WHEEL SIZE SEED` prints one JSON row a line."""
 
 from __future__ import annotations
 

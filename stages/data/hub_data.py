@@ -1,4 +1,4 @@
-"""Data sets of a hub, at one commit. `datasets` runs no scripts of a repository and reads no pickles."""
+"""Reads data sets of a hub, at one commit. `datasets` runs no scripts of a repository and reads no pickles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.sources import cards
 
 
 def read(repo: str, commit: str, subset: str) -> Raw:
-    """All splits of a hub data set. Raises UserError in one line when it cannot be had."""
+    """Reads all splits of a hub data set. Raises UserError in one line if that fails."""
     from datasets import load_dataset_builder
 
     try:
@@ -32,7 +32,7 @@ def read(repo: str, commit: str, subset: str) -> Raw:
 
 @dataclass(frozen=True)
 class Rows:
-    """Read from disk as they are iterated over: sets of the hub can be larger than memory."""
+    """Rows that are read from disk during iteration: data sets of the hub can be larger than memory."""
 
     split: str
     table: Any
@@ -44,7 +44,7 @@ class Rows:
 
 
 def _undecoded(table: Any) -> Any:
-    """Audio as the bytes of its files: to decode it, `datasets` would need torchcodec."""
+    """Keeps audio as the bytes of its files: to decode it, `datasets` would need torchcodec."""
     from datasets import Audio
 
     for name, feature in table.features.items():

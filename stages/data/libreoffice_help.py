@@ -1,4 +1,4 @@
-"""LibreOffice's help as parallel texts: its pages have the same names, and their paragraphs the same ids, in all
+"""Reads LibreOffice's help as parallel texts: its pages have the same names, and their paragraphs the same ids, in all
 languages."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PARAGRAPHS = "|".join(f"//{tag}[starts-with(@id, 'par_') or starts-with(@id, 'h
 
 
 def read(debs: list[Path]) -> Raw:
-    """Rows {"page", and a column for each language, named as LibreOffice does: "en-US", "de"}."""
+    """Yields rows {"page", and a column for each language, named as LibreOffice does: "en-US", "de"}."""
     if len(debs) != 2:
         raise UserError(f"a translation needs the help of two languages, got {len(debs)} packages", "data.path")
     with debian.unpacked(debs) as folder:
@@ -33,11 +33,11 @@ def read(debs: list[Path]) -> Raw:
 
 
 def _rows(folder: Path, first: str, second: str) -> Iterator[Row]:
-    """Pairs of 3 to 60 words on either side, each once, whose sides differ (equal ones are code).
+    """Yields pairs of 3 to 60 words on either side, each once, whose sides differ (equal ones are code).
 
-    The help repeats itself: paragraphs are embedded in many pages, and menus and notes recur. Pages are what a split
-    puts on one side, so a text, in either language and but for case and punctuation, stays only in the first page that
-    has it: none of a test split's sentences, nor their translations, was in training.
+    The help repeats itself: paragraphs are embedded in many pages, and menus and notes recur. Since splits keep pages
+    together, a text, in either language and apart from case and punctuation, stays only in the first page that has it:
+    no sentence of a test split, nor its translation, is in training.
     """
     home: dict[tuple[str, str], str] = {}
     for file in sorted((folder / first / "text").rglob("*.html")):
@@ -61,7 +61,7 @@ def _rows(folder: Path, first: str, second: str) -> Iterator[Row]:
 
 
 def _paragraphs(file: Path) -> dict[str, str]:
-    """Id -> text of the paragraphs and headings of a page."""
+    """Returns the text of a page's paragraphs and headings by id."""
     import lxml.html
 
     page: Any = lxml.html.fromstring(file.read_bytes(), parser=lxml.html.HTMLParser(encoding="utf-8"))

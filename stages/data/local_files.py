@@ -1,6 +1,6 @@
-"""Local data: one file, or a folder, of JSON Lines, JSON, TSV, CSV, Parquet or plain lines, compressed or not.
+"""Reads local data: one file, or a folder, of JSON Lines, JSON, TSV, CSV, Parquet or plain lines, compressed or not.
 
-Which files of a folder are which split is decided by `datasets`, as for data sets of a hub: by names that say it
+`datasets` decides which files of a folder belong to which split, as for data sets of a hub: by names that indicate it
 (train-00000-of-00002.parquet, valid.jsonl, dev/a.json.gz), or by `configs` in the README's header.
 """
 
@@ -28,11 +28,11 @@ _LONGEST_FIELD = 2**30
 
 
 def read(path: Path, subset: str = "") -> Raw:
-    """A file: all rows in `train`. A folder: its splits, by the names that `datasets` gives them, and each file by its
-    own name as well. `subset`: one of the README's `configs`.
+    """Reads a file, with all rows in `train`, or a folder, with its splits by the names that `datasets` gives them, and
+    each file by its own name as well. `subset` is one of the README's `configs`.
 
     Rows of a folder may name files inside it, relative to it: they are part of its digest. Rows of a single file may
-    not: nothing would tell that one of those was changed.
+    not: a change of those files would go unnoticed.
     """
     if path.is_file():
         if subset:
@@ -68,8 +68,8 @@ def read(path: Path, subset: str = "") -> Raw:
 
 
 def _splits(folder: Path, files: Sequence[Path], stated: Mapping[str, Any]) -> dict[str, list[Path]]:
-    """Split -> its files, in order, by what the README has stated or else by their names. Files whose names say no
-    split are all `train` if there is but one of them."""
+    """Returns the files of each split, in order, as the README states or else by their names. A single file whose name
+    indicates no split is `train`."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
     base = folder / str(stated.get("data_dir") or "")
@@ -92,17 +92,17 @@ def _splits(folder: Path, files: Sequence[Path], stated: Mapping[str, Any]) -> d
 
 
 def _words(file: Path, folder: Path) -> set[str]:
-    """Of a file's name, as `datasets` looks for splits in it."""
+    """Returns the words of a file's name among which `datasets` looks for splits."""
     return set(re.split(r"[-._ 0-9/]+", file.relative_to(folder).as_posix()))
 
 
 def _names_train(file: Path, folder: Path) -> bool:
-    """Whether a file is train by a word of its name, and not because `datasets` takes all it finds for train."""
+    """Returns whether a word of the file's name says train, as opposed to `datasets` taking all files for train."""
     return not {"train", "training"}.isdisjoint(_words(file, folder))
 
 
 def _note(by_split: Mapping[str, Sequence[Path]], folder: Path) -> str:
-    """`eval` may be meant for validation as well."""
+    """Notes that `eval` may be meant for validation as well."""
     evals = [file for file in by_split.get("test", ()) if {"eval", "evaluation"} & _words(file, folder)]
     if not evals:
         return ""
@@ -111,7 +111,7 @@ def _note(by_split: Mapping[str, Sequence[Path]], folder: Path) -> str:
 
 
 def _check_shards(split: str, files: Sequence[Path]) -> None:
-    """Raises UserError where one of the files `NAME-00000-of-00003` of a split is not there."""
+    """Raises UserError if one of the files `NAME-00000-of-00003` of a split is missing."""
     have: dict[tuple[Path, str, int], set[int]] = {}
     for file in files:
         if numbered := re.search(r"(.*)-(\d{5})-of-(\d{5})$", _stem(file)):
@@ -127,7 +127,8 @@ def _check_shards(split: str, files: Sequence[Path]) -> None:
 
 
 def _of_readme(folder: Path, subset: str) -> dict[str, Any]:
-    """What the README's `configs` say of a subset, or of the default one: `data_files`, `data_dir`; empty without."""
+    """Returns the README's `configs` entry of a subset, or of the default one: `data_files`, `data_dir`; empty if there
+    is none."""
     configs = cards.configs_in(folder / "README.md")
     if not configs:
         if subset:
@@ -142,7 +143,7 @@ def _of_readme(folder: Path, subset: str) -> dict[str, Any]:
 
 
 def _ending(file: Path) -> str:
-    """`.jsonl` of `a.jsonl.gz`; empty for a file of another kind."""
+    """Returns the suffix: `.jsonl` for `a.jsonl.gz`; empty for a file of another kind."""
     name = file.name
     for compression in _COMPRESSIONS:
         name = name.removesuffix(compression)
@@ -160,7 +161,7 @@ def _is_hidden(file: Path, folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Rows:
-    """Read as they are iterated over."""
+    """Rows that are read during iteration."""
 
     files: list[Path]
     folder: Path | None
@@ -189,7 +190,7 @@ def _items(file: Path) -> Iterator[tuple[str, object]]:
 
 @contextmanager
 def _open(file: Path) -> Iterator[IO[bytes]]:
-    """Decompressed by the file's ending."""
+    """Opens a file, decompressed according to its suffix."""
     import fsspec
     from fsspec.utils import infer_compression
 
@@ -231,7 +232,7 @@ def _json_list(file: Path) -> Iterator[tuple[str, object]]:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, object]]:
-    """Each line is a row with the column `text`."""
+    """Yields each line as a row with the column `text`."""
     with _open(file) as content:
         for number, line in enumerate(content, start=1):
             where = f"{file.name}:{number}"
@@ -244,7 +245,7 @@ def _lines(file: Path) -> Iterator[tuple[str, object]]:
 
 
 def _table(file: Path, ending: str) -> Iterator[tuple[str, object]]:
-    """The first line names the columns. TSV knows no quotes: a `"` is text."""
+    """Yields the rows of a table whose first line names the columns. TSV has no quotes: a `"` is text."""
     csv.field_size_limit(_LONGEST_FIELD)
     with _open(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as content:
         if ending == ".tsv":

@@ -1,6 +1,6 @@
-"""Open Assistant's message trees: prompts with replies, which have replies.
+"""Reads Open Assistant's message trees: prompts with replies, which have replies.
 
-What a model wrote (`synthetic`) or what was deleted is left out, with all that answers it.
+What a model wrote (`synthetic`) or what was deleted is left out, with everything that answers it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Turn = dict[str, str]
 
 
 def threads(row: Row) -> Iterator[Row]:
-    """{"messages", "tree"}: every way from the root to a last reply of an assistant."""
+    """Yields {"messages", "tree"}: every path from the root to a last reply of an assistant."""
     for number, messages in enumerate(_ways(_root(row), [])):
         yield Row(f"{row.where}[{number}]", {"messages": messages, "tree": row.values["message_tree_id"]})
 
 
 def replies(row: Row) -> Iterator[Row]:
-    """{"messages", "replies", "tree"}: a conversation up to a prompt, and what assistants answered, as people ranked
-    it, the best first. Prompts with fewer than two ranked replies are left out."""
+    """Yields {"messages", "replies", "tree"}: a conversation up to a prompt, and the replies of assistants as people
+    ranked them, the best first. Prompts with fewer than two ranked replies are left out."""
     for number, (messages, ranked) in enumerate(_ranked(_root(row), [])):
         values = {"messages": messages, "replies": ranked, "tree": row.values["message_tree_id"]}
         yield Row(f"{row.where}[{number}]", values)

@@ -1,4 +1,4 @@
-"""Rows as their source has them, before they take this project's form."""
+"""Rows as their source has them, before they are converted to this project's formats."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 @dataclass(frozen=True)
 class Row:
     where: str
-    """For errors: `file:line`, or a split and an index."""
+    """Place for error messages: `file:line`, or a split and an index."""
     values: dict[str, Any]
     folder: Path | None = None
-    """Where files lie that the row names; None where it may name none."""
+    """Folder of the files that the row names; None if it may name none."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What a reader found: rows by the source's own split names; a source without splits has all in `train`.
+    """Rows by the source's own split names; a source without splits has all in `train`.
 
-    Rows may be read while they are iterated over, once.
+    Rows may be read during iteration, once.
     """
 
     splits: Mapping[str, Iterable[Row]]
     license: str
     unnamed: tuple[str, ...] = ()
-    """Of `splits`: files whose names say no split, read only if `data.splits` names them."""
+    """Splits of files whose names indicate none; they are read only if `data.splits` names them."""
     note: str = ""
-    """What a reader should know of the splits' names; empty where nothing is to be said."""
+    """Note about the splits' names; empty if there is nothing to say."""

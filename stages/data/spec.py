@@ -1,4 +1,4 @@
-"""Stage `data`: brings in a data set as JSON Lines. Its description for the pipeline, without torch."""
+"""Stage `data`: converts a data set to JSON Lines. Torch-free description."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stages.stage import MetricSpec, Stage
 
 
 def _of_the_named_generator(value: Any) -> Any:
-    """Validates the section `generator` as the one that it names describes it."""
+    """Validates the section `generator` by the options of the generator that it names."""
     if isinstance(value, dict) and isinstance(value.get("name"), str):
         return GENERATORS.get(value["name"]).options.model_validate(value)
     return value
@@ -30,7 +30,7 @@ LossOn = Literal["completion", "all"]
 
 
 class Speech(Options):
-    """How Whisper models read a data set of format speech."""
+    """Input of Whisper models for a data set of format speech."""
 
     language: str
     """Language of the transcripts, for example `en` or `hi`. It names the language token of multilingual models."""
@@ -70,12 +70,12 @@ class Data(Located):
     (instructions, summaries, functions). messages: conversations. translation: pairs of a source and a target. speech:
     audio files and their transcripts. A file of `stages/data/formats/`, or a format that an installed package adds."""
     columns: dict[str, str]
-    """Our column: theirs. text: `text`; qa: `question`, `answer`; translation: `source`, `target`; speech: `audio`,
-    `text`; messages: `messages`; prompted: those of its prompt format. `id` is what a hash split hashes (rows of one id
-    stay in one split). `a.b` is column b inside column a."""
+    """Maps our columns to those of the source. text: `text`; qa: `question`, `answer`; translation: `source`, `target`;
+    speech: `audio`, `text`; messages: `messages`; prompted: those of its prompt format. `id` is what a hash split
+    hashes (rows of one id stay in one split). `a.b` is column b inside column a."""
     splits: dict[str, str]
-    """Our split: theirs, where the source has splits; empty means those of the same names. Splits left out are cut from
-    `train` by hash."""
+    """Maps our splits to those of the source, if it has splits; empty means those of the same names. Splits left out
+    are cut from `train` by hash."""
     fractions: tuple[float, float, float]
     """Fractions of train, validation and test, where a split is cut by the hash of the id."""
     verbatim: bool = False
@@ -85,30 +85,31 @@ class Data(Located):
     """Template of the prompt in training and evaluation, for qa and translation. The default is that of lm-eval's
     gsm8k; T5 has its task prefix here."""
     completion: str
-    """Template of what follows the prompt, for qa and translation."""
+    """Template of the text after the prompt, for qa and translation."""
     unfold: Annotated[str, UNFOLDS] | None = None
-    """What makes rows of this format from rows of another form (self_instruct, oasst_threads): a file of
-    `stages/data/unfold/`, or one that an installed package adds. null: the source's rows are taken as they are."""
+    """Converts rows of another form (self_instruct, oasst_threads) to rows of this format: a file of
+    `stages/data/unfold/`, or one that an installed package adds. null: the source's rows are used unchanged."""
     generator: AnyGenerator | None = None
     """For path=generated: a file of `stages/data/generators/`, or one that an installed package adds, with its
     options."""
     size: int = Field(ge=0)
-    """The first so many rows of each split; for generated data, the number of items to generate. 0 keeps all."""
+    """Keep this many rows of each split, the first ones; for generated data, the number of items to generate. 0 keeps
+    all."""
     seed: Seed
     """Seed of generated data."""
     speech: Speech | None = None
-    """Only for format=speech."""
+    """Speech options, only for format=speech."""
     languages: Languages | None = None
-    """Only for format=translation."""
+    """Language options, only for format=translation."""
 
     def item_facts(self) -> dict[str, Any]:
-        """What its record says of how items are put to a model."""
+        """Returns how items are presented to a model, for the record."""
         return {}
 
     @model_validator(mode="wrap")
     @classmethod
     def _of_the_chosen_format(cls, value: Any, handler: ModelWrapValidatorHandler[Data]) -> Data:
-        """Validated, it is of the class that its format names as its `options`."""
+        """Returns an instance of the class that the format names as its `options`."""
         return FORMATS.validated(Data, cls, value, handler, "format")
 
     @field_validator("fractions")
@@ -143,7 +144,7 @@ class Data(Located):
 
 
 class ItemData(Data):
-    """Items that are learned and asked: what formats of items and conversations have in common."""
+    """Options shared by formats of items and conversations, which are learned and evaluated."""
 
     added: ClassVar[frozenset[str]] = Data.added | {"loss_on", "too_long", "keep"}
 
@@ -151,9 +152,9 @@ class ItemData(Data):
     """Tokens that cross entropy and kd see: those of the completion (of the assistant's turns), or all of an item.
     SquareHead compares all tokens either way."""
     too_long: Literal["refuse", "leave_out"] = "refuse"
-    """What becomes of an item whose prompt alone fills a row."""
+    """What is done with an item whose prompt alone fills a row."""
     keep: list[str] = Field([])
-    """Columns of the source that go along with an item, for metrics that read them or report by them."""
+    """Columns of the source that stay with an item, for metrics that read them or report by them."""
 
     def item_facts(self) -> dict[str, Any]:
         return {"loss_on": self.loss_on, "too_long": self.too_long}

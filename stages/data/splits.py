@@ -1,4 +1,4 @@
-"""Which rows are train, validation and test. Pure functions of names, ids and fractions."""
+"""Assigns rows to train, validation and test. Pure functions of names, ids and fractions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ SPLITS = ("train", "validation", "test")
 
 
 def named(have: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
-    """Our split -> theirs. `asked` if given, else the names that both know. Raises UserError if one is missing."""
+    """Returns the source's split for each of ours: `asked` if given, else the names that both have. Raises UserError if
+    one is missing."""
     chosen = dict(asked) or {name: name for name in SPLITS if name in have}
     for ours, theirs in chosen.items():
         if theirs not in have:
@@ -28,22 +29,22 @@ def named(have: Sequence[str], asked: Mapping[str, str]) -> dict[str, str]:
 class Cut:
     """How train is cut into the splits that a source lacks: by a hash of each row's `id`.
 
-    Rows of one id stay together, and stay where they are when others come or go.
+    Rows of one id stay together, and stay in their split when other rows come or go.
     """
 
     names: tuple[str, ...]
     bounds: tuple[float, ...]
-    """Where in [0, 1) each split but the last ends."""
+    """Upper end in [0, 1) of each split but the last."""
 
     def side(self, identifier: str) -> str:
-        """The split of a row of train."""
+        """Returns the split of a row of train."""
         return self.names[bisect_right(self.bounds, hash_position(identifier))]
 
 
 def cut(have: Collection[str], fractions: Sequence[float]) -> Cut:
-    """`fractions` are of train, validation and test; those of splits that are there already have no part in it.
+    """Returns the cut. `fractions` are of train, validation and test; those of splits that the source has are ignored.
 
-    A fraction of 0 makes no split. Raises UserError where nothing is left for rows of train.
+    A fraction of 0 makes no split. Raises UserError if nothing is left for rows of train.
     """
     wanted = {name: part for name, part in zip(SPLITS, fractions, strict=True) if part > 0}
     share = {name: part for name, part in wanted.items() if name == "train" or name not in have}
@@ -53,5 +54,5 @@ def cut(have: Collection[str], fractions: Sequence[float]) -> Cut:
 
 
 def hash_position(identifier: str) -> float:
-    """In [0, 1), from sha256: the same on every machine and in every version of Python."""
+    """Returns a position in [0, 1) from sha256: the same on every machine and in every version of Python."""
     return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:6], "big") / 2**48

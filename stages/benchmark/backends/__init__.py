@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Searcher(Protocol):
-    """A runner that also searches with several beams: those of encoder-decoders."""
+    """A runner that can also decode with beam search, for encoder-decoders."""
 
     def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
-        """Encodes the sample and writes so many tokens, whatever they are."""
+        """Encodes the sample and decodes the given number of tokens, whatever they are."""
 
 
 @runtime_checkable
 class Backend(Protocol):
     quantized: bool
-    """Runs what the quantize stage made of a model, not its floating-point checkpoint."""
+    """Whether it runs the quantize stage's checkpoint instead of the floating-point one."""
     exact: bool
-    """Computes what the evaluation of its checkpoint computed; others round further."""
+    """Whether it computes what the evaluation of its checkpoint computed; others round further."""
     weight_bytes: float
-    """That a weight takes in memory, for estimates."""
+    """Bytes of a weight in memory, for estimates."""
 
     def prepare(self, checkpoint: Checkpoint, threads: int) -> Runner | Unavailable:
         """Loads a checkpoint into the form that this backend computes with."""

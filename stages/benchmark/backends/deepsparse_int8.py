@@ -1,7 +1,7 @@
-"""DeepSparse in int8, licence as deepsparse_fp32's: weights per output channel, the head's too.
+"""DeepSparse in int8: weights per output channel, the head's included. The licence is that of deepsparse_fp32.
 
-Activations have static scales, one a tensor, the only ones that it runs fast. They come from random tokens: its speed
-counts here.
+Activations have static scales, one for each tensor: the only kind that it runs fast. They come from random tokens,
+since only the speed is measured.
 """
 
 from __future__ import annotations

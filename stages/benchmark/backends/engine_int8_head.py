@@ -1,4 +1,4 @@
-"""As engine_int8, the head in int8 too, as llama.cpp's and ONNX Runtime's int8 have it."""
+"""Like engine_int8, with the head in int8 too, as in llama.cpp's and ONNX Runtime's int8."""
 
 from __future__ import annotations
 

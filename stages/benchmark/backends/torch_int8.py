@@ -1,4 +1,5 @@
-"""torch.ao's dynamic quantization of every linear, the head too: int8 per tensor, activations uint8 per tensor."""
+"""torch.ao's dynamic quantization of every linear, the head included: int8 weights and uint8 activations, both per
+tensor."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Data formats: what the rows of a data set have, and what families of models read them as. A file each, and a file
-in conf/data/.
+"""Data formats: the columns of a data set's rows, and the kind of rows that families of models read. A file each, and a
+file in conf/data/.
 
 A member defines `FORMAT`. Its file is read when a run is planned: plain Python, no torch.
 """
@@ -26,16 +26,16 @@ asks for. conversations: {"messages", "id"}. pairs: {"source", "target", "id"}. 
 class Format(Protocol):
     rows: RowKind
     options: type[Data]
-    """The section `data` of the configuration, with what only this format is told."""
+    """The section `data` of the configuration, with the options of this format."""
     columns: frozenset[str] | None
-    """What a row must have (`data.columns`), `id` among them; None: its `options` check that."""
+    """Columns that a row must have (`data.columns`), `id` among them; None: its `options` check that."""
     templates: tuple[str, str] | None
-    """The columns that stand in `data.prompt` and `data.completion`; None: it reads neither."""
+    """Columns that occur in `data.prompt` and `data.completion`; None: it reads neither."""
     takes: frozenset[str]
-    """Those of the options `verbatim`, `speech` and `languages` that it reads."""
+    """Options among `verbatim`, `speech` and `languages` that it reads."""
 
     def row(self, row: Row, data: Any) -> dict[str, Any] | None:
-        """The row as JSON Lines have it; None for one without text, which is left out. `data` is of its own `options`.
+        """Returns the row for JSON Lines; None for one without text, which is left out. `data` is of its own `options`.
         Raises UserError."""
 
 
@@ -43,10 +43,10 @@ FORMATS: Kinds[Format] = Kinds("data format", __name__, "FORMAT", "data.format",
 
 
 def rows_of(data: DataSet) -> RowKind:
-    """What the rows of a data set are read as."""
+    """Returns the kind of rows that a data set is read as."""
     return FORMATS.get(data.format).rows
 
 
 def names_of(kinds: Container[str]) -> list[str]:
-    """The formats whose rows are of these kinds."""
+    """Returns the formats whose rows are of these kinds."""
     return [name for name in FORMATS.names() if FORMATS.get(name).rows in kinds]

@@ -1,4 +1,4 @@
-"""Conversations: `[{"role": "user", "content": ...}, {"role": "assistant", ...}]`, as TRL and hubs have them."""
+"""Conversations: `[{"role": "user", "content": ...}, {"role": "assistant", ...}]`, as in TRL and on hubs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Messages:
     takes: frozenset[str] = frozenset()
 
     def row(self, row: Row, data: MessagesData) -> dict[str, Any] | None:
-        """None for a conversation with an empty turn of the assistant, or without a turn."""
+        """Returns None for a conversation without a turn of the assistant, or with an empty one."""
         messages = [_message(row, turn) for turn in _turns(row, data.columns["messages"])]
         if not messages or any(turn["role"] == "assistant" and not turn["content"] for turn in messages):
             return None

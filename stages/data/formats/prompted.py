@@ -15,7 +15,7 @@ from stages.data.spec import ItemData
 
 class PromptedData(ItemData):
     prompt_format: Annotated[str, PROMPTS]
-    """A file of `stages/data/prompts/`, or what installed packages add. `columns` are those that it asks for."""
+    """A file of `stages/data/prompts/`, or what installed packages add. It determines the `columns`."""
     prompt: str = ""
     completion: str = ""
 

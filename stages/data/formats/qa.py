@@ -17,7 +17,7 @@ class QuestionAnswerData(ItemData):
 
     loss_on: LossOn = "all"
     answer_mark: str = Field("####", min_length=1)
-    """Behind the last one stands the answer that exact match compares; without one, all of it is the answer."""
+    """Exact match compares the text after its last occurrence; without one, the whole text is the answer."""
 
     def item_facts(self) -> dict[str, Any]:
         return super().item_facts() | {"answer_mark": self.answer_mark}

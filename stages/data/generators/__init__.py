@@ -1,4 +1,4 @@
-"""Generators of data: items that are made, not read. A file each.
+"""Generators of data: items that are computed, not read. A file each.
 
 A member defines `GENERATOR`. `data.path=generated` with a section `data.generator` names one. The same options, size
 and seed make the same items on every machine. Its file is read when a run is planned: plain Python, no torch.
@@ -18,14 +18,14 @@ class Generator(Protocol):
     options: type[GeneratorOptions]
 
     def items(self, options: Any, size: int, seed: int) -> Iterator[dict[str, Any]]:
-        """At most `size` different rows; fewer where there are no more."""
+        """Yields at most `size` different rows; fewer if there are no more."""
 
 
 GENERATORS: Kinds[Generator] = Kinds("generator of data", __name__, "GENERATOR", "data.generator.name", Generator)
 
 
 class GeneratorOptions(Options):
-    """What makes generated data. A generator may add its own options, each with a default."""
+    """Options of a generator. A generator may add its own, each with a default."""
 
     name: Annotated[str, GENERATORS]
     """Name of the generator: a file of `stages/data/generators/`, or one that an installed package adds."""

@@ -1,6 +1,6 @@
 """Chains of one-digit sums and differences with every step written out: `3-7+2=` -> `3-7=-4;-4+2=-2#-2`.
 
-As many different items as are wanted, exact answers, and a difficulty that grows with the number of terms.
+There are as many different items as wanted, with exact answers, and the difficulty grows with the number of terms.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from stages.data.generators import GeneratorOptions
 
 _TRIES = 50
-"""Draws of a length without a new item after which there are taken to be none left."""
+"""Draws without a new item of a length after which it counts as exhausted."""
 
 
 class ChainOptions(GeneratorOptions):
@@ -33,7 +33,7 @@ class ChainOptions(GeneratorOptions):
 
 
 def solved(numbers: list[int], signs: list[str]) -> str:
-    """Each step, and the answer after `#`."""
+    """Returns each step, and the answer after `#`."""
     total, steps = numbers[0], []
     for sign, number in zip(signs, numbers[1:], strict=True):
         after = total + number if sign == "+" else total - number
@@ -46,7 +46,7 @@ class ChainArithmetic:
     options = ChainOptions
 
     def items(self, options: ChainOptions, size: int, seed: int) -> Iterator[dict[str, Any]]:
-        """{"question", "answer", "terms"}, the lengths in turn."""
+        """Yields {"question", "answer", "terms"}, cycling through the lengths."""
         draw = random.Random(f"chain arithmetic {seed}")
         lengths = list(range(options.fewest_terms, options.most_terms + 1))
         misses = dict.fromkeys(lengths, 0)

@@ -1,7 +1,7 @@
-"""Small Python functions: a head and a docstring -> a body of one line, with tests, in HumanEval's form.
+"""Small Python functions: a signature and a docstring -> a body of one line, with tests, in HumanEval's form.
 
-Each is a template with names and constants drawn. The tests compare with what the template's own body returns for
-arguments that are drawn as well.
+Each is a template with random names and constants. The tests compare with what the template's own body returns for
+random arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field
 from stages.data.generators import GeneratorOptions
 
 _TRIES = 2000
-"""Draws in a row without a new item after which there are taken to be none left."""
+"""Draws in a row without a new item after which the templates count as exhausted."""
 _FUNCTIONS = ("solve", "work", "answer", "apply", "handle", "process", "run_task", "step", "convert", "compute", "find")
 _NAMES = {
     "n": ("n", "x", "number", "value", "count", "amount", "k"),
@@ -72,7 +72,7 @@ TEMPLATES: tuple[tuple[str, str, str], ...] = (
     ("s", "Return {x} with each letter {c} replaced by {d}.", "{x}.replace({c!r}, {d!r})"),
     ("s", "Return the number of words in {x}.", "len({x}.split())"),
 )
-"""(kinds of the arguments: number, list, string; docstring; what is returned)."""
+"""Kinds of the arguments (number, list, string), docstring, and the returned expression."""
 
 
 class FunctionOptions(GeneratorOptions):
@@ -84,8 +84,9 @@ class Functions:
     options = FunctionOptions
 
     def items(self, options: FunctionOptions, size: int, seed: int) -> Iterator[dict[str, Any]]:
-        """{"prompt", "canonical_solution", "test", "entry_point", "task", "template"}, the templates in turn. Items of
-        one `task` have the same constants, those of one `template` the same body but for names and constants."""
+        """Yields {"prompt", "canonical_solution", "test", "entry_point", "task", "template"}, cycling through the
+        templates. Items of one `task` have the same constants, those of one `template` the same body apart from names
+        and constants."""
         draw = random.Random(f"functions {seed}")
         seen: set[str] = set()
         misses = number = 0
@@ -122,7 +123,7 @@ def _item(draw: random.Random, template: int, tests: int) -> dict[str, Any]:
 
 
 def _value(names: list[str], body: str, given: tuple[Any, ...]) -> Any:
-    """What one of the bodies above returns."""
+    """Returns what one of the bodies above returns."""
     # a scope of its own for the names inside comprehensions
     return eval(body, dict(zip(names, given, strict=True)))
 

@@ -18,11 +18,11 @@ from stages.kinds import Kinds
 class Item:
     prompt: str
     completion: str
-    """Empty for an item that is only asked."""
+    """Text to learn; empty for an item that is only evaluated."""
     cut: tuple[int, int] | None = None
-    """Characters of the prompt that are cut from their end where the item is too long: the article of a summary."""
+    """Characters of the prompt that are cut from their end if the item is too long: the article of a summary."""
     judged: Mapping[str, Any] = field(default_factory=dict)
-    """What metrics need besides: the tests of a function. JSON."""
+    """Further values for metrics, such as the tests of a function. JSON."""
 
 
 @runtime_checkable
@@ -32,9 +32,9 @@ class PromptFormat(Protocol):
     optional: frozenset[str]
     """Columns that may be left out, or be empty in a row."""
     values: frozenset[str]
-    """Columns that are taken as they are: lists of tests."""
+    """Columns that are used unchanged, such as lists of tests."""
     target: str
-    """The one of `texts` that is learned; mapped to an empty name, the data are prompts that are only asked."""
+    """Column of `texts` that is learned; mapped to an empty name, the data are prompts for evaluation only."""
 
     def item(self, fields: Mapping[str, Any]) -> Item: ...
 

@@ -1,4 +1,4 @@
-"""Instructions, as Alpaca puts them: the instruction, an input where there is one, the response."""
+"""Instructions in Alpaca's form: the instruction, an input if there is one, the response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programming tasks, as Alpaca's form puts them."""
+"""Programming tasks in Alpaca's form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function's head and docstring, and its body, which tests judge: HumanEval's form."""
+"""A function's signature and docstring, and its body, which tests check: HumanEval's form."""
 
 from __future__ import annotations
 

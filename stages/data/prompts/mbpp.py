@@ -1,5 +1,5 @@
-"""A task in words with one of its tests, in a docstring, and the program that passes all of them: MBPP, as the BigCode
-harness asks it."""
+"""A task in words with one of its tests, in a docstring, and the program that passes all of them: MBPP, in the prompt
+of the BigCode harness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An article and its summary. Of a long article the end is cut, never the summary."""
+"""An article and its summary. The end of a long article is cut, never the summary."""
 
 from __future__ import annotations
 

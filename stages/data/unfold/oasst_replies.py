@@ -1,4 +1,4 @@
-"""Message trees of Open Assistant as prompts with ranked replies."""
+"""Unfolds message trees of Open Assistant into prompts with ranked replies."""
 
 from stages.data.message_trees import replies
 

@@ -1,4 +1,4 @@
-"""Message trees of Open Assistant as conversations."""
+"""Unfolds message trees of Open Assistant into conversations."""
 
 from stages.data.message_trees import threads
 

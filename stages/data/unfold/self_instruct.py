@@ -1,4 +1,5 @@
-"""Self-Instruct's tasks: an instruction with instances of inputs and outputs, a row each."""
+"""Unfolds Self-Instruct's tasks: an instruction with instances of inputs and outputs becomes a row for each
+instance."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from stages.data.rows import Row
 
 
 def self_instruct(row: Row) -> Iterator[Row]:
-    """{"instruction", "input", "output", "id"}."""
+    """Yields {"instruction", "input", "output", "id"}."""
     instances = row.values.get("instances")
     if not isinstance(instances, list):
         raise UserError(f"{row.where} has no list of instances, as Self-Instruct's tasks have", "data.unfold")

@@ -1,4 +1,4 @@
-"""A text in the column `prompt` as a conversation of one turn, that a model is to answer: IFEval, AlpacaEval."""
+"""Converts a text in the column `prompt` to a conversation of one turn for a model to answer: IFEval, AlpacaEval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.data.rows import Row
 
 
 def single_prompt(row: Row) -> Iterator[Row]:
-    """The row, with `messages`."""
+    """Yields the row with `messages`."""
     text = row.values.get("prompt", row.values.get("instruction"))
     if not isinstance(text, str):
         raise UserError(f"{row.where} has no text in a column prompt or instruction", "data.unfold")
