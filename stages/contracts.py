@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -43,9 +44,10 @@ class Artifact:
     path: Path
     fingerprint: str
 
-    @property
+    @cached_property
     def meta(self) -> dict[str, Any]:
-        """Returns what the store wrote beside the result: config, inputs, facts, metrics, environment, files."""
+        """Returns what the store wrote beside the result: config, inputs, facts, metrics, environment, files. It is
+        read once: encoders ask for facts at every item."""
         found: dict[str, Any] = _read_json(self.path / "meta.json")
         return found
 
