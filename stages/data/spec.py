@@ -5,27 +5,18 @@ from __future__ import annotations
 from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from stages.contracts import Corpus
 from stages.data.columns import value
 from stages.data.formats import FORMATS
-from stages.data.generators import GENERATORS, GeneratorOptions
+from stages.data.generators import AnyGenerator
 from stages.data.rows import Row
 from stages.data.unfold import UNFOLDS
 from stages.options import Located, Options, Seed
 from stages.sources.identity import GENERATED
 from stages.stage import MetricSpec, Stage
 
-
-def _of_the_named_generator(value: Any) -> Any:
-    """Validates the section `generator` by the options of the generator that it names."""
-    if isinstance(value, dict) and isinstance(value.get("name"), str):
-        return GENERATORS.get(value["name"]).options.model_validate(value)
-    return value
-
-
-AnyGenerator = Annotated[SerializeAsAny[GeneratorOptions], BeforeValidator(_of_the_named_generator)]
 LossOn = Literal["completion", "all"]
 
 

@@ -43,7 +43,7 @@ def identity(path: str, revision: str, option: str) -> dict[str, str]:
         if not option.startswith("data."):
             raise UserError(f"Debian packages hold data, no models, got {path!r}", option)
         return debian.identity(debian.find(path, option))
-    if path == GENERATED and option == "data.path":
+    if path == GENERATED and option.startswith(("data.", "corpus.")):
         _no_revision(revision, "generated data", option)
         return {"generated": "by options"}
     if path == interpreter.PATH:

@@ -31,7 +31,7 @@ JOBS = {
     "local/llm_lr": 9,
     "local/llm_patterns": 5,
     "local/llm_seeds": 9,
-    "local/p2_nano": 14,
+    "local/p2_nano": 54,
     "local/speed": 4,
     "local/t5": 12,
     "local/t5_budgets": 18,
@@ -214,7 +214,7 @@ def test_arms_of_the_second_paper_share_the_base_and_the_foundations() -> None:
         (one.recipe, one.sparsity): nodes(build(one)) for one in configs("local/p2_nano") if not one.finetune.release
     }
     bases = [found["base"] for found in graphs.values()]
-    assert len(graphs) == 5
+    assert len(graphs) == 7
     assert all(base == bases[0] for base in bases)
     half, more = graphs["foundation", 0.5], graphs["foundation", 0.7]
     assert "finetune_50" in half

@@ -16,16 +16,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from stages import families, packed
 from stages.contracts import Checkpoint, PackedCorpus, Stopped, UserError
+from stages.corpus import documents
 from stages.corpus import run as corpus
 from stages.corpus.documents import Local
 from stages.corpus.encoding import Encoder
 from stages.corpus.mixture import is_validation, next_source
-from stages.corpus.spec import CorpusOptions
+from stages.corpus.spec import CorpusOptions, Source
 from stages.sources.hub_streams import HubStream
 from stages.sources.identity import identity
 from tests import tiny, tiny_hub
@@ -131,9 +133,9 @@ def test_a_killed_run_comes_to_the_same_bytes_however_often(
     whole = contents(pack(options(folder), model, tmp_path / "whole"))
     log = RecordingLog(tmp_path / "killed")
     behind = []
-    for documents in (50, 45, 40):
+    for num_documents in (50, 45, 40):
         with monkeypatch.context() as patch:
-            killed_after(documents, patch)
+            killed_after(num_documents, patch)
             with pytest.raises(Killed):
                 pack(options(folder), model, tmp_path / "killed", log)
         behind.append(len(list(log.resume.glob("shard_*"))))
@@ -347,3 +349,34 @@ def test_the_library_of_the_interpreter_is_a_source() -> None:
     )
     with pytest.raises(UserError, match="leave it empty"):
         identity("python:stdlib", "3.11", "corpus.sources.python.path")
+
+
+def generated(**changes: Any) -> dict[str, Any]:
+    sums = {"name": "chain_arithmetic", "fewest_terms": 2, "most_terms": 3}
+    return {"path": "generated", "generator": sums, "size": 200, "seed": 1, "template": "{question}{answer}"} | changes
+
+
+def test_generated_documents_are_a_source(model: Checkpoint, tmp_path: Path) -> None:
+    reader = documents.open_reader("sums", Source(**generated()), RecordingLog(tmp_path))
+    text, *others = reader.texts(None, 0)
+    assert len(set(others)) == 199
+    question, _, rest = text.partition("=")
+    assert eval(question) == int(rest.rpartition("#")[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"size": 10_000}, r"corpus\.sources\.sums\.size: chain_arithmetic has \d+ different items"),
+        ({"template": "{question}{nothing}"}, r"corpus\.sources\.sums\.template: .*no column 'nothing'"),
+    ],
+)
+def test_what_the_generator_does_not_give_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        documents.open_reader("sums", Source(**generated(**changes)), RecordingLog(tmp_path))
+
+
+@pytest.mark.parametrize("changes", [{"generator": None}, {"path": "here"}, {"size": 0}, {"template": ""}])
+def test_half_of_a_generated_source_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"need|are for"):
+        Source(**generated(**changes))

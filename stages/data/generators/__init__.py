@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Protocol, runtime_checkable
 
+from pydantic import BeforeValidator, SerializeAsAny
+
+from stages.contracts import UserError
+from stages.data.rows import Row
 from stages.kinds import Kinds
 from stages.options import Options
 
@@ -29,3 +33,25 @@ class GeneratorOptions(Options):
 
     name: Annotated[str, GENERATORS]
     """Name of the generator: a file of `stages/data/generators/`, or one that an installed package adds."""
+
+
+def _of_the_named(value: Any) -> Any:
+    """Validates a section by the options of the generator that it names."""
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return GENERATORS.get(value["name"]).options.model_validate(value)
+    return value
+
+
+AnyGenerator = Annotated[SerializeAsAny[GeneratorOptions], BeforeValidator(_of_the_named)]
+LICENSE = "Apache-2.0 (generated)"
+
+
+def generate(options: GeneratorOptions, size: int, seed: int, option: str) -> list[Row]:
+    """Returns `size` different rows. Raises UserError, with `option`, where the generator has not as many, and for a
+    size of 0."""
+    if not size:
+        raise UserError("this data is generated: say how many items", option)
+    items = list(GENERATORS.get(options.name).items(options, size, seed))
+    if len(items) < size:
+        raise UserError(f"{options.name} has {len(items)} different items, not {size}", option)
+    return [Row(f"item {number}", item) for number, item in enumerate(items)]
