@@ -67,6 +67,10 @@ class Reference:
     """Names of the data set, as the last part of a path has them, and the subset after it."""
     protocol: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Options of ours and their values that measure as the figure was measured (`evaluate.perplexity.length: 2048`)."""
+    usual: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The same, or a list of such values, of options that records of older versions lack: those measured so."""
+    shots: int | None = None
+    """Examples before each question of a task."""
     note: str = ""
 
     @property

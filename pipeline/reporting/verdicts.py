@@ -85,16 +85,35 @@ def same(job: JobRecord, reference: Reference) -> tuple[bool, bool]:
 def differences(config: Mapping[str, Any], reference: Reference) -> list[str]:
     """Returns `option=value, published VALUE` for each option in which the job's measurement differs from the published
     one."""
-    expected: dict[str, Any] = dict(WHOLE) | dict(reference.protocol)
     found = []
-    for option, value in expected.items():
+    for option, value in (WHOLE | dict(reference.usual) | dict(reference.protocol)).items():
         ours = _option(config, option)
-        if (ours is not None and ours != value) or (ours is None and option in reference.protocol):
-            found.append(f"{option}={'not known' if ours is None else ours}, published {value}")
+        allowed = value if isinstance(value, list | tuple) else (value,)
+        if (ours is not None and ours not in allowed) or (ours is None and option in reference.protocol):
+            found.append(
+                f"{option}={'not known' if ours is None else _readable(ours)}, published {_readable(allowed[0])}"
+            )
+    split = _measured_split(config, reference)
+    theirs = (_option(config, "data.splits") or {}).get(split, split)
+    if theirs != split:
+        found.append(f"data.splits.{split}={theirs}, published {split}")
     for task in (config.get("evaluate") or {}).get("tasks") or []:
         if task.get("limit"):
             found.append(f"the first {task['limit']} documents of {task['name']}, published all")
+        if reference.shots is not None and task.get("shots") not in (None, reference.shots):
+            found.append(f"{task['shots']} shots of {task['name']}, published {reference.shots}")
     return found
+
+
+def _readable(value: Any) -> str:
+    """Returns a value as it can be read: a text of spaces and line ends in quotes."""
+    return repr(value) if isinstance(value, str) and not value.strip() else str(value)
+
+
+def _measured_split(config: Mapping[str, Any], reference: Reference) -> str:
+    """Returns the split of the job's data on which it measures the published metric."""
+    section = "perplexity" if reference.metric == "perplexity" else "generation"
+    return str(_option(config, f"evaluate.{section}.split") or "test")
 
 
 def _option(config: Mapping[str, Any], option: str) -> Any:

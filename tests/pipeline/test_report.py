@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 
@@ -290,6 +291,34 @@ def test_published_figures_are_of_a_model_and_of_data_by_their_whole_names(
     assert verdicts.same(job, of_table("t5")[0]) == same
     job.config["evaluate"] = {"generation": {"split": "test"}}
     assert verdicts.same(job, of_table("t5")[0]) == (same[0], False)
+
+
+@pytest.mark.parametrize(
+    ("table", "changed", "told"),
+    [
+        ("wikitext2_opt_125m", {}, []),
+        ("wikitext2_opt_125m", {"evaluate.perplexity.joined_by": " "}, ["joined_by=' '"]),
+        ("wikitext2_opt_125m", {"data.splits": {"train": "train", "test": "validation"}}, ["splits.test=validation"]),
+        ("t5", {"evaluate.generation.tokenize": "13a"}, []),
+        ("t5", {"evaluate.generation.tokenize": "char"}, ["tokenize=char, published 13a"]),
+        ("t5", {"data.columns": {"source": "translation.de", "target": "translation.en"}}, ["target=translation.en"]),
+        ("t5", {"data.splits": {"train": "train", "validation": "test"}}, ["data.splits.validation=test"]),
+        ("mpt_gsm8k", {"evaluate.tasks": [{"name": "squarehead_qa", "shots": None, "limit": 0}]}, []),
+        ("mpt_gsm8k", {"evaluate.tasks": [{"name": "squarehead_qa", "shots": 5, "limit": 9}]}, ["first 9", "5 shots"]),
+    ],
+)  # fmt: skip
+def test_what_was_measured_otherwise_has_no_verdict(table: str, changed: dict[str, object], told: list[str]) -> None:
+    published = of_table(table)[0]
+    config: dict[str, Any] = {}
+    for option, value in ({**published.protocol} | changed).items():
+        *sections, name = option.split(".")
+        inside = config
+        for section in sections:
+            inside = inside.setdefault(section, {})
+        inside[name] = value
+    found = verdicts.differences(config, published)
+    assert len(found) == len(told)
+    assert all(part in line for part, line in zip(told, found, strict=True))
 
 
 def test_a_model_that_was_only_pruned_stands_beside_figures_of_such(tmp_path: Path) -> None:
