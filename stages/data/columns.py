@@ -34,10 +34,12 @@ def value(row: Row, ours: str, theirs: str) -> Any:
 
 
 def held(row: Row, column: str, option: str) -> Any:
-    """Returns the value of a column, or, as in `translation.en`, of a column inside a column. Raises UserError, with
-    the option that names the column, if there is none."""
+    """Returns the value of a column, or, as in `translation.en`, of a column inside a column; None inside a column
+    without a value. Raises UserError, with the option that names the column, if there is none."""
     found: Any = row.values
     for part in (column,) if column in found else column.split("."):
+        if found is None:
+            return None
         if not isinstance(found, dict) or part not in found:
             have = ", ".join(found) if isinstance(found, dict) else type(found).__name__
             raise UserError(f"{row.where} has no column {column!r}; it has: {have}", option)

@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
+import lzma
 import re
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,8 +54,10 @@ def read(path: Path, subset: str = "") -> Raw:
         raise UserError(f"{path.name} holds no {', '.join(_ENDINGS)} files", OPTION)
     stated = _of_readme(path, subset)
     by_split = _splits(path, files, stated)
+    notes = []
     for split, members in by_split.items():
-        _check_shards(split, members)
+        notes.append(_check_shards(split, members))
+        _check_once(split, members)
         if len(endings := {_ending(file) for file in members}) > 1:
             raise UserError(
                 f"{path.name} holds files {', '.join(sorted(endings))} for the split {split!r}; keep one", OPTION
@@ -64,7 +69,8 @@ def read(path: Path, subset: str = "") -> Raw:
     # what a README leaves out belongs to its other subsets
     left = tuple(name for name, members in by_name.items() if not stated and not used.issuperset(members))
     splits = {name: Rows(members, path) for name, members in (by_name | by_split).items()}
-    return Raw(splits, cards.license_in(path / "README.md"), left, _note(by_split, path))
+    note = "; ".join(filter(None, [*notes, _note(by_split, path)]))
+    return Raw(splits, cards.license_in(path / "README.md"), left, note)
 
 
 def _splits(folder: Path, files: Sequence[Path], stated: Mapping[str, Any]) -> dict[str, list[Path]]:
@@ -72,7 +78,8 @@ def _splits(folder: Path, files: Sequence[Path], stated: Mapping[str, Any]) -> d
     indicates no split is `train`."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns, sanitize_patterns
 
-    base = folder / str(stated.get("data_dir") or "")
+    # the folder's own name is no pattern
+    base = Path(glob.escape(str(folder))) / str(stated.get("data_dir") or "")
     patterns = stated.get("data_files")
     try:
         found = DataFilesDict.from_patterns(
@@ -110,20 +117,38 @@ def _note(by_split: Mapping[str, Sequence[Path]], folder: Path) -> str:
     return f"{name} is read as test, as `datasets` does (data.splits.validation={name} would make it validation)"
 
 
-def _check_shards(split: str, files: Sequence[Path]) -> None:
-    """Raises UserError if one of the files `NAME-00000-of-00003` of a split is missing."""
-    have: dict[tuple[Path, str, int], set[int]] = {}
+def _check_shards(split: str, files: Sequence[Path]) -> str:
+    """Raises UserError if one of the files `NAME-00000-of-00003` of a split is missing. Returns a note where that are
+    files `NAME.00000-of-01024`, as C4 names them, of which papers read the first only."""
+    have: dict[tuple[Path, str, str, int], set[int]] = {}
     for file in files:
-        if numbered := re.search(r"(.*)-(\d{5})-of-(\d{5})$", _stem(file)):
-            name, number, total = numbered.groups()
-            have.setdefault((file.parent, name, int(total)), set()).add(int(number))
-    for (_, name, total), numbers in have.items():
-        if missing := sorted(set(range(total)) - numbers):
+        if numbered := re.search(r"(.*)([-.])(\d{5})-of-(\d{5})$", _stem(file)):
+            name, sign, number, total = numbered.groups()
+            have.setdefault((file.parent, name, sign, int(total)), set()).add(int(number))
+    notes = []
+    for (_, name, sign, total), numbers in have.items():
+        missing = sorted(set(range(total)) - numbers)
+        if missing and sign == ".":
+            notes.append(f"the split {split!r} is {len(numbers)} of the {total} files {name}.*-of-{total:05}")
+        elif missing:
             raise UserError(
                 f"the split {split!r} lacks {len(missing)} of its {total} files, first "
                 f"{name}-{missing[0]:05}-of-{total:05}",
                 OPTION,
             )
+    return "; ".join(notes)
+
+
+def _check_once(split: str, files: Sequence[Path]) -> None:
+    """Raises UserError for a file that is there packed and unpacked: its rows would be read twice."""
+    seen: dict[str, Path] = {}
+    for file in files:
+        plain = str(file)[: str(file).rindex(_ending(file)) + len(_ending(file))]
+        if plain in seen:
+            raise UserError(
+                f"{seen[plain].name} and {file.name} would both be read for the split {split!r}; keep one", OPTION
+            )
+        seen[plain] = file
 
 
 def _of_readme(folder: Path, subset: str) -> dict[str, Any]:
@@ -199,8 +224,16 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
     try:
         with fsspec.open(str(file), "rb", compression="infer") as content:
             yield content
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, *_zstandard_errors()) as error:
         raise UserError(f"{file.name} cannot be read: {error}", OPTION) from None
+
+
+def _zstandard_errors() -> tuple[type[Exception], ...]:
+    try:
+        from zstandard import ZstdError
+    except ImportError:
+        return ()
+    return (ZstdError,)
 
 
 def _starts_with(file: Path, mark: bytes) -> bool:

@@ -122,6 +122,22 @@ def load(task: Task, data: Corpus) -> Any:
         raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from error
 
 
+def check(task: Task, data: Corpus) -> None:
+    """Raises UserError for a task whose data cannot be had, or that has fewer examples than shots."""
+    for lm_task in load(task, data)["tasks"].values():
+        config = lm_task.config
+        shots = (config.num_fewshot or 0) if task.shots is None else task.shots
+        if not shots:
+            continue
+        examples = list(lm_task.fewshot_docs() or [])
+        # a question is none of its own examples
+        have = len(examples) - (config.fewshot_split == config.test_split)
+        if shots > have:
+            raise UserError(
+                f"{config.task} has {have} examples to show before a question, not {shots}", "evaluate.tasks"
+            )
+
+
 def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:
     from lm_eval.models.huggingface import HFLM
 

@@ -50,7 +50,7 @@ def check(config: EvaluateOptions, model: Checkpoint, data: DataSet, test_data: 
         if config.perplexity:
             _windows(config.perplexity, family.context(shell), tokenizer, data)
         for task in config.tasks:
-            lm_eval_tasks.load(task, data)
+            lm_eval_tasks.check(task, data)
         judged = Judged(shell, tokenizer, family, data, config.batch_size, test_data, run_code=config.run_code)
         for asked in config.metrics:
             METRICS.get(asked.name).check(asked, judged)

@@ -163,6 +163,7 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype, l
     _check_shapes(label, loading["mismatched_keys"])
     _check_whole(label, loading["missing_keys"])
     _check_used(label, loading["unexpected_keys"])
+    _put_out_logits_(model.config)
     model = family.complete(model, folder)
     return Loaded(model.eval(), tokenizer, features, label, cards.license_in(folder / "README.md"))
 
@@ -226,6 +227,14 @@ def _check_tokens(label: str, tokenizer: Any, vocabulary: int | None) -> None:
         )
 
 
+def _put_out_logits_(config: Any) -> None:
+    """Takes back what config.json says of the form of outputs (`return_dict`, `output_attentions`): it changes no
+    number, and every reader asks for what it needs."""
+    for part in (config, config.get_text_config()):
+        part.return_dict = True
+        part.output_attentions = part.output_hidden_states = False
+
+
 def _check_shapes(label: str, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
     if mismatched:
         name, stored, expected = min(mismatched)
@@ -257,15 +266,11 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
     """Its config.json. Raises UserError for what must not or cannot be loaded, before anything is."""
     from transformers import CONFIG_MAPPING
 
-    settings = folder / "config.json"
-    if not settings.is_file():
+    if not (folder / "config.json").is_file():
         raise UserError(f"{label}: no config.json; expected a folder in Hugging Face format", OPTION)
-    try:
-        config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{label}: config.json is not JSON: {error}", OPTION) from None
-    if not isinstance(config, dict):
-        raise UserError(f"{label}: config.json holds a {type(config).__name__}, expected an object", OPTION)
+    config = _settings(folder / "config.json", label)
+    if (folder / "generation_config.json").exists():
+        _settings(folder / "generation_config.json", label)  # transformers would go on without it
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         have = f"only {pickles[0]}, and pickled weights are never opened" if pickles else "no weights"
@@ -294,6 +299,17 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
             OPTION,
         )
     return config
+
+
+def _settings(file: Path, label: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{label}: {file.name} is not JSON: {error}", OPTION) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{label}: {file.name} holds a {type(found).__name__}, expected an object", OPTION)
+    return found
 
 
 def _is_encoder_decoder(config: Mapping[str, Any]) -> bool:

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from stages.contracts import UserError
 
 UNKNOWN = "unknown"
 
 
 def _header(readme: Path) -> dict[str, Any]:
+    """The front matter; empty if there is none. Raises ValueError, YAMLError or OSError for one that cannot be read."""
     if not readme.exists():
         return {}
     from huggingface_hub import metadata_load
 
-    try:
-        return metadata_load(readme) or {}
-    except ValueError:  # front matter that is no mapping: no card as the hub knows it
-        return {}
+    return metadata_load(readme) or {}
 
 
 def configs_in(readme: Path) -> list[dict[str, Any]]:
-    """The `configs` of a data set's card that say where its files lie; empty where none does."""
-    found = _header(readme).get("configs")
+    """The `configs` of a data set's card that say where its files lie; empty where none does. Raises UserError for a
+    card that cannot be read: it might."""
+    try:
+        found = _header(readme).get("configs")
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        if readme.is_file() and not readme.read_bytes().lstrip(BOM_UTF8 + b" \r\n").startswith(b"---"):
+            return []
+        raise UserError(
+            f"the header of {readme.parent.name}/{readme.name}, which may say where files lie, cannot be read: {error}",
+            "data.path",
+        ) from None
     entries = found if isinstance(found, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and ("data_files" in entry or "data_dir" in entry)]
 
 
 def license_in(readme: Path) -> str:
     """The `license` of the card's front matter; `unknown` if there is no card, or it does not say."""
-    stated = _header(readme).get("license")
+    try:
+        stated = _header(readme).get("license")
+    except (ValueError, yaml.YAMLError, OSError):
+        return UNKNOWN
     if isinstance(stated, list):
         return ", ".join(str(one) for one in stated)
     return str(stated or UNKNOWN)

@@ -303,6 +303,8 @@ def test_published_figures_are_of_a_model_and_of_data_by_their_whole_names(
         ("t5", {"evaluate.generation.tokenize": "char"}, ["tokenize=char, published 13a"]),
         ("t5", {"data.columns": {"source": "translation.de", "target": "translation.en"}}, ["target=translation.en"]),
         ("t5", {"data.splits": {"train": "train", "validation": "test"}}, ["data.splits.validation=test"]),
+        ("whisper", {"evaluate.generation.split": "validation"}, ["split=validation"]),
+        ("whisper", {"data.speech": {"language": "hi", "task": "translate"}}, ["task=translate"]),
         ("mpt_gsm8k", {"evaluate.tasks": [{"name": "squarehead_qa", "shots": None, "limit": 0}]}, []),
         ("mpt_gsm8k", {"evaluate.tasks": [{"name": "squarehead_qa", "shots": 5, "limit": 9}]}, ["first 9", "5 shots"]),
     ],

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from stages.contracts import UserError
+from stages.data import columns
 from stages.data import run as data
+from stages.data.rows import Row
 from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog
@@ -202,6 +204,32 @@ def test_the_id_is_the_text_s_own_column_unless_it_is_named() -> None:
     assert config_of("data=text", "data.path=x", "data.columns.text=content").data.columns["id"] == "content"
 
 
+def test_files_of_a_part_of_c4_are_told(tmp_path: Path) -> None:
+    folder = tiny.save_texts(tmp_path / "c4")
+    (folder / "train.jsonl").rename(folder / "c4-train.00000-of-01024.json")
+    (folder / "validation.jsonl").rename(folder / "c4-validation.00000-of-00001.json")
+    assert made(folder)[1].notes == ["the split 'train' is 1 of the 1024 files c4-train.*-of-01024"]
+
+
+def test_signs_of_patterns_in_the_folder_s_name_are_its_name(tmp_path: Path) -> None:
+    folder = tiny.save_texts(tmp_path / "a[1]*{b}")
+    (folder / "validation.jsonl").rename(folder / "dev.jsonl")
+    assert made(folder)[0] == {"train": 60, "validation": 20, "test": 20}
+
+
+def test_a_column_inside_a_column_without_a_value_is_a_row_without_text() -> None:
+    assert columns.held(Row("x:1", {"a": None}), "a.b.c", "data.columns.text") is None
+    assert columns.text(Row("x:1", {"a": {"b": None}}), "text", "a.b.c") == ""
+    with pytest.raises(UserError, match="no column"):
+        columns.held(Row("x:1", {"a": "text"}), "a.b", "data.columns.text")
+
+
+def test_a_card_without_a_header_may_be_anything(tmp_path: Path) -> None:
+    folder = tiny.save_texts(tmp_path / "t")
+    (folder / "README.md").write_bytes("Née en 1990".encode("latin-1"))
+    assert made(folder)[0]["train"] == 60
+
+
 def test_lines_of_plain_text_are_rows(tmp_path: Path) -> None:
     file = tmp_path / "lines.txt"
     file.write_text("".join(f"line {i}\n" for i in range(200)))
@@ -251,12 +279,40 @@ def saved_to_disk(folder: Path) -> None:
     (folder / "train" / "state.json").write_text("{}")
 
 
+def flipped(suffix: str, pack: Callable[[bytes], bytes], at: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = bytearray(pack((folder / "train.jsonl").read_bytes()))
+        content[at] ^= 0x40
+        (folder / f"train.jsonl{suffix}").write_bytes(content)
+        (folder / "train.jsonl").unlink()
+
+    change.__name__ = f"flipped{suffix}"
+    return change
+
+
+def twice(folder: Path) -> None:
+    """The rows would be read twice."""
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress((folder / "train.jsonl").read_bytes()))
+
+
+def broken_card(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nconfigs: [\n---\n")
+
+
+def card_in_latin_1(folder: Path) -> None:
+    (folder / "README.md").write_bytes("---\nlicense: é\n---\n".encode("latin-1"))
+
+
 def packed_by_zstandard(folder: Path) -> None:
     """Without the package that reads it."""
     (folder / "train.jsonl").rename(folder / "train.jsonl.zst")
 
 
-DAMAGES = [deep, pipe, device, dangling, loop, cut_off, two_kinds, lost_shard, saved_to_disk, packed_by_zstandard]
+DAMAGES = [
+    deep, pipe, device, dangling, loop, cut_off, two_kinds, lost_shard, saved_to_disk, packed_by_zstandard, twice,
+    broken_card, card_in_latin_1, flipped(".gz", gzip.compress, 12), flipped(".gz", gzip.compress, -7),
+    flipped(".xz", lzma.compress, 100), flipped(".bz2", bz2.compress, 100),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda it: it.__name__)

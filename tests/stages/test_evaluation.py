@@ -263,6 +263,18 @@ def test_shots_are_given_even_to_a_task_that_says_none(model: Checkpoint, tmp_pa
     assert longest[1] > 1.7 * longest[0]
 
 
+@pytest.mark.parametrize(("split", "most"), [("train", 5), ("test", 4)])
+def test_more_shots_than_examples_are_refused_before_anything_runs(split: str, most: int, tmp_path: Path) -> None:
+    data = qa_data(tmp_path / "qa")
+    (tmp_path / "tasks").mkdir()
+    yaml = LOCAL_TASK.format(folder=data.path).replace("fewshot_split: train", f"fewshot_split: {split}")
+    (tmp_path / "tasks" / "count_up.yaml").write_text(yaml)
+    lm_eval_tasks.check(Task(name="count_up", include=str(tmp_path / "tasks"), shots=most), data)
+    with pytest.raises(UserError, match=f"{most} examples") as caught:
+        lm_eval_tasks.check(Task(name="count_up", include=str(tmp_path / "tasks"), shots=most + 1), data)
+    assert caught.value.option == "evaluate.tasks"
+
+
 def test_the_packaged_task_reads_this_data(model: Checkpoint, tmp_path: Path) -> None:
     data = qa_data(tmp_path / "qa")
     definition = lm_eval_tasks.packaged("squarehead_qa", data)

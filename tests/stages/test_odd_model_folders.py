@@ -95,3 +95,23 @@ def _shrink(folder: Path, rows: int) -> None:
     with_weights(folder, lambda found: {**found, embedding: found[embedding][:rows].clone()})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": rows}))
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "null", ""])
+def test_settings_that_cannot_be_read_are_refused(file: str, content: str, tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "m")
+    (folder / file).write_text(content)
+    with pytest.raises(UserError, match=f"{file} (is not JSON|holds a)") as caught:
+        imported(folder)
+    assert caught.value.option == "model.path"
+
+
+@pytest.mark.parametrize("odd", [{"return_dict": False}, {"output_attentions": True}, {"output_hidden_states": True}])
+def test_the_form_of_outputs_is_not_the_model_s(odd: dict[str, bool], tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "m")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | odd))
+    imported(folder)
+    stored = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert stored.get(*odd) in (None, not odd[next(iter(odd))])
