@@ -10,23 +10,20 @@ import csv
 import glob
 import io
 import json
-import lzma
 import re
-import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from stages.contracts import UserError
+from stages.data.compression import COMPRESSIONS, unpacked
 from stages.data.rows import Raw, Row
 from stages.sources import cards
 
 OPTION = "data.path"
 _ENDINGS = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".txt")
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 _LONGEST_FIELD = 2**30
 
 
@@ -170,7 +167,7 @@ def _of_readme(folder: Path, subset: str) -> dict[str, Any]:
 def _ending(file: Path) -> str:
     """Returns the suffix: `.jsonl` for `a.jsonl.gz`; empty for a file of another kind."""
     name = file.name
-    for compression in _COMPRESSIONS:
+    for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
     ending = Path(name).suffix
     return ending if ending in _ENDINGS else ""
@@ -213,31 +210,8 @@ def _items(file: Path) -> Iterator[tuple[str, object]]:
     return _json_lines(file)
 
 
-@contextmanager
-def _open(file: Path) -> Iterator[IO[bytes]]:
-    """Opens a file, decompressed according to its suffix."""
-    import fsspec
-    from fsspec.utils import infer_compression
-
-    if file.suffix in _COMPRESSIONS and infer_compression(file.name) is None:
-        raise UserError(f"{file.name}: reading {file.suffix} needs the package zstandard, or unpack the file", OPTION)
-    try:
-        with fsspec.open(str(file), "rb", compression="infer") as content:
-            yield content
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, *_zstandard_errors()) as error:
-        raise UserError(f"{file.name} cannot be read: {error}", OPTION) from None
-
-
-def _zstandard_errors() -> tuple[type[Exception], ...]:
-    try:
-        from zstandard import ZstdError
-    except ImportError:
-        return ()
-    return (ZstdError,)
-
-
 def _starts_with(file: Path, mark: bytes) -> bool:
-    with _open(file) as content:
+    with unpacked(file) as content:
         return next((start for line in content if (start := line.removeprefix(BOM_UTF8).strip())), b"")[:1] == mark
 
 
@@ -249,7 +223,7 @@ def _parse(text: bytes, where: str) -> object:
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
-    with _open(file) as content:
+    with unpacked(file) as content:
         for number, line in enumerate(content, start=1):
             if line.strip():
                 where = f"{file.name}:{number}"
@@ -257,7 +231,7 @@ def _json_lines(file: Path) -> Iterator[tuple[str, object]]:
 
 
 def _json_list(file: Path) -> Iterator[tuple[str, object]]:
-    with _open(file) as content:
+    with unpacked(file) as content:
         items = _parse(content.read(), file.name)
     assert isinstance(items, list)
     for index, values in enumerate(items):
@@ -266,7 +240,7 @@ def _json_list(file: Path) -> Iterator[tuple[str, object]]:
 
 def _lines(file: Path) -> Iterator[tuple[str, object]]:
     """Yields each line as a row with the column `text`."""
-    with _open(file) as content:
+    with unpacked(file) as content:
         for number, line in enumerate(content, start=1):
             where = f"{file.name}:{number}"
             if number == 1:
@@ -280,7 +254,7 @@ def _lines(file: Path) -> Iterator[tuple[str, object]]:
 def _table(file: Path, ending: str) -> Iterator[tuple[str, object]]:
     """Yields the rows of a table whose first line names the columns. TSV has no quotes: a `"` is text."""
     csv.field_size_limit(_LONGEST_FIELD)
-    with _open(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as content:
+    with unpacked(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as content:
         if ending == ".tsv":
             lines = csv.reader(content, delimiter="\t", quoting=csv.QUOTE_NONE)
         else:
