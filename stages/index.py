@@ -1,4 +1,4 @@
-"""The index of stages, found from their rooms: every `stages/<name>/spec.py` describes one as `STAGE`. Torch-free.
+"""The index of stages, found from their packages: every `stages/<name>/spec.py` describes one as `STAGE`. Torch-free.
 
 Another installed package adds its own by entry points of the group `squarehead.stages`, which name such a constant.
 """
@@ -28,18 +28,18 @@ def _find() -> tuple[dict[str, Stage], dict[str, str]]:
 
 
 STAGES, _BROUGHT = _find()
-"""By name."""
+"""Stages by name."""
 
 
 UNKNOWN = Stage("", "", Options, Artifact)
 
 
 def described(stage: str) -> Stage:
-    """The description of a stage by its name; of one that is not there (any more), one that says nothing of it."""
+    """Returns the description of a stage by its name; for a stage that does not exist (any more), an empty one."""
     return STAGES.get(stage, UNKNOWN)
 
 
 def provider(stage: str) -> dict[str, str]:
-    """`stage distill_more` -> `extra-methods==1.2` of a stage from another distribution; empty for those of this
-    project."""
+    """Returns `stage distill_more` -> `extra-methods==1.2` for a stage from another distribution; empty for those of
+    this project."""
     return {f"stage {stage}": _BROUGHT[stage]} if stage in _BROUGHT else {}

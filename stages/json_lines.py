@@ -9,10 +9,10 @@ from typing import Any
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, one after another.
+    """Yields the rows of a file.
 
     `str.splitlines` must not cut such a file: it also ends a line at U+2028, U+0085 and other characters that a JSON
-    string holds as they are.
+    string may contain.
     """
     with path.open(encoding="utf-8") as file:
         for line in file:

@@ -32,22 +32,22 @@ class Kinds(Generic[T]):
     known to `providers`."""
 
     what: str
-    """One of them, in messages: `pruner`."""
+    """Name of a member in messages: `pruner`."""
     package: str
-    """Where the members of this project are: `stages.prune.pruners`."""
+    """Package of this project's members: `stages.prune.pruners`."""
     constant: str
-    """What each module defines: `PRUNER`."""
+    """Constant that each module defines: `PRUNER`."""
     option: str
-    """The option that chooses one: `prune.method`."""
+    """Option that chooses one: `prune.method`."""
     form: Any = None
-    """A protocol, or several in a union, that a member has to fit; None where members are functions."""
+    """Protocol, or a union of several, that a member has to fit; None if members are functions."""
 
     def names(self) -> list[str]:
-        """All there are, those of this project first. A name that two packages give is an error when it is used."""
+        """Returns all names, those of this project first. A name that two packages give is an error when it is used."""
         return [*_modules(self.package), *_installed(self._group)]
 
     def get(self, name: str) -> T:
-        """The member of this name. Raises UserError for an unknown one, and for one that is not registered whole."""
+        """Returns the member of this name. Raises UserError for an unknown one, and for an incomplete one."""
         own, installed = _modules(self.package), _installed(self._group)
         if name not in own and name not in installed:
             known = ", ".join(self.names())
@@ -67,7 +67,7 @@ class Kinds(Generic[T]):
         return self._whole(name, loaded)
 
     def _whole(self, name: str, member: T) -> T:
-        """The member. Raises UserError for one without all that its kind must have."""
+        """Returns the member. Raises UserError for one that lacks something its kind must have."""
         forms = get_args(self.form) or (self.form,)
         if self.form and not isinstance(member, forms):
             missing = [sorted(key for key in _members(form) if not hasattr(member, key)) for form in forms]
@@ -86,7 +86,7 @@ class Kinds(Generic[T]):
         return handler(value)
 
     def provider(self, name: str) -> str:
-        """`distribution==version` of a member from another package; empty for those of this project."""
+        """Returns `distribution==version` of a member from another package; empty for those of this project."""
         point = _installed(self._group).get(name)
         return distribution(point) if point else ""
 
@@ -103,13 +103,13 @@ class Kinds(Generic[T]):
 
 
 def distribution(point: EntryPoint) -> str:
-    """`distribution==version` that an entry point belongs to."""
+    """Returns `distribution==version` that an entry point belongs to."""
     assert point.dist is not None
     return f"{point.dist.name}=={point.dist.version}"
 
 
 def providers(options: BaseModel) -> dict[str, str]:
-    """The members that options name and another distribution brings: `pruner largest` -> `extra-methods==1.2`."""
+    """Returns the members from other distributions that options name: `pruner largest` -> `extra-methods==1.2`."""
     found: dict[str, str] = {}
     for name, field in type(options).model_fields.items():
         kinds = [*_kinds(field.annotation), *(part for part in field.metadata if isinstance(part, Kinds))]
@@ -122,18 +122,18 @@ def providers(options: BaseModel) -> dict[str, str]:
 
 
 def _members(form: type) -> set[str]:
-    """What an object of a protocol has."""
+    """Returns the attributes that a protocol requires."""
     return {*form.__annotations__, *(name for name, value in vars(form).items() if callable(value) and name[0] != "_")}
 
 
 def _kinds(annotation: Any) -> list[Kinds[Any]]:
-    """Those that a type is annotated with, anywhere inside."""
+    """Returns the kinds that a type is annotated with, anywhere inside."""
     inner = get_args(annotation)
     return [part for part in inner if isinstance(part, Kinds)] + [kind for part in inner for kind in _kinds(part)]
 
 
 def _values(value: Any) -> list[str | BaseModel]:
-    """The names and options among the values of an option."""
+    """Returns the names and options among the values of an option."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
     return [part for part in parts if isinstance(part, str | BaseModel)]
 

@@ -1,1 +1,1 @@
-"""Perplexity by its protocol, lm-eval tasks on the model in memory, and scores of generated texts."""
+"""Perplexity, lm-eval tasks on the model in memory, and scores of generated texts."""

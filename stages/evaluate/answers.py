@@ -1,4 +1,4 @@
-"""What a causal model answers to the items of a data set, for metrics that read texts."""
+"""Generates a causal model's answers to the items of a data set, for metrics that read texts."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ OPTION = "evaluate.metrics"
 
 class ItemOptions(MetricOptions):
     split: str = "test"
-    """Split whose items are asked."""
+    """Split whose items are evaluated."""
     limit: int = Field(0, ge=0)
-    """The first so many items; 0: all."""
+    """Evaluate the first so many items; 0: all."""
 
 
 class AnswerOptions(ItemOptions):
     max_new_tokens: int = Field(128, ge=1)
     """Longest answer."""
     prompt_tokens: int = Field(0, ge=0)
-    """The longest prompt; of a longer one the part that may be cut is cut, as in training. 0: what the model's context
-    leaves beside the answer."""
+    """The longest prompt. A longer one loses the end of the part that may be cut, as in training. 0: what the model's
+    context leaves beside the answer."""
     temperature: float = Field(0.0, ge=0)
-    """0: greedy."""
+    """Sampling temperature; 0: greedy decoding."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Sampled are the likeliest tokens that together have this probability."""
+    """Sample among the most probable tokens that together have this probability."""
     top_k: int = Field(0, ge=0)
-    """Sampled are so many of the likeliest tokens; 0: all."""
+    """Sample among this many most probable tokens; 0: all."""
     seed: Seed = 0
-    """Of samples."""
+    """Seed of the samples."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Answer:
     question: Question
     text: str
     tokens: int
-    """Without the one that ends it."""
+    """Tokens without the one that ends the answer."""
     stopped: bool
-    """The model ended it."""
+    """Whether the model ended the answer itself."""
 
 
 def rows_of_items(options: ItemOptions, judged: Judged) -> list[dict[str, Any]]:
-    """Raises UserError for running text, and for fewer items than asked for."""
+    """Returns the rows of items. Raises UserError for running text, and for fewer items than configured."""
     if rows_of(judged.tests) not in ("items", "conversations"):
         raise UserError(f"{options.name} asks items, of which data of format {judged.tests.format} have none", OPTION)
     found = list(islice(json_lines.read(judged.tests.split(options.split)), options.limit or None))
@@ -73,7 +73,8 @@ def items(judged: Judged) -> Items:
 
 
 def questions(options: AnswerOptions, judged: Judged) -> list[Question]:
-    """Raises UserError for prompts that do not fit beside the answer, and that may not be cut."""
+    """Returns the prompts of the items. Raises UserError for prompts that do not fit beside the answer and may not be
+    cut."""
     room = judged.family.context(judged.model) - options.max_new_tokens
     if room < 1:
         raise UserError(
@@ -88,7 +89,7 @@ def questions(options: AnswerOptions, judged: Judged) -> list[Question]:
 def answer(
     options: AnswerOptions, judged: Judged, log: Log, samples: int = 1, distinct: bool = False
 ) -> list[Answer]:  # fmt: skip
-    """`samples` answers to each question, those of one question one after the other. `distinct`: items with the same
+    """Returns `samples` answers to each question, those of one question consecutively. `distinct`: items with the same
     prompt are asked once."""
     import torch
 
@@ -115,7 +116,7 @@ def answer(
 
 
 def protocol(options: AnswerOptions, judged: Judged, answers: Sequence[Answer]) -> dict[str, Any]:
-    """What the measurements of answers have in common."""
+    """Returns the part of the protocol that all measurements of answers share."""
     sampled = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k, "seed": options.seed}
     return {
         "split": options.split,
@@ -129,14 +130,14 @@ def protocol(options: AnswerOptions, judged: Judged, answers: Sequence[Answer]) 
 
 
 def save(judged: Judged, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One line an item, into `<name>.jsonl` of the result."""
+    """Writes one line for each item into `<name>.jsonl` of the result."""
     assert judged.out is not None
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (judged.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
 def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
-    """Of independent items; the error of a single one is not known."""
+    """Returns the mean of independent items and its standard error, which is None for a single item."""
     count = len(scores)
     mean = sum(scores) / count
     if count < 2:
@@ -145,7 +146,7 @@ def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _settings(options: AnswerOptions, judged: Judged, stops: set[int]) -> Any:
-    """Of all that transformers can be told of decoding, and nothing of what the model's own folder says."""
+    """Returns generation settings from the options alone; the settings in the model's own folder are ignored."""
     from transformers import GenerationConfig
 
     drawn = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k}
@@ -160,7 +161,7 @@ def _settings(options: AnswerOptions, judged: Judged, stops: set[int]) -> Any:
 
 
 def _generated(judged: Judged, prompts: list[list[int]], settings: Any) -> list[list[int]]:
-    """The new ids of each prompt; prompts are padded on the left."""
+    """Returns the new ids of each prompt; prompts are padded on the left."""
     import torch
 
     longest = max(len(ids) for ids in prompts)

@@ -30,15 +30,16 @@ class Interval:
 @dataclass(frozen=True)
 class Difference:
     value: float
-    """Of the second model, or the mean of several, over the first."""
+    """Score of the second model, or the mean of several, minus that of the first."""
     low: float
     high: float
     p: float
-    """Share of resamples in which the two are level or stand in the other order; one-sided."""
+    """Share of resamples in which the two are equal or in the opposite order; one-sided."""
 
 
 def interval(stats_NK: Array, score: Score, samples: int, seed: int) -> Interval | None:
-    """Standard error and 95 % percentile interval of the score. None for fewer than two items, which do not vary."""
+    """Returns the standard error and the 95 % percentile interval of the score. None for fewer than two items, which do
+    not vary."""
     if len(stats_NK) < 2:
         return None
     score_S = score(resampled(stats_NK, samples, seed))
@@ -47,10 +48,11 @@ def interval(stats_NK: Array, score: Score, samples: int, seed: int) -> Interval
 
 
 def paired(a_RNK: Sequence[Array], b_RNK: Sequence[Array], score: Score, samples: int, seed: int) -> Difference:
-    """Mean score of the models b minus that of the models a on the same N items; all are resampled with the same draws.
+    """Returns the mean score of the models b minus that of the models a on the same N items, all resampled with the
+    same draws.
 
-    Where there are several models (seeds of a training), they are resampled as well: an interval that knew the items
-    alone would call a lucky seed a difference. As many on both sides are taken for pairs, r-th with r-th.
+    Several models (seeds of a training) are resampled as well: an interval that knew the items alone would call a lucky
+    seed a difference. Equal numbers on both sides are taken for pairs, r-th with r-th.
     """
     models = [*a_RNK, *b_RNK]
     assert all(stats_NK.shape == models[0].shape for stats_NK in models)
@@ -70,7 +72,7 @@ def paired(a_RNK: Sequence[Array], b_RNK: Sequence[Array], score: Score, samples
 
 
 def resampled(stats_NK: Array, samples: int, seed: int) -> Array:
-    """`sums_SK`: statistics summed over N items drawn with replacement, `samples` times."""
+    """Returns `sums_SK`: statistics summed over N items drawn with replacement, `samples` times."""
     draw = np.random.default_rng(seed)
     items = len(stats_NK)
     at_once = max(1, DRAWS_AT_ONCE // items)

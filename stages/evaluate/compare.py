@@ -30,7 +30,7 @@ MAY_DIFFER = {
     *("cut_off", "hits", "substitutions", "deletions", "insertions"),
     *("stderr", "interval", "bootstrap", "bootstrap_seed", "of_other_prompts"),
 }
-"""Entries of a protocol that say what a model is, what it did, and how sure that is; the others, what it was asked."""
+"""Entries of a protocol that describe the model, its output and its accuracy; the others describe the measurement."""
 SCORED = {
     "exact_match": "exact_match", "pass_at_1": "pass_at_k", "rouge_l": "rouge", "ifeval_prompt_strict": "ifeval",
     "preference_accuracy": "preference_accuracy",
@@ -41,7 +41,7 @@ ITEMS = {
     **dict.fromkeys(("bleu", "chrf", "wer", "cer"), ("hypotheses.jsonl", ("id", "reference"))),
     **{metric: (f"{records}.jsonl", ("id",)) for metric, records in SCORED.items()},
 }
-"""Of each metric, where its items are recorded, and what tells one item from another."""
+"""For each metric, the record of its items, and the keys that identify an item."""
 SHORT = 16
 """Digits of a fingerprint in the names of the store's folders."""
 
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare(a: Sequence[Metrics], b: Sequence[Metrics], samples: int, seed: int) -> list[Comparison]:
-    """One for each metric. Raises UserError where a comparison would be unfair."""
+    """Returns a comparison for each metric. Raises UserError for results that are not comparable."""
     models = [*a, *b]
     first, *others = metrics = [model.values() for model in models]
     for other in others:
@@ -114,7 +114,7 @@ def _stats(name: str, models: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[li
 
 
 def _mean(sums_SK: Array) -> Array:
-    """`mean_S` of sums of scores and of items (K = 2)."""
+    """Returns `mean_S` of sums of scores and of items (K = 2)."""
     mean_S: Array = sums_SK[:, 0] / sums_SK[:, 1]
     return mean_S
 
@@ -135,7 +135,7 @@ def table(found: Sequence[Comparison], samples: int, several: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 if the two cannot be compared."""
+    """Runs the command. Returns its exit code: 0, or 2 if the two cannot be compared."""
     parser = argparse.ArgumentParser(prog="python -m stages.evaluate.compare", description=__doc__)
     parser.add_argument(
         "a", metavar="A", help="a folder or a fingerprint of the stage evaluate; seeds: several, with commas"

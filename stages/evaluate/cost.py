@@ -1,4 +1,4 @@
-"""What evaluating costs: forward passes over windows, and answers that are decoded token by token."""
+"""Estimates the cost of evaluation: forward passes over windows, and answers that are decoded token by token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stages.cost import ANSWER, DECODING, LIBRARIES, SMALL, Setting, Workload
 from stages.model_size import ModelSize
 
 FULL_WINDOW_COST_RATIO = 3.5
-"""Hearing clips in windows of their own and in full ones, over the former alone."""
+"""Cost of evaluating clips both in windows of their own and in full ones, over the former alone."""
 
 
 class EvaluateCost:
@@ -14,7 +14,7 @@ class EvaluateCost:
         return f"{load.config.get('runtime', '')} {'int8' if load.inputs.get('model') == 'quantize' else ''}"
 
     def operations(self, load: Workload, parameters: float) -> float | None:
-        """None where all of a data set is asked for and its size is not known."""
+        """Returns None if all of a data set of unknown size is evaluated."""
         config, tokens = load.config, 0.0
         if asked := config.get("perplexity"):
             if not asked["windows"]:

@@ -1,5 +1,5 @@
-"""What is known to be wrong with options of `evaluate` without a model in memory: by themselves, and by the records of
-the model and the data. Torch-free."""
+"""Checks options of `evaluate` without a model in memory: by themselves, and by the records of the model and the data.
+Torch-free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check_early(options: EvaluateOptions, model: Structure, data: DataSet | None) -> None:
-    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    """Raises UserError for options that cannot work with a model of this structure and these data."""
     if asked := options.perplexity:
         check_length(model, asked.length, "evaluate.perplexity.length")
         check_split(data, asked.split, "evaluate.perplexity.split")
@@ -34,7 +34,7 @@ def check_early(options: EvaluateOptions, model: Structure, data: DataSet | None
 
 
 def check_options(options: EvaluateOptions, family: str, data_format: str) -> None:
-    """Raises UserError for what models of this family cannot be asked, and for tasks that there are not or that do not
+    """Raises UserError for options that models of this family do not support, and for tasks that do not exist or do not
     fit data of this format. Needs no record."""
     if not FAMILIES.get(family).is_encoder_decoder:
         if options.generation:
@@ -59,7 +59,7 @@ def check_options(options: EvaluateOptions, family: str, data_format: str) -> No
 
 
 def check_packaged(task: str, data_format: str) -> None:
-    """Raises UserError for a task that does not come with squarehead, or that data of this format do not answer."""
+    """Raises UserError for a task that does not come with squarehead, or that does not fit data of this format."""
     if task not in (have := sorted(path.stem for path in tasks.FOLDER.glob("*.yaml"))):
         raise UserError(f"no packaged task {task!r}; there is: {', '.join(have)}", "evaluate.tasks")
     if data_format != "qa":
@@ -68,8 +68,8 @@ def check_packaged(task: str, data_format: str) -> None:
 
 @functools.cache
 def check_stock(task: str) -> None:
-    """Raises UserError for a name that stands in none of lm-eval's definitions; lm-eval itself takes a quarter of a
-    minute to read them all."""
+    """Raises UserError for a name that is in none of lm-eval's definitions; lm-eval itself takes a quarter of a minute
+    to read them all."""
     found = importlib.util.find_spec("lm_eval")
     assert found is not None
     assert found.origin is not None

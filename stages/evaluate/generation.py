@@ -1,4 +1,5 @@
-"""What an encoder-decoder writes for the items of a split: batched decoding, its speed, and the hypotheses on disk."""
+"""Generates an encoder-decoder's outputs for the items of a split: batched decoding, its speed, and the hypotheses on
+disk."""
 
 from __future__ import annotations
 
@@ -20,27 +21,28 @@ from stages.families.encoder_decoder import Decoding, ExampleRows
 
 @dataclass(frozen=True)
 class Item:
-    """One text; of a clip that was cut into pieces, all of them joined."""
+    """One text; the pieces of a clip that was cut are joined."""
 
     id: str
     reference: str
     hypothesis: str
     tokens: int
     cut_off: bool
-    """It, or one of its pieces, was not ended by the model but by max_new_tokens."""
+    """Whether it, or one of its pieces, was ended by max_new_tokens instead of the model."""
 
 
 @dataclass(frozen=True)
 class Decoded:
     items: list[Item]
     speed: dict[str, float]
-    """`seconds` of decoding and rates; of speech the `real_time_factor`, these seconds over those of the audio."""
+    """Decoding time `seconds`, and rates; for speech the `real_time_factor`, that time over the duration of the
+    audio."""
 
 
 def decode(
     config: Generation, rows: ExampleRows, prompt: list[int], batch_size: int, model: Any, tokenizer: Any, log: Log
 ) -> Decoded:
-    """The first `config.limit` items, rows of like size together, the largest first.
+    """Decodes the first `config.limit` items, rows of similar size together, the largest first.
 
     Raises UserError for more items than there are, and for a model whose logits are not finite.
     """
@@ -82,7 +84,7 @@ def decode(
 
 
 def save(items: Sequence[Item], counts: Sequence[dict[str, int]], path: Path) -> None:
-    """A line for each item: `id`, `reference`, `hypothesis`, `tokens`, and its `counts` of errors, if any."""
+    """Writes a line for each item: `id`, `reference`, `hypothesis`, `tokens`, and its `counts` of errors, if any."""
     with path.open("w", encoding="utf-8") as file:
         for item, counted in zip(items, counts, strict=True):
             row = {
@@ -93,7 +95,7 @@ def save(items: Sequence[Item], counts: Sequence[dict[str, int]], path: Path) ->
 
 
 def _items(examples: Any) -> list[list[int]]:
-    """Rows of each item: itself, or from a first piece (0) to the next first piece."""
+    """Returns the rows of each item: one, or those from a first piece (0) to the next first piece."""
     if "piece" not in examples.column_names:
         return [[row] for row in range(len(examples))]
     grouped: list[list[int]] = []
@@ -107,7 +109,7 @@ def _items(examples: Any) -> list[list[int]]:
 def _decode(
     rows: ExampleRows, chosen: list[int], batch_size: int, model: Any, decoding: Decoding, bar: Bar
 ) -> tuple[dict[int, list[int]], float]:  # fmt: skip
-    """Ids of each row, and the seconds that the model took for them."""
+    """Returns the ids of each row, and the seconds that the model took for them."""
     chosen_N = torch.tensor(chosen)
     by_size_N = chosen_N[rows.sizes[chosen_N].argsort(descending=True, stable=True)]
     found: dict[int, list[int]] = {}
@@ -125,7 +127,7 @@ def _decode(
 
 @contextmanager
 def _checked(model: Any) -> Iterator[None]:
-    """Looks at the logits of every step: searching through what is not finite would give some text all the same."""
+    """Checks the logits of every step: a search over values that are not finite would still give some text."""
 
     def check(module: Any, args: Any, output: Any) -> None:
         if not bool(output.logits.isfinite().all()):

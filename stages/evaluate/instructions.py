@@ -1,8 +1,9 @@
-"""The verifiable instructions of IFEval (arXiv 2311.07911): whether a text follows one, from its kind and arguments.
+"""Checks the verifiable instructions of IFEval (arXiv 2311.07911): whether a text follows one, from its kind and
+arguments.
 
 Words, sentences and words in capitals are counted by regular expressions, so that nothing has to be downloaded; the
-paper's own code splits sentences by a trained model, and wants `english_capital` and `english_lowercase` in English.
-`language:response_language` is not checked here.
+paper's own code splits sentences by a trained model, and requires English for `english_capital` and
+`english_lowercase`. `language:response_language` is not checked here.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ _POSTSCRIPTS = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
 
 
 def follows(kind: str, arguments: Mapping[str, Any], text: str) -> bool:
-    """An empty text follows nothing. Raises KeyError for an unknown kind."""
+    """Returns whether the text follows the instruction; an empty text follows none. Raises KeyError for an unknown
+    kind."""
     given = {name: value for name, value in arguments.items() if value is not None}
     return bool(text.strip()) and CHECKS[kind](text, given)
 
 
 def follows_loosely(kind: str, arguments: Mapping[str, Any], text: str) -> bool:
-    """Also without asterisks, without the first line and without the last one."""
+    """Returns whether the text follows it also without asterisks, without the first line or without the last one."""
     lines = text.split("\n")
     cuts = ["\n".join(lines[begin:end]).strip() for begin, end in ((0, None), (1, None), (0, -1), (1, -1))]
     return any(follows(kind, arguments, form) for cut in [text, *cuts] for form in (cut, cut.replace("*", "")))

@@ -1,4 +1,4 @@
-"""The log-likelihoods that a causal model gives to the learned tokens of items."""
+"""Computes the log-likelihoods that a causal model gives to the learned tokens of items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Likelihood:
     nats: float
-    """The negative log-likelihood, summed."""
+    """Negative log-likelihood, summed."""
     tokens: int
 
     @property
@@ -25,7 +25,8 @@ class Likelihood:
 
 
 def of_targets(judged: Judged, encoded: Sequence[Tokens], log: Log, what: str) -> list[Likelihood]:
-    """Of each item, over its learned tokens but the first of the item, which nothing predicts."""
+    """Returns the likelihood of each item, over its learned tokens except the first of the item, which nothing
+    predicts."""
     import torch
 
     order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number].ids))
@@ -40,7 +41,7 @@ def of_targets(judged: Judged, encoded: Sequence[Tokens], log: Log, what: str) -
 
 
 def _batch(judged: Judged, rows: Sequence[Tokens]) -> list[Likelihood]:
-    """Padded on the right: what stands there is seen by no token before it."""
+    """Pads on the right: earlier tokens do not see the padding."""
     import torch
 
     longest = max(len(row.ids) for row in rows)

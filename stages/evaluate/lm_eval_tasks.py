@@ -1,4 +1,4 @@
-"""lm-eval tasks (github.com/EleutherAI/lm-evaluation-harness) on a model in memory."""
+"""Runs lm-eval tasks (github.com/EleutherAI/lm-evaluation-harness) on a model in memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stages.evaluate.early import check_packaged, check_stock
 from stages.evaluate.spec import Task
 
 SEED = 1234
-"""Of the choice of few-shot examples, lm-eval's own default."""
+"""Seed of the choice of few-shot examples, lm-eval's own default."""
 
 
 def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[str, dict[str, Any]]:
-    """`{name: {"value", "stderr" | None, "protocol"}}` for each metric and filter of the task; of a group those that it
-    aggregates, or else of each task in it.
+    """Returns `{name: {"value", "stderr" | None, "protocol"}}` for each metric and filter of the task; for a group
+    those that it aggregates, or else those of each task in it.
 
-    Raises UserError when the task is unknown, or its data cannot be had.
+    Raises UserError for an unknown task, or if its data are not available.
     """
     from lm_eval import __version__ as version
     from lm_eval import evaluator
@@ -68,13 +68,13 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
 
 
 def _to_tell(name: str, results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The group's own results, where it has any: a table of its 57 subjects says less than MMLU's one figure."""
+    """Returns the group's own results, if it has any: one figure of MMLU says more than a table of its 57 subjects."""
     groups = results.get("groups", {})
     return {name: groups[name]} if name in groups else results["results"]
 
 
 def _check_context(context: int, lm_tasks: Iterable[Any]) -> None:
-    """lm-eval leaves the prompt what answers do not need of the model's context."""
+    """Checks the prompt's room: lm-eval gives it the part of the model's context that answers do not need."""
     for lm_task in lm_tasks:
         answer = (lm_task.config.generation_kwargs or {}).get("max_gen_toks", 0)
         if answer >= context:
@@ -86,7 +86,7 @@ def _check_context(context: int, lm_tasks: Iterable[Any]) -> None:
 
 
 def packaged(name: str, data: Corpus) -> dict[str, Any]:
-    """The definition of a task that comes with squarehead, reading the files of `data`."""
+    """Returns the definition of a task that comes with squarehead, reading the files of `data`."""
     check_packaged(name, data.format)
     path = tasks.FOLDER / f"{name}.yaml"
     definition: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -96,7 +96,8 @@ def packaged(name: str, data: Corpus) -> dict[str, Any]:
 
 
 def load(task: Task, data: Corpus) -> Any:
-    """The task, or the tasks of a group, with their documents, as lm-eval's evaluator takes them. Raises UserError."""
+    """Returns the task, or the tasks of a group, with their documents, as lm-eval's evaluator takes them. Raises
+    UserError."""
     from lm_eval.tasks import TaskManager
 
     if task.include == "packaged":
@@ -162,7 +163,7 @@ def _model(model: Any, tokenizer: Any, task: Task, log: Log) -> Any:
 
 
 class _Advance:
-    """What lm-eval calls with each finished answer, to cache it; here it moves the bar."""
+    """Moves the bar. lm-eval calls it with each finished answer, for caching."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
@@ -172,5 +173,5 @@ class _Advance:
 
 
 def higher_is_better(measured: Mapping[str, Any]) -> bool:
-    """Of a metric from `run`; lm-eval's default is yes."""
+    """Returns the direction of a metric from `run`; lm-eval's default is True."""
     return measured["protocol"].get("higher_is_better") is not False

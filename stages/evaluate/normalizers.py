@@ -1,9 +1,9 @@
-"""What happens to references and hypotheses before their words are compared: nothing, or a normaliser.
+"""Normalisation of references and hypotheses before their words are compared: none, or a normaliser.
 
 Unicode (ours): lower case, no punctuation, words of all scripts whole. Whisper's basic one: the same, and no words in
-brackets; it takes combining marks for punctuation, so words of Hindi, Tamil, Thai or vowelled Arabic would be cut, and
-it is refused there. Whisper's English one: contractions, numbers and titles written one way, British spelling as
-American by a map that OpenAI's release has and transformers has not; it is read out of a package.
+brackets; it treats combining marks as punctuation, so words of Hindi, Tamil, Thai or vowelled Arabic would be cut, and
+it is refused there. Whisper's English one: contractions, numbers and titles in one spelling, British spelling as
+American by a map that OpenAI's release has and transformers lacks; it is read from a package.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ OPTION = "evaluate.generation.normalizer"
 SPELLING = packages.Package(
     "whisper-normalizer", "0.1.15", "2871b3c56557628dc30749bf3ffac7bc4ac3d3f497b0b24df27d0c4c434e113f"
 )
-"""MIT. Only its JSON is read."""
+"""Licence MIT. Only its JSON is read."""
 SPELLING_INSIDE = "whisper_normalizer/normalizers/english.json"
 
 
 @dataclass(frozen=True)
 class Normalizer:
     apply: Callable[[str], str]
-    """Gives words with single spaces between them."""
+    """Returns words with single spaces between them."""
     protocol: dict[str, Any]
 
 
 def load(name: Name, log: Log) -> Normalizer:
-    """Raises UserError where the English spelling map cannot be had."""
+    """Returns the normaliser. Raises UserError if the English spelling map is not available."""
     if name != "english":
         return without_package(name)
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
@@ -46,7 +46,7 @@ def load(name: Name, log: Log) -> Normalizer:
 
 
 def without_package(name: Name) -> Normalizer:
-    """One of those that need nothing else."""
+    """Returns a normaliser that needs no further package."""
     if name == "none":
         return Normalizer(_single_spaces, {"normalizer": "none"})
     if name == "unicode":
@@ -59,7 +59,7 @@ def without_package(name: Name) -> Normalizer:
 
 
 def check(name: Name, references: Sequence[str]) -> None:
-    """Raises UserError where the normaliser would cut words of these texts at their vowel signs."""
+    """Raises UserError if the normaliser would cut words of these texts at their vowel signs."""
     if name not in ("basic", "english"):
         return
     for reference in references:
@@ -75,7 +75,7 @@ def check(name: Name, references: Sequence[str]) -> None:
 
 
 def unicode_words(text: str) -> str:
-    """NFKC, case folded, everything but letters, marks, digits and joiners between them taken for a space."""
+    """Applies NFKC and case folding; everything but letters, marks, digits and joiners between them becomes a space."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return _single_spaces("".join(c if _is_of_word(c) else " " for c in folded))
 

@@ -1,6 +1,6 @@
 """Token perplexity: exp of the mean negative log-likelihood per token over non-overlapping windows.
 
-The first token of a window has nothing before it and is not predicted: a window of L tokens counts L - 1. This is not
+The first token of a window has no context and is not predicted: a window of L tokens counts L - 1. This is not
 lm-eval's `wikitext`, which reports perplexity per word.
 """
 
@@ -19,9 +19,9 @@ from stages.families import Family
 from stages.options import Bos
 
 LOGITS_BYTES = 256 << 20
-"""Most that the logits of one forward pass may take, above one window."""
+"""Upper limit of the logits of one forward pass of more than one window."""
 LOSS_TOKENS = 128
-"""Tokens whose log-likelihoods are taken together: their copy of the logits stays in the cache."""
+"""Tokens whose log-likelihoods are computed together, so that their copy of the logits stays in the cache."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def windows_of(
     data: Corpus, split: str, tokenizer: Any, context: int, length: int, windows: int, option: str,
     bos: Bos = "window", joined_by: str = "\n\n", documents: int = 0,
 ) -> Tensor:  # fmt: skip
-    """`ids_NL`: the first `windows` (0: all) of a split, of `length` tokens each, cut as `tokens.stream` does.
+    """Returns `ids_NL`: the first `windows` (0: all) of a split, of `length` tokens each, cut as `tokens.stream` does.
 
-    Raises UserError, with `option` and `.length` or `.windows`, where the model's context or the split are too short.
+    Raises UserError, with `option` and `.length` or `.windows`, if the model's context or the split is too short.
     """
     checkpoints.check_length(context, length, f"{option}.length")
     ids_NL = tokens.stream(data, split, tokenizer, length, f"{option}.length", bos, joined_by, documents)
@@ -51,9 +51,9 @@ def windows_of(
 
 
 def window_losses(model: Any, family: Family, ids_NL: Tensor, batch_size: int, log: Log) -> Tensor:
-    """`nll_N` fp64: the mean NLL in nats of each window's L - 1 predicted tokens.
+    """Returns `nll_N` fp64: the mean NLL in nats of each window's L - 1 predicted tokens.
 
-    `batch_size` windows go through the model together, fewer where their logits would exceed LOGITS_BYTES.
+    `batch_size` windows go through the model together, fewer if their logits would exceed LOGITS_BYTES.
     """
     window_bytes = ids_NL.shape[1] * model.config.get_text_config().vocab_size * model.dtype.itemsize
     size = max(1, min(batch_size, LOGITS_BYTES // window_bytes))
@@ -69,7 +69,7 @@ def window_losses(model: Any, family: Family, ids_NL: Tensor, batch_size: int, l
 
 
 def estimate(nll_N: Tensor) -> Estimate:
-    """Perplexity, and its standard error by the delta method with windows as the independent samples."""
+    """Returns perplexity, and its standard error by the delta method with windows as the independent samples."""
     value = math.exp(float(nll_N.mean()))
     if len(nll_N) < 2:
         return Estimate(value, None)
@@ -77,7 +77,7 @@ def estimate(nll_N: Tensor) -> Estimate:
 
 
 def _mean_nll(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """`nll_B` fp64, the mean over each row."""
+    """Returns `nll_B` fp64, the mean over each row."""
     rows_TV, labels_T = logits_BTV.flatten(0, 1), labels_BT.flatten()
     parts = [
         nn.functional.cross_entropy(chunk_TV.float(), wanted_T, reduction="none")

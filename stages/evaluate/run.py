@@ -1,9 +1,9 @@
-"""Stage `evaluate`: quality of one model, and its recovery against the dense model.
+"""Stage `evaluate`: measures the quality of one model, and its recovery against the dense model.
 
-Of causal models perplexity and lm-eval tasks; of encoder-decoders scores of the texts they write. What each window or
-item came to is kept, for paired comparisons.
+Causal models have perplexity and lm-eval tasks; encoder-decoders have scores of the texts they generate. The result of
+each window or item is kept for paired comparisons.
 
-Models in floating point are computed in fp32, quantized ones in int8; by torch, or by the sparse engine.
+Floating-point models are computed in fp32, quantized ones in int8; by torch, or by the sparse engine.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from stages.quantize import schemes
 Measured = dict[str, dict[str, Any]]
 """`{name: {"value", "stderr" | None, "protocol"}}`, what metrics.json holds."""
 FULL_WINDOW = "_full_window"
-"""Ends the names of metrics and files of clips that were heard in full windows as well."""
+"""Suffix of metrics and files of clips that were also evaluated in full windows."""
 
 
 def check(config: EvaluateOptions, model: Checkpoint, data: DataSet, test_data: Corpus | None = None) -> None:
     """Raises UserError for what cannot be measured: metrics of another family, lengths beyond the model's context, more
-    windows than the split has, tasks whose documents cannot be had."""
+    windows than the split has, tasks whose documents are not available."""
     family = families.of(model.path)
     check_options(config, family.name, data.format)
     shell = counts.shell(model)
@@ -90,7 +90,8 @@ def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log:
 
 
 def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:
-    """The model, and the precision of its quantized or prunable linears. Int8 and the engine are the CPU's."""
+    """Returns the model, and the precision of its quantized or prunable linears. Int8 and the engine run on the CPU
+    only."""
     scheme = schemes.of(source)
     precision = scheme.precision if scheme else "fp32"
     if runtime == "engine":
@@ -100,9 +101,10 @@ def _load(source: Checkpoint, runtime: str, device: str) -> tuple[Any, str]:
 
 
 def recovery(measured: Measured, dense: Measured) -> dict[str, float]:
-    """Percent of the dense model's quality, `{name}_recovery`: value / dense, or dense / value where lower is better.
+    """Returns the percentage of the dense model's quality, `{name}_recovery`: value / dense, or dense / value where
+    lower is better.
 
-    A metric on which the better of the two models has 0 has no recovery, and none that only describes a model.
+    A metric on which the better of the two models has 0 has no recovery, nor has one that only describes a model.
     """
     found = {}
     for name, metric in measured.items():
@@ -188,7 +190,7 @@ def _generation(
     config: Generation, batch_size: int, model: Any, family: EncoderDecoder, source: Checkpoint, data: Examples,
     out: Path, log: Log,
 ) -> tuple[Measured, dict[str, float]]:  # fmt: skip
-    """The metrics, and the parts of their values; with `full_window` each twice."""
+    """Returns the metrics, and the parts of their values; each twice with `full_window`."""
     speech = data.facts()["speech"]
     tokenizer, prompt = family.tokenizer(source.path), data.facts()["prompt"]
     rows = family.rows(model, source.path, data, config.split, UNLIMITED, "evaluate.generation.split")
@@ -228,8 +230,8 @@ def _generation(
 
 
 def _check_generation(config: Generation, data: Examples, context: int) -> None:
-    """Raises UserError for options that mean nothing on this data, texts beyond the model's context, and references of
-    which nothing is left to score."""
+    """Raises UserError for options without meaning on this data, texts beyond the model's context, and references that
+    are empty after normalisation."""
     length = len(data.facts()["prompt"]) + config.max_new_tokens
     checkpoints.check_length(context, length, "evaluate.generation.max_new_tokens")
     if rows_of(data) != "clips":

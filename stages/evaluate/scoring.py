@@ -1,4 +1,5 @@
-"""The metrics of generated texts: BLEU and chrF of translations, WER and CER of transcripts, each with its protocol."""
+"""Computes the metrics of generated texts: BLEU and chrF of translations, WER and CER of transcripts, each with its
+protocol."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ class Scored:
     metrics: dict[str, dict[str, Any]]
     """`{name: {"value", "stderr" | None, "protocol"}}`."""
     parts: dict[str, float]
-    """Of the metrics' values: the kinds of errors, in percent of the references' words."""
+    """Parts of the metrics' values: the kinds of errors, in percent of the references' words."""
     counts: list[dict[str, int]]
-    """Of each item, what its text alone does not give back."""
+    """Counts of each item that cannot be recomputed from its text alone."""
 
 
 def translations(items: Sequence[Item], config: Generation) -> Scored:
-    """`bleu` and `chrf`."""
+    """Returns `bleu` and `chrf`."""
     references, hypotheses = [item.reference for item in items], [item.hypothesis for item in items]
     metrics = {}
     for name in ("bleu", "chrf"):
@@ -39,10 +40,10 @@ def translations(items: Sequence[Item], config: Generation) -> Scored:
 
 
 def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
-    """`wer` and `cer` in percent; parts `wer_substitutions`, `wer_deletions`, `wer_insertions`.
+    """Returns `wer` and `cer` in percent, with the parts `wer_substitutions`, `wer_deletions`, `wer_insertions`.
 
-    Items of whose reference the normaliser leaves nothing are left out and counted. Raises UserError where that is all
-    of them, or the normaliser would cut words of these texts.
+    Items whose reference is empty after normalisation are left out and counted. Raises UserError if all of them are, or
+    if the normaliser would cut words of these texts.
     """
     normalizer = normalizers.load(config.normalizer, log)
     normalizers.check(config.normalizer, [item.reference for item in items])
@@ -81,7 +82,7 @@ def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
 
 
 def check_references(references: Sequence[str], config: Generation) -> None:
-    """Raises UserError where WER of these references would be none, or not that of their words."""
+    """Raises UserError if WER of these references is undefined, or is not that of their words."""
     normalizers.check(config.normalizer, references)
     if config.normalizer != "english":  # whose spelling map has to be fetched, and leaves no words out
         normalizer = normalizers.without_package(config.normalizer)
@@ -89,7 +90,7 @@ def check_references(references: Sequence[str], config: Generation) -> None:
 
 
 def _with_words(references: Sequence[str], config: Generation) -> list[int]:
-    """Numbers of the normalised references that are not empty."""
+    """Returns the indices of the normalised references that are not empty."""
     kept = [number for number, reference in enumerate(references) if reference]
     if references and not kept:
         raise UserError(

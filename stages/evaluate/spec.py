@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the quality of a model. Its description for the pipeline, without torch."""
+"""Stage `evaluate`: measures the quality of a model. Torch-free description."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Generation(Options):
 
 
 def _of_the_named_metrics(value: Any) -> Any:
-    """Validates the options of each further metric as that metric describes them; a name alone means its defaults."""
+    """Validates the options of each further metric by that metric's own options; a name alone means its defaults."""
     if not isinstance(value, list | tuple):
         return value
     given = [{"name": item} if isinstance(item, str) else item for item in value]
@@ -85,7 +85,7 @@ def _of_the_named_metrics(value: Any) -> Any:
 
 
 def _by_name(value: Any) -> Any:
-    """A name alone means the task with its defaults."""
+    """Converts a name alone to the task with its defaults."""
     return [{"name": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
 
 
@@ -100,15 +100,15 @@ class Evaluate(Options):
 
     perplexity: Perplexity | None
     generation: Generation | None = None
-    """Only for encoder-decoders."""
+    """Generation options, only for encoder-decoders."""
     tasks: Tasks
     """Tasks of lm-eval, or groups of them, by name: `[arc_easy, hellaswag]`, `[{name: hellaswag, shots: 10}]`."""
     metrics: FurtherMetrics = Field([])
     """Further metrics of causal models by name (files of `stages/evaluate/metrics/`, or what installed packages add),
     with options of their own: `[bits_per_byte]`, `[{name: bits_per_byte, windows: 64}]`."""
     run_code: bool = False
-    """Lets metrics run programs that the model wrote (pass_at_k), in children without network and files where the
-    system allows that, with limits of time, memory and processes."""
+    """Lets metrics run programs that the model wrote (pass_at_k), in child processes with limits of time, memory and
+    processes, and without network and files if the system allows that."""
     one_shot: bool
     """Also evaluate the model that was pruned in one step and not fine-tuned, the baseline of recovery."""
     every_rung: bool
@@ -116,10 +116,10 @@ class Evaluate(Options):
     batch_size: int = Field(ge=1)
     """Windows or items of one forward pass."""
     runtime: Literal["torch", "engine"]
-    """What computes models in floating point: torch, or the sparse engine in fp32."""
+    """Runtime of floating-point models: torch, or the sparse engine in fp32."""
     int8_runtime: Literal["auto", "torch", "engine"]
-    """What computes quantized models: torch's integer product or the sparse engine; both compute the same numbers.
-    auto: the engine if its kernels are built."""
+    """Runtime of quantized models: torch's integer product or the sparse engine; both compute the same numbers. auto:
+    the engine if its kernels are built."""
 
     @model_validator(mode="after")
     def _tasks_by_name(self) -> Evaluate:
@@ -153,9 +153,9 @@ QUALITIES = tuple(
     for window in ("", "_full_window")
 )
 LM_EVAL = tuple(MetricSpec(name, "fraction", True) for name in ("exact_match", "acc", "acc_norm", "f1"))
-"""Those of lm-eval that are shares of the items."""
+"""Metrics of lm-eval that are shares of the items."""
 IRRELEVANT = ("run_code",)
-"""It only allows."""
+"""The option only permits something."""
 STAGE = Stage(
     "evaluate",
     "3",

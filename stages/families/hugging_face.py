@@ -1,4 +1,4 @@
-"""What all families have in common: folders in hub format, read by one of transformers' automatic classes."""
+"""Code shared by all families: folders in hub format, read by one of transformers' automatic classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engine.unfused import unfuse_
 
 class HuggingFaceFolder:
     auto_class: Any
-    """Of transformers; set by the family."""
+    """Automatic class of transformers; set by the family."""
     mapping: str
-    """Of `transformers.models.auto.modeling_auto`: the architectures of the automatic class, by model type."""
+    """Mapping in `transformers.models.auto.modeling_auto`: the architectures of the automatic class, by model type."""
     attention: str | None = None
-    """transformers' implementation of it; None: its own choice."""
+    """Implementation of attention in transformers; None: its own choice."""
 
     @property
     def model_types(self) -> set[str]:

@@ -13,8 +13,8 @@ EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_nu
 
 
 def routers(model: nn.Module, linears: Mapping[str, nn.Linear]) -> dict[str, str]:
-    """Name -> why it is left alone, of those among `linears` that route tokens: one output for each expert, beside the
-    experts and outside of them, or a single output."""
+    """Returns those among `linears` that route tokens, with the reason why they are left alone: they have one output
+    for each expert, beside the experts and outside of them, or a single output."""
     config = text_config(model)
     counts = {count for key in EXPERT_COUNTS if isinstance(count := getattr(config, key, None), int)}
     found = {}

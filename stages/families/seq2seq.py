@@ -1,4 +1,5 @@
-"""Encoder-decoders of text beside T5: BART, mBART, Marian, M2M100 and NLLB, Pegasus, BlenderBot, MVP, PLBART, UMT5."""
+"""Encoder-decoders of text other than T5: BART, mBART, Marian, M2M100 and NLLB, Pegasus, BlenderBot, MVP, PLBART,
+UMT5."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ class Seq2Seq(TextToText):
         return "model.encoder.layers", "model.decoder.layers"
 
     def head(self, model: Any) -> nn.Module:
-        """With the bias that BART and its like add to the logits."""
+        """Returns the head with the bias that BART and similar models add to the logits."""
         bias_1V = getattr(model, "final_logits_bias", None)
         head = output_head(model)
         return head if bias_1V is None else BiasedHead(head, bias_1V)
 
     def settings(self, own: Any, decoding: Decoding) -> Any:
-        """The token of the language is the first that is written, as in transformers' own use of these models: a beam's
-        length counts it."""
+        """Makes the token of the language the first generated one, as in transformers' own use of these models: it
+        counts towards a beam's length."""
         settings = super().settings(own, decoding)
         if language := decoding.prompt[1:]:
             settings.forced_bos_token_id = language[0]

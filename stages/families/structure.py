@@ -1,4 +1,4 @@
-"""What a loaded model has for the stages to work on, found by looking and by one short forward pass."""
+"""Describes the parts of a loaded model that stages work on, found by inspection and one short forward pass."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from stages.families import UNLIMITED, Family, text_config
 
 FILE = "structure.json"
 SMALL_SHARE = 0.95
-"""Of the blocks' weights that can be pruned: below it, every sparsity needs a word beside it."""
+"""Prunable share of the blocks' weights below which a note accompanies every sparsity."""
 
 
 def of(model: Any, family: Family) -> Structure:
-    """Raises UserError for a model that has nothing to prune, or whose weights do not stay as they are when it runs."""
+    """Returns the structure. Raises UserError for a model that has nothing to prune, or whose weights change when it
+    runs."""
     before = _versions(model)
     blocks = family.blocks(model)
     linears = family.prunable(model)
@@ -54,7 +55,7 @@ def of(model: Any, family: Family) -> Structure:
 
 
 def _versions(model: nn.Module) -> dict[str, int]:
-    """Of all that is saved: a count of what was written into it."""
+    """Returns the version counter of each saved tensor, which counts writes to it."""
     return {name: tensor._version for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
@@ -64,7 +65,7 @@ def save(found: Structure, folder: Path) -> None:
 
 
 def share_note(found: Structure) -> str:
-    """One line where a sizeable share of the blocks cannot be pruned; else empty."""
+    """Returns one line if a sizeable share of the blocks cannot be pruned; else an empty text."""
     if found.prunable_share >= SMALL_SHARE:
         return ""
     reasons: dict[str, list[str]] = {}

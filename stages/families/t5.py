@@ -1,4 +1,4 @@
-"""T5 (arXiv 1910.10683) and its like with the same modules: T5, T5 v1.1 and Flan-T5 (gated), mT5."""
+"""T5 (arXiv 1910.10683) and models with the same modules: T5, T5 v1.1 and Flan-T5 (gated), mT5."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class T5(TextToText):
     """torch's fused attention takes a slow path where there is a position bias: eager trains 1.4 to 2 times as fast."""
 
     def start(self, folder: Path) -> int:
-        """Early T5s say nothing of it; all begin with the padding token."""
+        """Returns the padding token if the checkpoint does not say: early T5s do not, and all begin with it."""
         from transformers import AutoConfig
 
         stated = super().start(folder)

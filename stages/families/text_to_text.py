@@ -1,4 +1,4 @@
-"""What encoder-decoders that read and write text have in common: pairs of texts as tokens, padded batches."""
+"""Code shared by encoder-decoders that read and write text: pairs of texts as tokens, padded batches."""
 
 from __future__ import annotations
 
@@ -40,17 +40,18 @@ class TextToText(EncoderDecoder):
     # ---- data ----
 
     def prompt(self, corpus: Corpus, folder: Path) -> list[int]:
-        """`[start, (target language)]`; raises UserError where languages of the data and of the model do not fit."""
+        """Returns `[start, (target language)]`; raises UserError if languages of the data and of the model do not
+        fit."""
         return self._tokens(corpus, folder).prompt(self.start(folder))
 
     def complete(self, model: Any, folder: Path) -> Any:
-        """transformers' `generate` asks these settings what decoders begin with."""
+        """Fills in the settings from which transformers' `generate` takes the decoder's start."""
         if model.generation_config.decoder_start_token_id is None:
             model.generation_config.decoder_start_token_id = self.start(folder)
         return model
 
     def start(self, folder: Path) -> int | None:
-        """What the checkpoint says that its decoder begins with."""
+        """Returns the token that the decoder begins with, as the checkpoint states it."""
         return decoder_start(folder)
 
     def columns(self) -> Any:

@@ -1,8 +1,8 @@
 """How the tokenizers of translation models mark the languages of a pair, and what their decoders begin with.
 
-mBART, M2M100 and NLLB have a token for each language, which stands before or behind a text, and which the decoder is
-given first; multilingual Marian models read the target language before the source, as `>>fra<<`. T5, BART, Pegasus and
-Marian models of one pair have no such tokens.
+mBART, M2M100 and NLLB have a token for each language, before or after a text, which also comes first in the decoder;
+multilingual Marian models read the target language before the source, as `>>fra<<`. T5, BART, Pegasus and Marian models
+of one pair have no such tokens.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from stages.contracts import UserError
 
 SOURCE, TARGET = "data.languages.source", "data.languages.target"
-"""Options."""
+"""Options of the two languages."""
 INSTRUCTION = "translate "
-"""Begins the sources of T5, which tell it in words what to do."""
+"""Prefix of T5's sources, which states the task in words."""
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -28,25 +28,26 @@ class TranslationTokenizer:
     prefix: str
     """Text that Marian reads before each source; empty: none."""
     target: int | None
-    """Id of the token that the decoder is given for the target language; None: there is none."""
+    """Id of the decoder's token for the target language; None: there is none."""
     languages: frozenset[int]
     """Ids of all such tokens."""
 
     def sources(self, texts: Sequence[str]) -> list[list[int]]:
-        """As the model reads them, marked by the source language where the tokenizer does that."""
+        """Returns the sources as the model reads them, with the token of the source language if the tokenizer adds
+        one."""
         found: list[list[int]] = self.tokenizer([f"{self.prefix}{text}" for text in texts])["input_ids"]
         return found
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """What the decoder writes: each text, ended by eos, without the token of its language."""
+        """Returns what the decoder writes: each text, ended by eos, without the token of its language."""
         has_mark = self.target is not None
         ids = self.tokenizer(text_target=list(texts), add_special_tokens=not has_mark)["input_ids"]
         eos = self.tokenizer.eos_token_id
         return [row if row and row[-1] == eos else [*row, eos] for row in ids]
 
     def prompt(self, start: int | None) -> list[int]:
-        """`[start, (language)]`, or where models begin with the language itself, as mBART-cc25: `[language]`. `start`:
-        what the checkpoint says. Raises UserError where it says nothing."""
+        """Returns `[start, (language)]`, or `[language]` for models that begin with the language itself, such as
+        mBART-cc25. `start` comes from the checkpoint. Raises UserError if it has none."""
         if self.target is not None:
             return [self.target] if start is None or start in self.languages else [start, self.target]
         if start is None:
@@ -59,7 +60,7 @@ class TranslationTokenizer:
 
 
 def with_languages(tokenizer: Any, source: str, target: str) -> TranslationTokenizer:
-    """`source` and `target` by the tokenizer's own names (en_XX, eng_Latn, fra); empty where it has none.
+    """Returns the tokenizer with `source` and `target` by its own names (en_XX, eng_Latn, fra); empty if it has none.
 
     Raises UserError for languages that the tokenizer needs and does not get, or does not know.
     """
@@ -82,8 +83,8 @@ def with_languages(tokenizer: Any, source: str, target: str) -> TranslationToken
 
 
 def check_instruction(tokens: TranslationTokenizer, source: str) -> None:
-    """Raises UserError where a model that does nothing but translate, a Marian or one that is told languages by tokens,
-    would be told in words what to do."""
+    """Raises UserError if sources state the task in words to a model that can only translate: a Marian, or one with
+    language tokens."""
     only_translates = tokens.target is not None or hasattr(tokens.tokenizer, "supported_language_codes")
     if only_translates and source.startswith(INSTRUCTION):
         raise UserError(
@@ -94,7 +95,7 @@ def check_instruction(tokens: TranslationTokenizer, source: str) -> None:
 
 
 def _language_ids(tokenizer: Any) -> dict[str, int]:
-    """Name -> id of each language that the vocabulary has a token for."""
+    """Returns the id of each language that the vocabulary has a token for, by name."""
     if codes := getattr(tokenizer, "lang_code_to_id", None):
         found = {code.strip("_") if code.startswith("__") else code: int(i) for code, i in codes.items()}
         return {code: i for code, i in found.items() if i != tokenizer.unk_token_id}

@@ -29,8 +29,8 @@ from stages.families.encoder_decoder import (
 from stages.families.whisper_windows import any_window
 
 _CUT = ("test",)
-"""Splits whose clips of more than a window are cut into pieces; nothing is to be learned there, so it does not matter
-that nobody knows which words fall into which piece."""
+"""Splits whose clips of more than a window are cut into pieces; nothing is learned there, so it does not matter which
+words fall into which piece."""
 FRAMES_PER_POSITION = 2
 
 
@@ -60,7 +60,8 @@ class Whisper(EncoderDecoder):
     # ---- data ----
 
     def prompt(self, corpus: Corpus, folder: Path) -> list[int]:
-        """`[start, (language, task,) (no timestamps)]`; raises UserError for a language or task the model lacks."""
+        """Returns `[start, (language, task,) (no timestamps)]`; raises UserError for a language or task the model
+        lacks."""
         return whisper_tokens.prompt(self.tokenizer(folder), _speech(corpus), whisper_tokens.is_multilingual(folder))
 
     def columns(self) -> Any:
@@ -81,8 +82,8 @@ class Whisper(EncoderDecoder):
         )
 
     def examples(self, corpus: Corpus, split: str, folder: Path, log: Log) -> Iterator[Example]:
-        """Clips of more than a window: left out, or where they are only read, cut into pieces with the same `id`,
-        counted by `piece`, of which the first has the `reference`."""
+        """Yields the examples. Clips of more than a window are left out, or, in splits that are not trained on, cut
+        into pieces with the same `id`, counted by `piece`, of which the first has the `reference`."""
         from transformers import AutoConfig, AutoFeatureExtractor
 
         extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
@@ -116,7 +117,8 @@ class Whisper(EncoderDecoder):
             log.note(f"{split}: {over} of {len(items)} transcripts have more than {context} tokens; cut at their end")
 
     def collate(self, examples: Sequence[Example], length: int, start: int, config: Any) -> Batch:
-        """Windows as long as the longest clip needs. `frames_B` of a row are real, the rest is more silence."""
+        """Returns a batch of windows as long as the longest clip needs. `frames_B` of a row are real, the rest is more
+        silence."""
         mels = [
             torch.tensor(example["input_features"]).reshape(config.num_mel_bins, example["frames"])
             for example in examples
@@ -139,8 +141,8 @@ class Whisper(EncoderDecoder):
     # ---- batches ----
 
     def encoder_mask(self, batch: Batch) -> Tensor:
-        """Nothing hides the silence after a clip from the model; but what is there only because of a longer neighbour
-        is padding."""
+        """Returns the clip with its own silence, which the model hears; silence that only a longer neighbour causes is
+        padding."""
         positions_S = torch.arange(
             batch["input_features"].shape[2] // FRAMES_PER_POSITION, device=batch["frames"].device
         )
@@ -164,8 +166,8 @@ class Whisper(EncoderDecoder):
     # ---- texts ----
 
     def _decode(self, model: Any, batch: Batch, decoding: Decoding) -> Tensor:
-        """As `WhisperForConditionalGeneration.generate` on one window: the generation config's tokens are suppressed,
-        and where the prompt leaves timestamps open, they follow their rules."""
+        """Decodes as `WhisperForConditionalGeneration.generate` does on one window: the generation config's tokens are
+        suppressed, and if the prompt leaves timestamps open, they follow their rules."""
         from transformers import GenerationMixin, LogitsProcessorList, WhisperTimeStampLogitsProcessor
 
         settings, rules = model.generation_config, LogitsProcessorList()
@@ -188,15 +190,15 @@ class Whisper(EncoderDecoder):
 @dataclass(frozen=True)
 class SpeechRows(ExampleRows):
     window: str
-    """What the encoder is given: `clip` or `full`."""
+    """Input of the encoder: `clip` or `full`."""
 
     @property
     def independent(self) -> bool:
-        """The encoder hears the silence that a longer neighbour brings."""
+        """Returns False for clips: the encoder hears the silence that a longer neighbour brings."""
         return self.window == "full"
 
     def full_window(self) -> SpeechRows:
-        """The same clips in whole windows, as Whisper was trained."""
+        """Returns the same clips in whole windows, as Whisper was trained."""
         return replace(self, window="full")
 
     def take(self, chosen_B: Tensor) -> Batch:
@@ -216,7 +218,7 @@ def _speech(corpus: Corpus) -> dict[str, Any]:
 
 
 def _read(path: Path, rate: int) -> tuple[np.ndarray, int]:
-    """`audio_N` float32. The data stage made it mono, in the rate that all Whispers have."""
+    """Returns `audio_N` float32. The data stage made it mono, at the rate that all Whispers use."""
     import soundfile
 
     audio_N, found = soundfile.read(path, dtype="float32")

@@ -1,4 +1,4 @@
-"""Whisper's special tokens: what the decoder begins with, and what it learns to write."""
+"""Whisper's special tokens: those that the decoder begins with, and those that it learns to write."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from stages.contracts import UserError
 
 MULTILINGUAL_VOCABULARY = 51865
-"""Rows of embeddings from which on a Whisper is multilingual, as OpenAI tells; `.en` models have one less."""
+"""Number of embeddings from which on a Whisper is multilingual, by OpenAI's rule; `.en` models have one less."""
 SECONDS_PER_TIMESTAMP = 0.02
 WINDOW_SECONDS = 30
 TIMESTAMPS = [f"<|{i * SECONDS_PER_TIMESTAMP:.2f}|>" for i in range(round(WINDOW_SECONDS / SECONDS_PER_TIMESTAMP) + 1)]
 NO_TIMESTAMPS = "<|notimestamps|>"
 START = "<|startoftranscript|>"
 LANGUAGE, TASK = "data.speech.language", "data.speech.task"
-"""Options."""
+"""Options of the two settings."""
 
 
 def is_multilingual(folder: Path) -> bool:
-    """As the generation settings of a checkpoint state it; where they are old and do not, by the vocabulary."""
+    """Returns what the generation settings of a checkpoint state; old settings lack it, then the vocabulary decides."""
     from transformers import AutoConfig
 
     settings = folder / "generation_config.json"
@@ -33,7 +33,7 @@ def is_multilingual(folder: Path) -> bool:
 
 
 def complete(settings: Any, folder: Path, tokenizer: Callable[[], Any]) -> None:
-    """Gives generation settings what fine-tunes of 2022 leave to the tokenizer."""
+    """Fills in generation settings that fine-tunes of 2022 leave to the tokenizer."""
     if getattr(settings, "no_timestamps_token_id", None) is None:
         settings.no_timestamps_token_id = token_id(tokenizer(), NO_TIMESTAMPS)
     if getattr(settings, "is_multilingual", None) is None:
@@ -41,7 +41,7 @@ def complete(settings: Any, folder: Path, tokenizer: Callable[[], Any]) -> None:
 
 
 def prompt(tokenizer: Any, speech: dict[str, Any], multilingual: bool) -> list[int]:
-    """`[start, (language, task,) (no timestamps)]`. `speech`: language, task, timestamps of the data.
+    """Returns `[start, (language, task,) (no timestamps)]`. `speech` holds language, task and timestamps of the data.
 
     Raises UserError for a language or task that the model does not know.
     """
@@ -61,8 +61,8 @@ def prompt(tokenizer: Any, speech: dict[str, Any], multilingual: bool) -> list[i
 
 
 def labels(tokenizer: Any, prompt_ids: list[int], text: str, seconds: float, timestamps: bool) -> list[int]:
-    """The prompt but its first token, the text with the leading space of Whisper's own transcripts, the end. With
-    timestamps the text stands between 0 and the clip's end."""
+    """Returns the prompt without its first token, the text with the leading space of Whisper's own transcripts, and the
+    end. With timestamps, the text is between 0 and the clip's end."""
     ids = tokenizer(f" {text.strip()}", add_special_tokens=False)["input_ids"]
     if timestamps:
         last = min(round(seconds / SECONDS_PER_TIMESTAMP), len(TIMESTAMPS) - 1)
@@ -71,12 +71,12 @@ def labels(tokenizer: Any, prompt_ids: list[int], text: str, seconds: float, tim
 
 
 def token_id(tokenizer: Any, token: str) -> int:
-    """Raises UserError where the tokenizer lacks a token that every Whisper has."""
+    """Returns the id of a token. Raises UserError if the tokenizer lacks one that every Whisper has."""
     if not _knows(tokenizer, token):
         raise UserError(f"the tokenizer has no token {token}; expected Whisper's own", "model.path")
     return int(tokenizer.convert_tokens_to_ids(token))
 
 
 def _knows(tokenizer: Any, token: str) -> bool:
-    """The tokenizer takes what it does not know for the end of the text."""
+    """Returns whether the tokenizer has the token; it maps unknown ones to the end of the text."""
     return bool(tokenizer.convert_ids_to_tokens(tokenizer.convert_tokens_to_ids(token)) == token)

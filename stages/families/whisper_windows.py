@@ -1,4 +1,4 @@
-"""Whisper's encoder on less than 30 seconds."""
+"""Runs Whisper's encoder on less than 30 seconds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 
 def any_window(model: Any) -> Any:
-    """The model, whose encoder now takes any even number of frames up to the whole window and uses the first positions
-    for them; features in any dtype. A whole window is computed as ever, and what is saved does not change."""
+    """Returns the model, whose encoder now takes any even number of frames up to the whole window and uses the first
+    positions for them; features in any dtype. A whole window is computed as before, and what is saved does not
+    change."""
     encoder = model.model.encoder
     encoder.register_forward_pre_hook(_enter, with_kwargs=True)
     encoder.register_forward_hook(_leave, always_call=True)
@@ -30,5 +31,5 @@ def _leave(encoder: Any, args: Any, output: Any) -> None:
 
 
 def _believe(encoder: Any, positions: int) -> None:
-    """transformers' forward demands and takes as many positions as these two numbers say."""
+    """Sets the two numbers by which transformers' forward checks and slices positions."""
     encoder.config.max_source_positions = encoder.embed_positions.num_embeddings = positions

@@ -1,1 +1,1 @@
-"""The training loop, dense and sparse: losses, teacher, masked optimizer, checkpoints that resume."""
+"""Training, dense and sparse: losses, teacher, masked optimizer, checkpoints that resume."""

@@ -1,4 +1,4 @@
-"""Which rows a training step sees: seeded epochs, steps of like lengths, micro-batches."""
+"""Chooses the rows of each training step: seeded epochs, steps of similar lengths, micro-batches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ STEPS_GROUPED = 20
 
 
 def count_steps(config: Training, num_rows: int) -> int:
-    """Optimizer steps: as configured, or those that see every row at least `epochs` times; 0 for a budget of tokens."""
+    """Returns the number of optimizer steps: as configured, or those that see every row at least `epochs` times; 0 for
+    a budget of tokens."""
     return config.steps or math.ceil(config.epochs * num_rows / config.batch_size)
 
 
 def steps_of_tokens(config: Training, sizes_R: Tensor) -> int:
-    """The first steps that together have `config.tokens` tokens; `sizes_R`: the tokens of each row."""
+    """Returns the smallest number of steps that together have `config.tokens` tokens; `sizes_R`: the tokens of each
+    row."""
     smallest, largest = int(sizes_R.min()), int(sizes_R.max())
     if smallest == largest:
         return math.ceil(config.tokens / (config.batch_size * largest))
@@ -33,7 +35,7 @@ def steps_of_tokens(config: Training, sizes_R: Tensor) -> int:
 
 
 def order(num_rows: int, needed: int, seed: int) -> Tensor:
-    """Row numbers in the order of training: epoch after epoch, each shuffled by (seed, epoch)."""
+    """Returns row numbers in the order of training: epoch after epoch, each shuffled by (seed, epoch)."""
     epochs = math.ceil(needed / num_rows)
     generators = (torch.Generator().manual_seed(seed * SEED_STRIDE + epoch) for epoch in range(epochs))
     shuffled = [torch.randperm(num_rows, generator=generator) for generator in generators]
@@ -41,7 +43,8 @@ def order(num_rows: int, needed: int, seed: int) -> Tensor:
 
 
 def grouped(order_N: Tensor, sizes_R: Tensor, batch_size: int, seed: int) -> Tensor:
-    """`order_N` with rows of like sizes in the same step: every `STEPS_GROUPED` steps share out their rows anew.
+    """Returns `order_N` with rows of similar sizes in the same step: every `STEPS_GROUPED` steps redistribute their
+    rows.
 
     The rows of those steps stay the same, and the steps stay in random order.
     """
@@ -56,8 +59,8 @@ def grouped(order_N: Tensor, sizes_R: Tensor, batch_size: int, seed: int) -> Ten
 def micro_batches(
     rows: Rows, chosen_B: Tensor, size: int, device: torch.device = devices.CPU
 ) -> Iterator[tuple[Tensor, Batch]]:  # fmt: skip
-    """(row numbers, batch) of at most `size` rows each, the largest of them at most twice the smallest: padding costs
-    less than computing, and what a step adds up to does not depend on how it is cut. Batches are on `device`."""
+    """Yields (row numbers, batch) of at most `size` rows each, the largest of them at most twice the smallest: padding
+    costs less than computing, and the sum over a step does not depend on how it is cut. Batches are on `device`."""
     sizes_B, order_B = rows.sizes[chosen_B].sort(descending=True, stable=True)
     ordered_B = chosen_B[order_B]
     start = 0

@@ -1,4 +1,4 @@
-"""What training costs, dense or sparse: forward and backward passes, and a teacher's forward passes."""
+"""Estimates the cost of training, dense or sparse: forward and backward passes, and a teacher's forward passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ACTIVATIONS = 34
 MATRICES = 5
 """The same of attention matrices, times heads and length; families with `keeps_attention` alone keep them."""
 WINDOW_POSITIONS = {"full": 1500, "clip": 250, "": 0}
-"""Of Whisper's encoder for one clip; that of clips about five seconds long."""
+"""Positions of Whisper's encoder for one clip, assumed to be about five seconds long."""
 ROUNDING = 0.5e9
 """Bytes of the fp32 values that stochastic rounding holds at a time."""
 
@@ -24,7 +24,7 @@ class TrainingCost:
         return "teacher" if "teacher" in load.inputs else ""
 
     def operations(self, load: Workload, parameters: float) -> float | None:
-        """None for epochs of data whose size is not known."""
+        """Returns None for epochs of data whose size is not known."""
         training = load.config["training"]
         steps, length = training["steps"], training["sequence_length"]
         if training.get("tokens"):

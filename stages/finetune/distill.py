@@ -21,46 +21,48 @@ from stages.families import Batch, Family
 
 
 def ce(logits_NV: Tensor, labels_N: Tensor, tokens: int) -> Tensor:
-    """Cross entropy, summed over the label tokens given and divided by `tokens`."""
+    """Returns the cross entropy, summed over the label tokens and divided by `tokens`."""
     return functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / tokens
 
 
 def kd(student_NV: Tensor, teacher_NV: Tensor, temperature: float, tokens: int) -> Tensor:
-    """`T² KL(teacher‖student)` of the softened predictions, summed over label tokens and divided by `tokens`."""
+    """Returns `T² KL(teacher‖student)` of the softened predictions, summed over label tokens and divided by
+    `tokens`."""
     student_NV = functional.log_softmax(student_NV.float() / temperature, dim=-1)
     teacher_NV = functional.log_softmax(teacher_NV.float() / temperature, dim=-1)
     return temperature**2 * functional.kl_div(student_NV, teacher_NV, log_target=True, reduction="sum") / tokens
 
 
 def energy(teacher_ND: Tensor) -> Tensor:
-    """`sum(t²)` of one layer: the denominator of its SquareHead ratio, which adds up over micro-batches."""
+    """Returns `sum(t²)` of one layer: the denominator of its SquareHead ratio, which adds up over micro-batches."""
     return teacher_ND.float().square().sum()
 
 
 def squarehead(student_ND: Tensor, teacher_ND: Tensor, energy: Tensor, eps: float) -> Tensor:
-    """One layer, the paper's form: `sum((s - t)²) / (energy + eps)`."""
+    """Returns the loss of one layer in the paper's form: `sum((s - t)²) / (energy + eps)`."""
     error = functional.mse_loss(student_ND.float(), teacher_ND.float(), reduction="sum")
     # with eps=0, a step without a token to compare has no energy
     return error / (energy + eps).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def squarehead_by_token(student_ND: Tensor, teacher_ND: Tensor, tokens: int, eps: float) -> Tensor:
-    """One layer, ours (normalize=token): a ratio for each token, summed and divided by `tokens`."""
+    """Returns the loss of one layer in our form (normalize=token): a ratio for each token, summed and divided by
+    `tokens`."""
     teacher_ND = teacher_ND.float()
     error_N = (student_ND.float() - teacher_ND).square().sum(-1)
     return (error_N / (teacher_ND.square().sum(-1) + eps)).sum() / max(tokens, 1)
 
 
 def total(weights: Mapping[str, float], terms: Mapping[str, Tensor]) -> Tensor:
-    """The weighted sum of the terms present."""
+    """Returns the weighted sum of the terms present."""
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
 def feature_tokens(family: Family, model: nn.Module, batch: Batch, skip_first: int) -> list[Tensor | None]:
-    """For each of the model's states: flat indices into (B·T) of the tokens that SquareHead compares, without the first
-    ones of each sequence; None where it leaves the state out.
+    """Returns for each of the model's states the flat indices into (B·T) of the tokens that SquareHead compares,
+    without the first ones of each sequence; None for a state that is left out.
 
-    Where items are packed into a row, `position_ids` tell where each begins.
+    If items are packed into a row, `position_ids` mark where each begins.
     """
     known: dict[int, Tensor] = {}
     found: list[Tensor | None] = []
@@ -78,7 +80,7 @@ def feature_tokens(family: Family, model: nn.Module, batch: Batch, skip_first: i
 
 
 def label_tokens(family: Family, h_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """`h_ND` that predict something and the `labels_N` they predict."""
+    """Returns `h_ND` that predict something and the `labels_N` they predict."""
     h_BTD, labels_BT = family.logits_and_labels(h_BTD, labels_BT)
     labels_N = labels_BT.flatten()
     learned_N = (labels_N >= 0).nonzero().squeeze(-1)

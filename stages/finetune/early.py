@@ -1,4 +1,4 @@
-"""What the records of the model and the data tell of the options of `finetune`. Torch-free."""
+"""Checks the options of `finetune` against the records of the model and the data. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_early(options: FinetuneOptions, model: Structure, data: DataSet | None) -> None:
-    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    """Raises UserError for options that cannot work with a model of this structure and these data."""
     check_training(options.training, options.option, model)
     features = options.distill.feature_terms
     if features and "squarehead" in model.refused:
@@ -24,7 +24,7 @@ def check_early(options: FinetuneOptions, model: Structure, data: DataSet | None
 
 
 def check_training(training: Training, option: str, model: Structure) -> None:
-    """Raises UserError, with options under `option`, for a training that this model cannot have."""
+    """Raises UserError, with options under `option`, for training that this model does not support."""
     check_length(model, training.sequence_length, f"{option}.sequence_length")
     if "training" in model.refused:
         raise UserError(model.refused["training"], "model.path")

@@ -18,21 +18,22 @@ from stages.schedule import cubic
 
 @dataclass(frozen=True)
 class Gradual:
-    """A cubic schedule and the calibration samples that its pruner looks at; magnitude needs none."""
+    """A cubic schedule with the calibration samples of its pruner; magnitude needs none."""
 
     config: CubicOptions
     family: Family
     samples: Batch | None
 
     def due(self, step: int) -> bool:
-        """Whether the masks change after this many finished steps; they always do at end_step."""
+        """Returns whether the masks change after this many finished steps; they always do at end_step."""
         since = step - self.config.begin_step
         return step == self.config.end_step or (
             since > 0 and step < self.config.end_step and since % self.config.update_every == 0
         )
 
     def update(self, model: Any, pruned: Masks, step: int, log: Log) -> Masks:
-        """Prunes `model` in place to the schedule's sparsity at `step`; masks are nested, the last counts exact."""
+        """Prunes `model` in place to the schedule's sparsity at `step`; masks are nested, and the last ones have exact
+        counts."""
         config = self.config
         target = cubic(step, config.begin_step, config.end_step, config.initial, config.final)
         grown, reports = prune_model(model, self.family, self.samples, config.prune, target, pruned, log)

@@ -1,4 +1,4 @@
-"""The loss of an optimizer step and its gradient, micro-batch by micro-batch.
+"""Computes the loss of an optimizer step and its gradient, micro-batch by micro-batch.
 
 The head is run over a few hundred label tokens at a time, and its backward pass follows at once: the logits of a large
 vocabulary never exist whole. Totals (label tokens, the teacher's energies) are those of the whole step, so that the
@@ -23,7 +23,7 @@ from stages.finetune.spec import Distill
 from stages.precision import autocast
 
 LOGITS_AT_ONCE = 1 << 24
-"""Elements: 64 MB of fp32 for each of the few tensors of that size."""
+"""Elements of logits at once: 64 MB of fp32 for each of the few tensors of that size."""
 
 
 class Distiller(Protocol):
@@ -36,7 +36,7 @@ class Distiller(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised. `teacher` is there where a loss needs one."""
+    """The loss to minimise. `teacher` is given if a loss needs one."""
 
     family: Family
     weights: Distill
@@ -47,7 +47,7 @@ class Objective:
         """Adds the gradient of the step to the parameters' `.grad`. Returns `loss` and each term with a weight.
 
         `micro` are the step's micro-batches with their row numbers. The teacher's states of all of them are held until
-        the step ends, for the totals of SquareHead need them all.
+        the step ends, since the totals of SquareHead need them all.
         """
         # one cast of the weights serves all micro-batches
         with autocast(self.precision, next(model.parameters()).device):
@@ -97,7 +97,7 @@ class Objective:
         return {term.name: term.weight for term in self._terms}
 
     def _taught(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
-        """The teacher's states that the losses read: all layers, the last one, or none."""
+        """Returns the teacher's states that the losses read: all layers, the last one, or none."""
         return self.teacher.states(rows_B, batch) if self.teacher else []
 
     def _student(self, model: nn.Module, batch: Batch) -> list[Tensor]:
@@ -108,7 +108,8 @@ class Objective:
     def _of_predictions(
         self, head: nn.Module, h_ND: Tensor, labels_N: Tensor, t_ND: Tensor | None, total: int, found: dict[str, Tensor]
     ) -> Tensor:
-        """CE, KL and their like: their gradient goes to the head's parameters, and the one of `h_ND` is returned."""
+        """Computes CE, KD and similar losses: adds their gradient to the head's parameters and returns that of
+        `h_ND`."""
         leaf_ND = h_ND.detach().requires_grad_()
         for part in chunks(head, len(labels_N)):
             logits_NV, taught_NV = head(leaf_ND[part]), None
@@ -129,7 +130,7 @@ class Objective:
 def _totals(
     term: Term, taught: Sequence[Sequence[Tensor]], feature_masks: Sequence[Sequence[Tensor | None]]
 ) -> list[Tensor | int]:
-    """Of each layer, over the whole step: what a feature loss divides by."""
+    """Returns the divisor of a feature loss for each layer, over the whole step."""
     loss = term.loss
     assert isinstance(loss, FeatureLoss)
     layers = zip(zip(*taught, strict=True), zip(*feature_masks, strict=True), strict=True)
@@ -149,7 +150,7 @@ def _features(
     tokens: Sequence[Tensor | None],
     totals: Sequence[Tensor | int],
 ) -> Tensor:
-    """The sum over layers of this micro-batch's share in a feature loss."""
+    """Returns this micro-batch's share of a feature loss, summed over layers."""
     loss = term.loss
     assert isinstance(loss, FeatureLoss)
 
@@ -170,7 +171,8 @@ def _features(
 def validation_loss(
     model: nn.Module, head: nn.Module, family: Family, rows: Rows, count: int, size: int, precision: str
 ) -> float:
-    """Mean cross entropy (nats) over the label tokens of the first `count` rows, in eval mode; `size` at a time."""
+    """Returns the mean cross entropy (nats) over the label tokens of the first `count` rows, in eval mode; `size` rows
+    at a time."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -193,7 +195,7 @@ def count_labels(family: Family, batch: Batch) -> int:
 
 
 def chunks(head: nn.Module, num_tokens: int) -> list[slice]:
-    """Token ranges whose logits fit `LOGITS_AT_ONCE`, of nearly equal size."""
+    """Yields token ranges whose logits fit `LOGITS_AT_ONCE`, of nearly equal size."""
     vocabulary = next(p for p in head.parameters()).shape[0]
     count = max(1, -(-num_tokens * vocabulary // LOGITS_AT_ONCE))
     size = max(1, -(-num_tokens // count))
@@ -201,6 +203,6 @@ def chunks(head: nn.Module, num_tokens: int) -> list[slice]:
 
 
 def _at(h_BTD: Tensor, tokens_N: Tensor) -> Tensor:
-    """`h_ND` of some tokens; all of them without a copy."""
+    """Returns `h_ND` of some tokens; all of them without a copy."""
     h_ND = h_BTD.flatten(0, 1)
     return h_ND if len(tokens_N) == len(h_ND) else h_ND.index_select(0, tokens_N)

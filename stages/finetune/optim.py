@@ -1,4 +1,4 @@
-"""The optimizer of dense and sparse training: AdamW or Adafactor, its learning rates, and the rules of masks."""
+"""The optimizer of dense and sparse training: AdamW or Adafactor, its learning rates, and its handling of masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.finetune.weight_updates import Updates
 def optimizer(
     parameters: Mapping[str, nn.Parameter], matrices: Container[str], config: Training
 ) -> torch.optim.Optimizer:
-    """Weight decay on matrices only: norms and biases are left alone."""
+    """Returns the optimizer, with weight decay on matrices only: norms and biases have none."""
     groups = [
         {"params": [p for name, p in parameters.items() if name in matrices], "weight_decay": config.weight_decay},
         {"params": [p for name, p in parameters.items() if name not in matrices], "weight_decay": 0.0},
@@ -28,9 +28,9 @@ def optimizer(
 
 
 def learning_rate(step: int, steps: int, config: Training) -> float:
-    """Of the step that follows `step` finished ones, of `steps` in all.
+    """Returns the learning rate of the step that follows `step` finished ones, of `steps` in all.
 
-    Rises linearly over `warmup_steps` (lr·1/(w+1), 2/(w+1), ...), stands at `lr` in step w, and falls from there to
+    It rises linearly over `warmup_steps` (lr·1/(w+1), 2/(w+1), ...), reaches `lr` in step w, and falls from there to
     `final_lr_fraction` of it, which the step after the last one would have.
     """
     warmup = config.warmup_steps
@@ -51,7 +51,8 @@ def learning_rate(step: int, steps: int, config: Training) -> float:
 
 
 class MaskedOptimizer:
-    """Steps that keep pruned weights at zero, of weights in any precision (`stages.finetune.weight_updates`)."""
+    """An optimizer that keeps pruned weights at zero, for weights in any precision
+    (`stages.finetune.weight_updates`)."""
 
     def __init__(self, model: nn.Module, config: Training, pruned: Mapping[str, Tensor]) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -65,7 +66,7 @@ class MaskedOptimizer:
 
     @torch.no_grad()
     def set_masks(self, pruned: Mapping[str, Tensor]) -> None:
-        """From now on these weights are pruned: zeroed, and so are their moments."""
+        """Sets the masks from now on: zeroes the pruned weights, and their moments."""
         named = {f"{name}.weight": keep_OI for name, keep_OI in pruned.items()}
         self.masked = {name: keep_OI.to(self.parameters[name].device) for name, keep_OI in named.items()}
         for name, keep_OI in self.masked.items():
@@ -78,9 +79,9 @@ class MaskedOptimizer:
 
     @torch.no_grad()
     def step(self, lr: float) -> Tensor:
-        """One step from the accumulated gradients, which are then forgotten. Returns their norm, before clipping.
+        """Takes one step from the accumulated gradients and clears them. Returns their norm, before clipping.
 
-        A parameter without a gradient (an expert that no token came to) stays. A step whose norm is not finite is not
+        A parameter without a gradient (an expert that no token reached) stays. A step whose norm is not finite is not
         taken.
         """
         graded = {name: p for name, p in self.updates.gradients().items() if p.grad is not None}
@@ -102,7 +103,7 @@ class MaskedOptimizer:
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The norm of all of them together, in fp32 whatever they are stored in; 0 where there are none."""
+    """Returns the norm of all of them together, in fp32 whatever they are stored in; 0 for no gradients."""
     if not gradients:
         return torch.zeros(())
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]

@@ -1,6 +1,6 @@
-"""Random numbers of training: what a step draws follows from the seed and the step's number, and from nothing else.
+"""Random numbers of training: those of a step follow from the seed and the step's number alone.
 
-So a resumed run draws what it would have drawn without the interruption, and one fingerprint names one result.
+So a resumed run draws what it would have drawn without the interruption, and a fingerprint identifies one result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checkpoints from which a killed training run goes on to the same result.
+"""Checkpoints from which a killed training run resumes to the same result.
 
-A sealed folder each (`stages.sealed`): weights, the optimizer's state, masks, and the progress as JSON. Row order,
+Each is a sealed folder (`stages.sealed`): weights, the optimizer's state, masks, and the progress as JSON. Row order,
 learning rate and random numbers of a step follow from the seed and the step's number alone, so no generator state is
-kept. The last two checkpoints stay: where the newest is damaged, the one before it serves.
+kept. The last two checkpoints stay: if the newest is damaged, the one before it is used.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from stages.masks import Masks
 
 PREFIX = "step_"
 KEPT = 2
-"""Checkpoints: the newest, and one that serves where the newest is damaged."""
+"""Number of checkpoints: the newest, and one in case that is damaged."""
 
 
 @dataclass
 class Progress:
-    """Of a training run, after `step` optimizer steps."""
+    """Progress of a training run, after `step` optimizer steps."""
 
     step: int = 0
     tokens: int = 0
     """Real tokens seen."""
     seconds: float = 0.0
-    """Spent in training steps."""
+    """Time spent in training steps."""
     reference: float = 0.0
-    """Where the loss began: the loss of the first step, or a higher one right after a mask update."""
+    """Initial loss: that of the first step, or a higher one right after a mask update."""
     remasked: bool = False
     """Whether the masks changed after the last step."""
     losses: list[float] = field(default_factory=list)
-    """Of the last steps."""
+    """Losses of the last steps."""
 
     @classmethod
     def of(cls, value: object) -> Progress:
-        """From JSON. Raises ValueError for what no run can have come to."""
+        """Reads progress from JSON. Raises ValueError for values that no run can reach."""
         kinds = {"step": int, "tokens": int, "seconds": float, "reference": float, "remasked": bool, "losses": list}
         if not isinstance(value, dict) or value.keys() != kinds.keys():
             raise ValueError(f"expected {', '.join(kinds)}")
@@ -64,23 +64,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class State:
-    """A checkpoint that was read, and fits the model."""
+    """A checkpoint that was read and fits the model."""
 
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Mapping[str, Tensor]]
-    """By name of the parameter."""
+    """State of the optimizer by name of the parameter."""
     pruned: Masks
     done: Progress
 
 
 def last(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder, if there is any."""
+    """Returns the newest checkpoint in a folder, if there is any."""
     return max(folder.glob(f"{PREFIX}*"), default=None)
 
 
 def go_on_from(state: Path, folder: Path) -> None:
-    """Lets a training with checkpoints in `folder` begin behind the last step of another, whose `save` filled `state`;
-    where it has begun already, nothing changes."""
+    """Makes a training with checkpoints in `folder` begin after the last step of another, whose `save` filled `state`;
+    has no effect if it has begun already."""
     if last(folder):
         return
     kept = last(state)
@@ -114,10 +114,10 @@ def save(folder: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Tensor],
 def restore(
     folder: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Tensor], steps: int, log: Log
 ) -> tuple[Masks, Progress] | None:
-    """Puts weights and the optimizer's state of the newest good checkpoint in place; returns its masks and progress.
+    """Loads weights and the optimizer's state of the newest good checkpoint; returns its masks and progress.
 
-    None where there is none; `log` is told of damaged ones, which are deleted. `pruned`: the masks that the run began
-    with, `steps`: how many it has.
+    Returns None if there is none. Damaged ones are deleted and reported to `log`. `pruned` are the masks that the run
+    began with, `steps` its number of steps.
     """
     damaged: list[str] = []
     for checkpoint in sorted(folder.glob(f"{PREFIX}*"), reverse=True):
@@ -140,7 +140,7 @@ def restore(
 
 
 def _read(checkpoint: Path, optimizer: MaskedOptimizer, pruned: Mapping[str, Tensor], steps: int) -> State:
-    """Raises ValueError where the checkpoint is not one of this run."""
+    """Reads a checkpoint. Raises ValueError if it is not one of this run."""
     done = Progress.of(json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
     if not done.step < steps or checkpoint.name != f"{PREFIX}{done.step:08d}":
         raise ValueError(f"step is {done.step} of {steps}")

@@ -24,17 +24,20 @@ from stages.prune.selection import shape_of
 from stages.prune.sequential import linears_to_prune
 
 STATE = "state"
-"""Folder of a result from which another training goes on."""
+"""Folder of a result from which another training continues."""
 
 
 def check(config: FinetuneOptions, model: Checkpoint, data: DataSet) -> None:
-    """Raises UserError where the data have no rows to train and validate on."""
+    """Raises UserError if the data have no rows to train and validate on."""
     training_inputs.check_rows(model, data, config.training, config.option)
 
 
 def run(config: FinetuneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint; its masks hold), `data` (DataSet), `teacher` (Checkpoint; not read where no
-    loss needs one) and, for a cubic schedule with a pruner that needs it, `calibration` -> Checkpoint."""
+    """Trains the sparse model, whose masks hold.
+
+    Inputs: `model` (Checkpoint), `data` (DataSet), `teacher` (Checkpoint; not read if no loss needs one) and, for a
+    cubic schedule with a pruner that needs it, `calibration`. Output: Checkpoint.
+    """
     source, data = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)

@@ -1,4 +1,4 @@
-"""Stage `finetune`: sparse fine-tuning with distillation. Its description for the pipeline, without torch."""
+"""Stage `finetune`: sparse fine-tuning with distillation. Torch-free description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.prune.spec import Prune
 from stages.stage import SPARSITIES, MetricSpec, Stage
 
 DECAY_FRACTION = 0.2
-"""Share of the steps over which decay=wsd falls, unless told otherwise."""
+"""Default share of the steps over which decay=wsd falls."""
 
 
 class Training(Options):
@@ -64,7 +64,7 @@ class Training(Options):
     betas: tuple[Beta, Beta]
     """AdamW's decay rates of the running means of the gradient and of its square. Adafactor does not read them."""
     clip_norm: float = Field(ge=0)
-    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    """Gradients are scaled down to this norm; 0 turns clipping off."""
     precision: Precision
     """Precision of the forward and backward passes of student and teacher. fp32: everything is computed in fp32, also
     where weights are stored in bfloat16. bf16: matrix products are computed in bf16, the rest in the precision of the
@@ -79,8 +79,8 @@ class Training(Options):
     """Training stops when the mean loss of the last 10 steps exceeds this multiple of the loss at the start and is at
     least 2 (nats, times the loss weights) above it. A loss or gradient that is not finite always stops it."""
     documents: Literal["join", "separate"] = "join"
-    """A packed corpus: whether documents that share a row are one text to the model, or attention and positions restart
-    with each."""
+    """For a packed corpus: whether documents that share a row are one text to the model, or attention and positions
+    restart with each."""
     release: bool = False
     """Drop the masks of a sparse model before training, so that all its weights are trained: sparse pretraining, dense
     fine-tuning (arXiv 2303.10464)."""
@@ -106,23 +106,23 @@ class Training(Options):
 
     @property
     def is_none(self) -> bool:
-        """Whether there is nothing to train."""
+        """Returns whether there is nothing to train."""
         return not (self.steps or self.epochs or self.tokens)
 
 
 def decay_steps(steps: int, training: Training) -> int:
-    """Of decay=wsd: the last steps, over which the learning rate falls; none before the warm-up has ended."""
+    """Returns the last steps of decay=wsd, over which the learning rate falls; none before the warm-up has ended."""
     return min(round(training.decay_fraction * steps), steps - training.warmup_steps)
 
 
 def stable_steps(training: Training) -> int:
-    """Of decay=wsd and a budget of tokens in rows without padding: the steps before the learning rate falls."""
+    """Returns for decay=wsd and a budget of tokens in rows without padding the steps before the learning rate falls."""
     steps = math.ceil(training.tokens / (training.batch_size * training.sequence_length))
     return steps - decay_steps(steps, training)
 
 
 def _of_the_named_losses(value: Any) -> Any:
-    """Validates the options of each further loss as that loss describes them; a name alone means its defaults."""
+    """Validates the options of each further loss by that loss's own options; a name alone means its defaults."""
     if not isinstance(value, list | tuple):
         return value
     given = [{"name": item} if isinstance(item, str) else item for item in value]
@@ -175,7 +175,7 @@ class Distill(Options):
 
     @property
     def terms(self) -> list[Term]:
-        """The losses with a weight."""
+        """Returns the losses with a nonzero weight."""
         own = [Term(name, getattr(self, name), LOSSES.get(name), self, f"distill.{name}") for name in OWN_WEIGHTS]
         further = [Term(item.name, item.weight, LOSSES.get(item.name), item, "distill.losses") for item in self.losses]
         return [term for term in (*own, *further) if term.weight]
@@ -186,7 +186,7 @@ class Distill(Options):
 
     @property
     def feature_terms(self) -> list[Term]:
-        """Those that read the hidden states of all layers."""
+        """Returns the losses that read the hidden states of all layers."""
         return [term for term in self.terms if isinstance(term.loss, FeatureLoss)]
 
 
@@ -207,11 +207,11 @@ class FinetuneOptions(Options):
     training: Training
     distill: Distill
     option: str = "finetune"
-    """Where users find `training`, for messages."""
+    """Section in which users find `training`, for messages."""
     continues: bool = False
-    """Go on behind the last step of the training that made `model`, as if that had not ended there."""
+    """Continue after the last step of the training that made `model`, as if that had not ended there."""
     keeps_state: bool = False
-    """Keep what another training needs to go on behind the last step."""
+    """Keep what another training needs to continue after the last step."""
     cubic: CubicOptions | None = None
 
     @model_validator(mode="after")
@@ -227,7 +227,7 @@ class FinetuneOptions(Options):
 
 
 IRRELEVANT = ("training.checkpoint_every", "training.divergence", "option")
-"""divergence only stops a run: with a higher one, the same run goes on from its last checkpoint."""
+"""divergence only stops a run: with a higher one, the same run continues from its last checkpoint."""
 TRAINING_METRICS = (
     MetricSpec("validation_loss", "nats", False, headline=True),
     MetricSpec("train_loss", "nats", False),

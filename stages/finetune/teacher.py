@@ -43,14 +43,14 @@ class Teacher:
 
     @torch.no_grad()
     def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
-        """`h_BTD` of each layer for these rows of the training data; the last is what `head` reads."""
+        """Returns `h_BTD` of each layer for these rows of the training data; the last is the input of `head`."""
         with autocast(self.precision, self.model.device):
             if self.all_layers:
                 return self.family.states(self.model, batch)
             return [self.family.hidden(self.model, batch)]
 
     def masks(self, batch: Batch) -> list[Tensor]:
-        """For each of its states: the positions that are no padding."""
+        """Returns for each of its states the positions that are not padding."""
         masks = self.family.feature_masks(self.model, batch) if self.all_layers else [None]
         return [batch["use"] if mask_BT is None else mask_BT for mask_BT in masks]
 
@@ -63,8 +63,8 @@ class CachedTeacher:
     padding."""
 
     def __init__(self, live: Teacher, rows: Rows, visited: Tensor, config: Training, log: Log, option: str) -> None:
-        """Raises UserError (option `option`.teacher_cache_gb) before any work when the states exceed the budget, or are
-        not the same in every batch."""
+        """Raises UserError (option `option`.teacher_cache_gb) before any work if the states exceed the budget, or
+        depend on the batch."""
         if not rows.independent:
             raise UserError(
                 "in windows as long as the clips, states depend on what else is in a batch and cannot be kept; "
@@ -115,12 +115,12 @@ class CachedTeacher:
         return torch.searchsorted(self.numbers, numbers_B)
 
     def _stored(self, place: int, layer: int) -> Tensor:
-        """The view `h_TD` of one row's state on disk."""
+        """Returns the view `h_TD` of one row's state on disk."""
         start, length, width = self.start_RL[place, layer], self.length_RL[place, layer], self.widths_L[layer]
         return self.values[int(start) : int(start + length * width)].view(int(length), int(width))
 
     def states(self, rows_B: Tensor, batch: Batch) -> list[Tensor]:
-        """As `Teacher.states`, in bf16, zero where there is padding."""
+        """Returns the states as `Teacher.states` does, in bf16, zero at padding."""
         places_B = self._places(rows_B).tolist()
         return [
             _padded([self._stored(place, layer) for place in places_B], mask_BT.shape[1]).to(self.device)
@@ -139,7 +139,7 @@ def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
 
 
 def _is_complete(file: Path, done: Path, held: dict[str, Any], log: Log) -> bool:
-    """Whether all states are there, from an earlier attempt. Damaged ones are deleted, and `log` is told."""
+    """Returns whether all states are there, from an earlier attempt. Damaged ones are deleted and reported to `log`."""
     if not done.exists():
         return False
     try:
@@ -171,7 +171,7 @@ def _check_room(gigabytes: float, budget: float, num_rows: int, file: Path, opti
 
 
 def _digest(model: nn.Module, count: int = 8) -> str:
-    """sha256 of a few parameters spread over the model."""
+    """Returns the sha256 of a few parameters spread over the model."""
     parameters = list(model.parameters())
     sha = hashlib.sha256()
     for parameter in itertools.islice(parameters, 0, None, max(1, len(parameters) // count)):

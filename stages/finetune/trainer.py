@@ -1,4 +1,4 @@
-"""One training loop, dense and sparse: from a model and rows of tokens to a trained model and its masks."""
+"""The training loop, dense and sparse: from a model and rows of tokens to a trained model and its masks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from stages.masks import Masks
 from stages.precision import held, holding
 
 RECENT = 10
-"""Steps whose mean loss is reported as `train_loss`, and compared with where the loss began."""
+"""Steps whose mean loss is reported as `train_loss`, and compared with the initial loss."""
 SMALL_RISE = 2.0
-"""By less than this, in units of the losses (nats for CE and KD), a mean loss may rise to any multiple: a loss that
-begins near 0 may triple in good health, and one batch may be easier than the next."""
+"""Smallest rise of the mean loss, in its units (nats for CE and KD), that counts as divergence: a loss that begins near
+0 may triple in good health, and one batch may be easier than the next."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Plan:
     rows: Rows
     """All rows of an epoch."""
     validation: Rows
-    """Of which the first `training.eval_windows` count."""
+    """Validation rows, of which the first `training.eval_windows` count."""
     option: str
-    """The configuration section that errors name: `finetune` or `dense.training`."""
+    """Configuration section that errors name: `finetune` or `dense.training`."""
     gradual: Gradual | None = None
     state: Path | None = None
-    """Folder for what another training needs to go on behind the last step; None: nothing is kept."""
+    """Folder for what another training needs to continue after the last step; None: nothing is kept."""
     validation_parts: Mapping[str, Rows] = field(default_factory=dict)
-    """Of a packed corpus: the validation rows of each source, whose losses are measured at the end."""
+    """For a packed corpus, the validation rows of each source, whose losses are measured at the end."""
 
     @cached_property
     def steps(self) -> int:
@@ -58,7 +58,7 @@ class Plan:
         return batches.count_steps(self.training, len(self.rows))
 
     def order(self) -> Tensor:
-        """Row numbers of all steps, batch_size each."""
+        """Returns the row numbers of all steps, batch_size each."""
         config = self.training
         order_N = batches.order(len(self.rows), self.steps * config.batch_size, config.seed)
         if not config.group_by_length:
@@ -72,7 +72,7 @@ def train(model: Any, plan: Plan, teacher: Distiller | None, pruned: Masks, log:
     With precision=fp32, weights stored in 16 bits are fp32 while they train and are rounded at the end; the last
     validation loss is that of the rounded ones.
 
-    Goes on from the last good checkpoint in `log.resume`. Raises UserError when training diverges, and Stopped, after
+    Resumes from the last good checkpoint in `log.resume`. Raises UserError when training diverges, and Stopped, after
     saving a checkpoint, when `log.should_stop`.
     """
     dtype = held(plan.training)
@@ -119,7 +119,7 @@ class _Run:
             log.note(f"{plan.option}.warmup_steps={warmup} of {plan.steps} steps: the full lr is never reached")
 
     def take_steps(self) -> None:
-        """All that are left, with validations and checkpoints on the way."""
+        """Takes all remaining steps, with validations and checkpoints on the way."""
         plan, config, log = self.plan, self.plan.training, self.log
         with log.bar(plan.option.split(".")[0], total=plan.steps, unit="step") as bar:
             bar.advance(self.done.step)
@@ -140,7 +140,7 @@ class _Run:
                     )
 
     def step(self) -> dict[str, float]:
-        """One optimizer step, and the mask update that follows it. Returns what is logged."""
+        """Takes one optimizer step, and the mask update that follows it. Returns the values to log."""
         begin, config, plan, done = time.perf_counter(), self.plan.training, self.plan, self.done
         chosen_B = self.order[done.step * config.batch_size :][: config.batch_size]
         micro = list(batches.micro_batches(plan.rows, chosen_B, config.micro_batch_size, self.model.device))
@@ -184,7 +184,7 @@ class _Run:
         resume.save(self.log.resume, self.optimizer, self.pruned, self.done)
 
     def _check_rise(self, mean: float, began: float) -> None:
-        """Raises UserError when the mean of the recent losses is a multiple of where the loss began."""
+        """Raises UserError when the mean of the recent losses is a multiple of the initial loss."""
         factor, section = self.plan.training.divergence, self.plan.option
         if mean <= factor * began:
             return
@@ -197,7 +197,7 @@ class _Run:
             )
 
     def _not_finite(self, found: dict[str, float]) -> UserError:
-        """Blames the learning rate only where it had a say: after the first step."""
+        """Returns the error. It blames the learning rate only after the first step, which does not depend on it."""
         what = next(f"{name} {value}" for name, value in found.items() if not math.isfinite(value))
         heaviest = max(self.plan.weights.terms, key=lambda term: term.weight)
         weighted = f"{heaviest.option}={heaviest.weight:g}"

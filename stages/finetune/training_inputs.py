@@ -1,4 +1,5 @@
-"""What dense and sparse training begin with: a sound model, rows of tokens that fit it, and how both are written."""
+"""Prepares and writes what dense and sparse training share: a sound model, rows of tokens that fit it, and the trained
+model."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ NO_ITEMS = "the split train or validation has no items"
 
 
 def load(checkpoint: Checkpoint, device: torch.device, log: Log) -> Any:
-    """The model to train, on `device`, without layer drop. Raises UserError for a quantized one, or weights that are
-    not finite."""
+    """Returns the model to train, on `device`, without layer drop. Raises UserError for a quantized one, or weights
+    that are not finite."""
     if checkpoint.quantization:
         raise UserError("a quantized model cannot be trained; train first, then quantize", "model.path")
     model = checkpoints.load(checkpoint)
@@ -45,7 +46,8 @@ def plan(
     option: str,
     gradual: Gradual | None = None,
 ) -> Plan:
-    """Rows of the splits `train` and `validation`. Raises UserError when a sequence exceeds the model's context."""
+    """Returns the plan with rows of the splits `train` and `validation`. Raises UserError when a sequence exceeds the
+    model's context."""
     length_option = f"{option}.sequence_length"
     checkpoints.check_length(family.context(model), training.sequence_length, length_option)
     splits = ["train", "validation"]
@@ -70,7 +72,7 @@ def plan(
 
 
 def held_masks(source: Checkpoint, training: Training, log: Log) -> Masks:
-    """The masks that hold in training: those of the model, or none where it is released from them."""
+    """Returns the masks that hold in training: those of the model, or none if it is released from them."""
     found = masks.of(source)
     if not training.release:
         return found
@@ -81,14 +83,14 @@ def held_masks(source: Checkpoint, training: Training, log: Log) -> Masks:
 
 
 def learned(data: DataSet) -> dict[str, str]:
-    """What a record says of the tokens that were learned; of running text nothing, where all are."""
+    """Returns which tokens were learned, for the record; nothing for running text, where all are."""
     if isinstance(data, Corpus) and rows_of(data) in ("items", "conversations"):
         return {"loss_on": data.loss_on}
     return {}
 
 
 def check_rows(model: Checkpoint, data: DataSet, training: Training, option: str) -> None:
-    """Raises UserError where a split that training needs has no row, or where it ends before its warm-up does."""
+    """Raises UserError if a split that training needs has no row, or if training ends before its warm-up does."""
     train, validation = (
         counts.num_rows(model, data, split, training.sequence_length, f"{option}.sequence_length")
         for split in ("train", "validation")

@@ -1,7 +1,7 @@
-"""How weights that are stored in 16 bits take small steps.
+"""Small steps of weights that are stored in 16 bits.
 
 A fine-tuning step is below half the distance of two neighbouring bf16 numbers: rounded to the nearest, most weights
-would never move. Either the optimizer works on fp32 copies, or steps are rounded up or down by chance, so that the mean
+would never move. Either the optimizer works on fp32 copies, or steps are rounded up or down at random, so that the mean
 of many steps is right.
 """
 
@@ -23,16 +23,16 @@ LOW_BITS = 16
 
 
 class Updates(Protocol):
-    """What stands between a model's parameters and the optimizer that moves them. All names are the model's."""
+    """The layer between a model's parameters and the optimizer that moves them. All names are the model's."""
 
     exact: dict[str, nn.Parameter]
-    """What the optimizer is given: fp32. A parameter in fp32 is itself."""
+    """The optimizer's fp32 parameters. A parameter in fp32 is itself."""
 
     def gradients(self) -> dict[str, nn.Parameter]:
-        """The parameters whose `grad` holds the step's gradient, where there is any."""
+        """Returns the parameters whose `grad` holds the step's gradient, if there is any."""
 
     def step(self, inner: torch.optim.Optimizer) -> None:
-        """One step of `inner`, and what follows from it for the model's parameters."""
+        """Takes one step of `inner` and updates the model's parameters."""
 
     def adopt(self, name: str) -> None:
         """Takes over a change that was made to the model's parameter itself (by a pruner)."""
@@ -41,10 +41,10 @@ class Updates(Protocol):
         """Zeroes the weights that are not kept."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold of each parameter."""
+        """Returns what a checkpoint must hold of each parameter."""
 
     def restore(self, name: str, value: Tensor) -> None:
-        """Puts back what `state` held."""
+        """Restores what `state` returned."""
 
 
 class MasterWeights:
@@ -95,9 +95,10 @@ class MasterWeights:
 
 
 class StochasticRounding:
-    """No copies: a step is computed in fp32, a few matrices at a time, and rounded up or down by chance.
+    """Keeps no copies: a step is computed in fp32, a few matrices at a time, and rounded up or down at random.
 
-    Needs 6 bytes a weight less than `MasterWeights`. Gradients are summed over micro-batches as they are stored.
+    Needs 6 bytes a weight less than `MasterWeights`. Gradients are summed over micro-batches in the dtype of the
+    weights.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -142,7 +143,7 @@ class StochasticRounding:
         return pieces
 
     def adopt(self, name: str) -> None:
-        """Nothing to do: there is no copy."""
+        """Does nothing: there is no copy."""
 
     def zero(self, name: str, keep: Tensor) -> None:
         self.parameters[name].mul_(keep)
@@ -158,13 +159,13 @@ KINDS: dict[str, type[MasterWeights] | type[StochasticRounding]] = {
     "fp32_master": MasterWeights,
     "stochastic_rounding": StochasticRounding,
 }
-"""By the value of the option `bf16_updates`."""
+"""Classes by the value of the option `bf16_updates`."""
 
 
 def round_stochastically(values: Tensor) -> Tensor:
-    """fp32 to bf16: to one of the two neighbours, the nearer one the more often, so that the mean is exact.
+    """Rounds fp32 to one of the two neighbouring bf16 numbers, the nearer one more often, so that the mean is exact.
 
-    Draws from torch's global generator. What bf16 can represent, 0 above all, stays as it is.
+    Draws from torch's global generator. Numbers that bf16 can represent, 0 above all, stay unchanged.
     """
     bits = values.detach().contiguous().view(torch.int32)
     noise = torch.randint(0, 1 << LOW_BITS, bits.shape, dtype=torch.int32, device=bits.device)

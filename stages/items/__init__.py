@@ -1,1 +1,1 @@
-"""Items of a data set as a model reads them: texts in parts, chat templates, tokens with what is learned of them."""
+"""Items of a data set as a model reads them: texts in parts, chat templates, tokens and which of them are learned."""

@@ -1,7 +1,8 @@
-"""Conversations as text: by the chat template of the model's tokenizer, or by zephyr's, which base models are taught.
+"""Writes conversations as text: by the chat template of the model's tokenizer, or by zephyr's, which base models are
+taught.
 
-Which characters are the assistant's is found by rendering a conversation turn by turn, so that it works for any
-template: what a turn of the assistant adds behind the opening that a generation starts from is learned.
+The assistant's characters are found by rendering a conversation turn by turn, so that it works for any template: what a
+turn of the assistant adds after the opening that a generation starts from is learned.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ ASSISTANT = "assistant"
 
 
 def parts(messages: Sequence[Message], template: Template, tokenizer: Any, name: str = "") -> list[Part]:
-    """A conversation, the assistant's turns learned, each with what ends a turn. It ends with its last turn's end.
-    `name` is the conversation's, for errors."""
+    """Returns a conversation up to the end of its last turn, with the assistant's turns learned, each with what ends a
+    turn. `name` identifies the conversation in errors."""
     by_zephyr = template == "zephyr"
     found = _zephyr(messages, tokenizer.eos_token) if by_zephyr else _by_tokenizer(messages, tokenizer, name)
     if found and not found[-1].learned:
@@ -29,14 +30,14 @@ def parts(messages: Sequence[Message], template: Template, tokenizer: Any, name:
 
 
 def opened(messages: Sequence[Message], template: Template, tokenizer: Any, name: str = "") -> list[Part]:
-    """A conversation up to where the assistant's next turn begins: the prompt of a generation."""
+    """Returns a conversation up to where the assistant's next turn begins: the prompt of a generation."""
     if template == "zephyr":
         return [*_zephyr(messages, tokenizer.eos_token), Part(f"<|{ASSISTANT}|>\n")]
     return [Part(_rendered(messages, tokenizer, name, opened=True))]
 
 
 def _zephyr(messages: Sequence[Message], eos: str) -> list[Part]:
-    """An empty system turn stands first where there is none."""
+    """Writes a conversation in zephyr's form, with an empty system turn first if there is none."""
     begins_with_system = bool(messages) and messages[0]["role"] == "system"
     turns = messages if begins_with_system else [{"role": "system", "content": ""}, *messages]
     found = []

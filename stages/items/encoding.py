@@ -18,7 +18,7 @@ from stages.items.parts import Part
 
 @dataclass(frozen=True)
 class Tokens:
-    """One item. Lists are of its length."""
+    """Tokens of one item. Lists are of its length."""
 
     ids: list[int]
     learned: list[bool]
@@ -26,14 +26,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Question:
-    """An item as an evaluation asks it."""
+    """An item as a prompt of an evaluation."""
 
     id: str
     ids: list[int]
     """The prompt, as a row of training begins."""
     prompt: str
     reference: str
-    """What stands in the data; empty where nothing does."""
+    """Expected text in the data; empty if there is none."""
     row: Mapping[str, Any]
 
 
@@ -54,11 +54,11 @@ class Items:
     def encode(
         self, row: Mapping[str, Any], length: int, option: str, last_target: bool = False
     ) -> Tokens | None:  # fmt: skip
-        """At most `length` tokens of a row. Of a long one the part that may be cut is cut first, then its end. None for
-        a prompt without room for its target, where the data say to leave those out. `last_target`: of a conversation
-        the last turn of the assistant alone is learned, whatever the data say.
+        """Returns at most `length` tokens of a row. A long one loses first the part that may be cut, then its end. None
+        for a prompt without room for its target, if the data leave those out. `last_target`: only the last turn of the
+        assistant is learned in a conversation, whatever the data say.
 
-        Raises UserError, with `option`, for such a prompt, and for a row without a target.
+        Raises UserError, with `option`, for such a prompt otherwise, and for a row without a target.
         """
         texts = self._parts(row)
         if not any(part.learned for part in texts):
@@ -86,8 +86,8 @@ class Items:
         )
 
     def ask(self, row: Mapping[str, Any], room: int, option: str) -> Question:
-        """The prompt of a row, of at most `room` tokens. Raises UserError, with `option`, where it is longer and may
-        not be cut."""
+        """Returns the prompt of a row, of at most `room` tokens. Raises UserError, with `option`, if it is longer and
+        may not be cut."""
         texts = self._parts(row)
         learned = [number for number, part in enumerate(texts) if part.learned]
         reference = texts[learned[-1]].text.removesuffix(self.tokenizer.eos_token) if learned else ""
@@ -101,7 +101,7 @@ class Items:
         return Question(str(row["id"]), ids, "".join(part.text for part in asked), reference, row)
 
     def stops(self) -> set[int]:
-        """Ids that end an answer: eos, and what the tokenizer's chat template ends a turn with."""
+        """Returns the ids that end an answer: eos, and what the tokenizer's chat template ends a turn with."""
         found = {int(self.tokenizer.eos_token_id)}
         if self._by_tokenizer:
             turns = [{"role": "user", "content": "a"}, {"role": chat.ASSISTANT, "content": "b"}]
@@ -110,7 +110,8 @@ class Items:
 
     @property
     def _by_tokenizer(self) -> bool:
-        """Whether the tokenizer's chat template says where an item begins (with bos, if at all) and ends."""
+        """Returns whether the tokenizer's chat template determines where an item begins (with bos, if at all) and
+        ends."""
         return rows_of(self.data) == "conversations" and self.data.template == "tokenizer"
 
     def _parts(self, row: Mapping[str, Any]) -> list[Part]:
@@ -128,8 +129,8 @@ class Items:
         return found
 
     def _owned(self, texts: Sequence[Part]) -> tuple[list[int], list[int]]:
-        """The ids of the parts together, and the number of the part in which each token ends: tokenised in one piece,
-        since where two texts meet a token may have characters of both."""
+        """Returns the ids of the parts together, and the number of the part in which each token ends. The text is
+        tokenised in one piece, since a token may span the border of two parts."""
         if not self.tokenizer.is_fast:
             raise UserError(
                 "its tokenizer does not tell which characters a token stands for (no fast one)", "model.path"

@@ -1,4 +1,4 @@
-"""The texts that an item is made of, one after the other."""
+"""The texts that an item consists of, in order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 class Part:
     text: str
     learned: bool = False
-    """It is a target: a completion, a turn of the assistant."""
+    """Whether it is a target: a completion, a turn of the assistant."""
     cut: bool = False
-    """It may be cut at its end where the item is too long."""
+    """Whether it may be cut at its end if the item is too long."""
 
 
 def of_row(row: Mapping[str, Any]) -> list[Part]:
-    """Of a row with a `prompt`, a `completion` and perhaps `cut`, the characters of the prompt that may be cut."""
+    """Returns the parts of a row with a `prompt`, a `completion` and perhaps `cut`, the characters of the prompt that
+    may be cut."""
     prompt = row["prompt"]
     begin, end = row.get("cut") or (0, 0)
     texts = [Part(prompt[:begin]), Part(prompt[begin:end], cut=True), Part(prompt[end:])]

@@ -27,7 +27,7 @@ _REFUSED = (
     *("os.fork", "os.posix_spawn", "os.exec", "os.spawn", "os.system", "os.kill", "os.remove", "os.rename"),
     *("os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.mkdir", "os.putenv", "os.utime"),
 )
-"""Beginnings of the audit events that no test needs."""
+"""Prefixes of the audit events that no test needs."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,8 +57,8 @@ def main(folder: str, result: int, seconds: int, memory: int) -> None:
 
 
 def _isolated(folder: str) -> bool:
-    """Leaves all namespaces for new ones, with a root folder that holds Python's library alone. False where the system
-    does not allow it."""
+    """Moves into new namespaces, with a root folder that holds only Python's library. Returns False if the system does
+    not allow it."""
     user, group = os.getuid(), os.getgid()
     spaces = _NEW_MOUNTS | _NEW_PIDS | _NEW_NETWORK | _NEW_IPC
     try:
@@ -83,7 +83,7 @@ def _isolated(folder: str) -> bool:
 
 
 def _leave_root(folder: str) -> None:
-    """The limit of processes is none for root."""
+    """Changes to another user, since the limit of processes does not bind root."""
     if os.geteuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
         os.setgroups([])

@@ -1,4 +1,4 @@
-"""Runs a program in a child of its own, and says whether it passed."""
+"""Runs a program in a child of its own, and returns whether it passed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Literal
 CHILD = Path(__file__).with_name("child.py")
 MEMORY_BYTES = 1 << 30
 _GRACE = 5
-"""Seconds over the limit of processor time, for a machine that is busy and for programs that sleep."""
+"""Seconds over the limit of processor time, for a busy machine and for programs that sleep."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Verdict:
 
 
 def run(program: str, seconds: int) -> Verdict:
-    """Whether a program comes to its end, within `seconds` of the processor's time."""
+    """Runs a program, within `seconds` of processor time, and returns whether it ends without an error."""
     with tempfile.TemporaryDirectory(prefix="squarehead-code-", ignore_cleanup_errors=True) as folder:
         read, write = os.pipe()
         command = [sys.executable, "-I", "-S", str(CHILD), folder, str(write), str(seconds), str(MEMORY_BYTES)]
@@ -54,7 +54,7 @@ def run(program: str, seconds: int) -> Verdict:
 
 
 def run_all(programs: Sequence[str], seconds: int, at_once: int) -> list[Verdict]:
-    """In their order."""
+    """Runs the programs and returns the verdicts in their order."""
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(lambda program: run(program, seconds), programs))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model to measure, in evaluation mode, and what belongs to it."""
+    """A model to evaluate, in evaluation mode, with its data."""
 
     model: Any
     tokenizer: Any
@@ -29,15 +29,15 @@ class Judged:
     data: Corpus
     batch_size: int
     test_data: Corpus | None = None
-    """Items of another data set, to be asked in the place of the data's own."""
+    """Items of another data set that are evaluated instead of the data's own."""
     out: Path | None = None
-    """Where a metric may write what it saw of each item; None where nothing is measured yet."""
+    """Folder in which a metric may write what it measured of each item; None during checks."""
     run_code: bool = False
-    """Programs that the model writes may be run (`evaluate.run_code`)."""
+    """Whether programs that the model writes may be run (`evaluate.run_code`)."""
 
     @property
     def tests(self) -> Corpus:
-        """The data whose items are asked."""
+        """Returns the data whose items are evaluated."""
         return self.test_data or self.data
 
 
@@ -47,9 +47,9 @@ class Measurement:
     stderr: float | None
     """None where it is not known."""
     higher_is_better: bool | None
-    """None where it describes a model and ranks none."""
+    """None for metrics without a direction, which describe a model and rank none."""
     protocol: dict[str, Any]
-    """JSON: all that two measurements must have in common to be compared."""
+    """JSON of everything that two measurements must share to be compared."""
     unit: str = ""
     """`%`, `bits`; `fraction` is shown in percent; empty for plain numbers."""
 
@@ -63,8 +63,8 @@ class Metric(Protocol):
         device."""
 
     def measure(self, options: Any, judged: Judged, log: Log) -> Measurement | Mapping[str, Measurement]:
-        """One measurement under the metric's name, or several under names of their own, the most important first.
-        Raises UserError."""
+        """Returns one measurement under the metric's name, or several under names of their own, the most important
+        first. Raises UserError."""
 
 
 METRICS: Kinds[Metric] = Kinds("metric", __name__, "METRIC", "evaluate.metrics", Metric)

@@ -1,6 +1,7 @@
-"""Bits per byte of held-out text: a loss that models with different tokenizers can be compared by (arXiv 2101.00027).
+"""Bits per byte of held-out text: a loss that is comparable between models with different tokenizers (arXiv
+2101.00027).
 
-The negative log-likelihood of the predicted tokens, in bits, over the bytes of UTF-8 that they stand for.
+It is the negative log-likelihood of the predicted tokens, in bits, over the bytes of UTF-8 that they stand for.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class BitsPerByteOptions(MetricOptions):
     length: int = Field(256, ge=2)
     """Tokens of a window."""
     windows: int = Field(0, ge=0)
-    """The first so many windows; 0: all."""
+    """Evaluate the first so many windows; 0: all."""
 
 
 def num_bytes(ids_NL: Tensor, tokenizer: Any) -> Tensor:
-    """`bytes_N`: of the text of each window's predicted tokens, which are all but the first."""
+    """Returns `bytes_N`: the bytes of each window's predicted tokens, which are all but the first."""
     import torch
 
     texts = (tokenizer.decode(ids_L[1:], skip_special_tokens=True) for ids_L in ids_NL)

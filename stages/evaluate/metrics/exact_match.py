@@ -1,4 +1,4 @@
-"""The share of items whose answer is exactly that of the data, the model's own text after the answer's mark."""
+"""The share of items whose answer equals that of the data, comparing the text after the answer's mark."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stages.evaluate.metrics import Judged, Measurement
 
 class ExactMatchOptions(AnswerOptions):
     by: str = ""
-    """Also for each value of this column (`data.keep`): `terms` of chain arithmetic."""
+    """Also report each value of this column (`data.keep`): `terms` of chain arithmetic."""
 
 
 def normalized(text: str) -> str:
-    """Without thousands' commas, dollar signs and a full stop at the end, as lm-eval's gsm8k compares."""
+    """Removes thousands' commas, dollar signs and a full stop at the end, as lm-eval's gsm8k does."""
     return text.strip().replace(",", "").replace("$", "").removesuffix(".").strip()
 
 
@@ -33,7 +33,7 @@ class ExactMatch:
         answers.questions(options, judged)
 
     def measure(self, options: ExactMatchOptions, judged: Judged, log: Log) -> dict[str, Measurement]:
-        """`exact_match`, and `exact_match_<by>_<value>` for each value."""
+        """Returns `exact_match`, and `exact_match_<by>_<value>` for each value."""
         mark = judged.tests.answer_mark
         scored: dict[str, list[float]] = defaultdict(list)
         rows = []

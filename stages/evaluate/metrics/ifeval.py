@@ -1,6 +1,6 @@
-"""How many of IFEval's verifiable instructions a model's replies follow (`stages.evaluate.instructions`).
+"""The share of IFEval's verifiable instructions that a model's replies follow (`stages.evaluate.instructions`).
 
-Some are met by chance: beside the score stands that of the same replies under other prompts. Prompts that ask for a
+Some are met by chance: beside the score is that of the same replies under other prompts. Prompts that ask for a
 language are left out and counted, so that these figures are not those of published tables.
 """
 
@@ -36,7 +36,8 @@ class IFEval:
         answers.questions(options, judged)
 
     def measure(self, options: IFEvalOptions, judged: Judged, log: Log) -> dict[str, Measurement]:
-        """`ifeval_prompt_*`: all instructions of a prompt are followed; `ifeval_instruction_*`: of each instruction."""
+        """Returns `ifeval_prompt_*`, the share of prompts all of whose instructions are followed, and
+        `ifeval_instruction_*`, that of instructions."""
         every = answers.answer(options, judged, log)
         asked = [given for given in every if instructions.LANGUAGE not in given.question.row["instruction_id_list"]]
         texts = [given.text for given in asked]

@@ -1,5 +1,5 @@
-"""pass@k: the chance that one of k programs that a model writes passes its tests (arXiv 2107.03374), for HumanEval,
-MBPP and generated functions. The programs are run, in children that can do nothing but compute."""
+"""pass@k: the probability that one of k programs that a model writes passes its tests (arXiv 2107.03374), for
+HumanEval, MBPP and generated functions. The programs run in child processes that can only compute."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class PassAtKOptions(AnswerOptions):
     max_new_tokens: int = Field(256, ge=1)
     """Longest program."""
     samples: int = Field(1, ge=1)
-    """Programs a problem."""
+    """Programs for each problem."""
     k: list[int] = Field([1], min_length=1)
-    """Programs of which one has to pass; pass@k is told for each."""
+    """Values of k; pass@k is the probability that one of k programs passes."""
     stops: list[str] = Field(["\nclass", "\ndef", "\n#", "\nif", "\nprint"])
     """A program ends before the first of these; the default is HumanEval's."""
     seconds: int = Field(5, ge=1)
-    """Of the processor, for a program with its tests."""
+    """Processor time of a program with its tests, in seconds."""
     at_once: int = Field(1, ge=1)
     """Programs that run side by side."""
 
@@ -45,12 +45,12 @@ class PassAtKOptions(AnswerOptions):
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased, of `samples` programs of which `passed` did."""
+    """Returns the unbiased estimate from `samples` programs of which `passed` did."""
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
 def completion(text: str, stops: list[str]) -> str:
-    """The program in an answer: its first fenced block, else the text up to where another one begins."""
+    """Returns the program in an answer: its first fenced block, else the text up to where another one begins."""
     if fenced := _FENCE.search(text):
         return fenced.group(1)
     return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
@@ -73,7 +73,7 @@ class PassAtK:
         answers.questions(options, judged)
 
     def measure(self, options: PassAtKOptions, judged: Judged, log: Log) -> dict[str, Measurement]:
-        """`pass_at_<k>`, and `code_parses`, the share of programs that are Python and not empty."""
+        """Returns `pass_at_<k>`, and `code_parses`, the share of programs that are valid Python and not empty."""
         if not judged.run_code:
             self.check(options, judged)
         found = answers.answer(options, judged, log, options.samples)

@@ -1,6 +1,7 @@
-"""How often a model finds the reply that people ranked first likelier than one that they ranked lower. No win rate.
+"""How often a model finds the reply that people ranked first more likely than one that they ranked lower. Not a win
+rate.
 
-Replies are compared by the mean log-likelihood of their tokens behind the same conversation, so that their length does
+Replies are compared by the mean log-likelihood of their tokens after the same conversation, so that their length does
 not decide. Chance is 50 %.
 """
 
@@ -69,7 +70,7 @@ class PreferenceAccuracy:
 
     @staticmethod
     def _encoded(options: PreferenceOptions, judged: Judged) -> tuple[list[dict[str, Any]], list[list[Any]]]:
-        """The rows that are used, and the tokens of their replies."""
+        """Returns the rows that are used, and the tokens of their replies."""
         context = judged.family.context(judged.model)
         length = min(options.length or context, context)
         asking = answers.items(judged)

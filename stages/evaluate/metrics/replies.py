@@ -1,5 +1,6 @@
-"""What a model replies: how often it ends by itself, how long its replies are, how much they repeat, and all of them in
-`outputs.json`, in AlpacaEval's form, for a user who has a judge. No measure of how good they are."""
+"""Statistics of a model's replies: how often it ends by itself, how long its replies are, how much they repeat; and all
+of them in `outputs.json`, in AlpacaEval's form, for a user who has a judge. They do not measure how good the replies
+are."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ class RepliesOptions(AnswerOptions):
     max_new_tokens: int = Field(256, ge=1)
     """Longest reply."""
     generator: str = "squarehead"
-    """The model's name in the file of outputs."""
+    """Name of the model in the file of outputs."""
 
 
 def repeated(text: str, n: int = 4) -> float:
-    """The share of a text's n-grams of words that stood there before; 0 for a text that is shorter."""
+    """Returns the share of a text's n-grams of words that occurred before in it; 0 for a shorter text."""
     words = text.split()
     grams = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,6 +1,6 @@
-"""ROUGE-1, -2, -L and -Lsum of what a model writes, by the package rouge_score: F, stemmed, in percent.
+"""ROUGE-1, -2, -L and -Lsum of generated texts, by the package rouge_score: F-measure, stemmed, in percent.
 
-ROUGE-Lsum wants one sentence a line: both texts are split after `.`, `!` and `?` that are followed by a space, and at
+ROUGE-Lsum expects one sentence a line: both texts are split after `.`, `!` and `?` that are followed by a space, and at
 their own line ends.
 """
 
@@ -26,18 +26,18 @@ class RougeOptions(AnswerOptions):
     max_new_tokens: int = Field(100, ge=1)
     """Longest summary."""
     rule: bool = False
-    """Beside each score that of a rule, for descriptions of Wikipedia leads: what stands behind the first "is a", "was
-    the", "are" of the article, to the next comma or full stop. A model is of interest above it."""
+    """Also score a rule, for descriptions of Wikipedia leads: the text after the first "is a", "was the", "are" of the
+    article, up to the next comma or full stop. Only a model that scores higher is of interest."""
 
 
 def lead_rule(article: str) -> str:
-    """The rule's description; the first sentence where it finds no such words."""
+    """Returns the rule's description; the first sentence if it finds no such words."""
     found = _CLAUSE.search(article)
     return found.group(1).strip() if found else re.split(_SENTENCES, article.strip(), maxsplit=1)[0]
 
 
 def scores(references: Sequence[str], texts: Sequence[str]) -> dict[str, list[float]]:
-    """Of each pair, in percent."""
+    """Returns the scores of each pair, in percent."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(list(TYPES.values()), use_stemmer=True)

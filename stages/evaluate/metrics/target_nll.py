@@ -1,4 +1,4 @@
-"""The negative log-likelihood of held-out targets, in nats a token: of completions, of the assistant's turns."""
+"""The negative log-likelihood of held-out targets (completions, the assistant's turns), in nats a token."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class PredictionLoss(Protocol):
-    """A loss of the logits of label tokens, N of them, some hundreds at a time."""
+    """A loss of the logits of N label tokens, some hundreds at a time."""
 
     needs_teacher: bool
     options: type[Options]
@@ -29,8 +29,8 @@ class PredictionLoss(Protocol):
     def of_tokens(
         self, student_NV: Tensor, teacher_NV: Tensor | None, labels_N: Tensor, total: int, options: Any
     ) -> Tensor:
-        """Summed over these tokens and divided by `total`, the label tokens of the whole step. `teacher_NV` is there
-        where a loss needs a teacher."""
+        """Returns the loss summed over these tokens and divided by `total`, the label tokens of the whole step.
+        `teacher_NV` is given to losses that need a teacher."""
 
 
 @runtime_checkable
@@ -41,10 +41,10 @@ class FeatureLoss(Protocol):
     options: type[Options]
 
     def total(self, teacher: Iterable[Tensor], options: Any) -> Tensor | int:
-        """What one layer's sum is divided by: from the teacher's `t_ND` of each micro-batch of the step."""
+        """Returns the divisor of one layer's sum, from the teacher's `t_ND` of each micro-batch of the step."""
 
     def of_layer(self, student_ND: Tensor, teacher_ND: Tensor, total: Any, options: Any) -> Tensor:
-        """Of one layer and one micro-batch, divided by the `total` of the step."""
+        """Returns the loss of one layer and one micro-batch, divided by the `total` of the step."""
 
 
 Loss = PredictionLoss | FeatureLoss
@@ -69,6 +69,6 @@ class Term:
     weight: float
     loss: Loss
     options: Any
-    """Of the loss' own `options`."""
+    """Options of the loss's own class `options`."""
     option: str
-    """Where its weight is given: `distill.kd`."""
+    """Option that sets its weight: `distill.kd`."""

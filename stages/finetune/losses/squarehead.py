@@ -16,7 +16,7 @@ class SquareHead:
     options = Distill
 
     def total(self, teacher: Iterable[Tensor], options: Distill) -> Tensor | int:
-        """The teacher's energy, or (normalize=token) the number of tokens."""
+        """Returns the teacher's energy, or (normalize=token) the number of tokens."""
         import torch
 
         from stages.finetune import distill
