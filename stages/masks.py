@@ -1,7 +1,7 @@
-"""Masks: which weights of a pruned linear are kept. Stored objects, never inferred from zeros.
+"""Masks: which weights of a pruned linear are kept. Stored, never inferred from zeros.
 
 `Masks` maps the dotted name of a linear to a bool tensor `keep_OI` (True = kept). On disk: one bit a weight, row by
-row, in safetensors; the shape stands in the header.
+row, in safetensors; the header holds the shape.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def load(path: Path) -> Masks:
 
 
 def of(checkpoint: Checkpoint) -> Masks:
-    """The masks of a checkpoint; empty for a dense one."""
+    """Returns the masks of a checkpoint; empty for a dense one."""
     return load(checkpoint.masks) if checkpoint.masks else {}
 
 
 def digest(masks: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and bits."""
+    """Returns the sha256 over names, shapes and bits."""
     sha = hashlib.sha256()
     for name in sorted(masks):
         sha.update(f"{name}{list(masks[name].shape)}".encode())
@@ -56,7 +56,7 @@ def digest(masks: Mapping[str, Tensor]) -> str:
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:
-    """Fraction of pruned weights among all weights that have a mask; 0 without masks."""
+    """Returns the fraction of pruned weights among all weights that have a mask; 0 without masks."""
     total = sum(keep_OI.numel() for keep_OI in masks.values())
     kept = sum(int(keep_OI.sum()) for keep_OI in masks.values())
     return 1 - kept / total if total else 0.0

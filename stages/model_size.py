@@ -1,4 +1,4 @@
-"""How large a model is, without loading it: from config.json and the headers of its safetensors."""
+"""Determines the size of a model without loading it: from config.json and the headers of its safetensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HIDDEN = ("hidden_size", "d_model", "n_embd")
 HEADS = ("num_attention_heads", "encoder_attention_heads", "num_heads", "n_heads", "n_head")
 LAYERS = (("encoder_layers", "decoder_layers"), ("num_layers", "num_decoder_layers"), ("num_hidden_layers",),
           ("n_layers",), ("n_layer",))  # fmt: skip
-"""Keys whose sum is the number of blocks; the first that are there count."""
+"""Keys whose sum is the number of blocks; the first that are present count."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class ModelSize:
     parameters: float
     hidden: int
     layers: int
-    """Blocks, of encoder and decoder together."""
+    """Number of blocks, of encoder and decoder together."""
     heads: int
     vocabulary: int
     gram_bytes: float = 0.0
-    """Of the Gram matrices (inputs times inputs, in fp32) of the block that has the most; siblings share one."""
+    """Bytes of the Gram matrices (inputs times inputs, in fp32) of the block with the most; siblings share one."""
     largest_gram_bytes: float = 0.0
 
 
 def of_folder(folder: Path) -> ModelSize | None:
-    """Of a checkpoint in hub format; None where something to tell it by is missing."""
+    """Returns the size of a checkpoint in hub format; None if information is missing."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         headers = [_header(path) for path in folder.glob("*.safetensors")]
@@ -49,7 +49,7 @@ def of_folder(folder: Path) -> ModelSize | None:
 
 
 def _gram_bytes(tensors: Mapping[str, Sequence[int]]) -> tuple[float, float]:
-    """Of the block that has the most, and of the largest alone; experts that are stacked have one each."""
+    """Returns the bytes of the block with the most, and of the largest matrix alone; stacked experts have one each."""
     blocks: dict[str, dict[tuple[str, int], float]] = {}
     largest = 0.0
     for name, shape in tensors.items():

@@ -1,4 +1,4 @@
-"""The base of all options, typed, frozen and closed to unknown names, and the types that several stages share."""
+"""The base class of all options, typed, frozen and closed to unknown names, and types that several stages share."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ stochastic rounding always computes in bf16."""
 
 class Options(BaseModel):
     added: ClassVar[frozenset[str]] = frozenset()
-    """Options that came after results were stored without them. At their default they stay out of the fingerprint, so
-    that those results are still hits."""
+    """Options added after results were stored without them. At their default they stay out of the fingerprint, so that
+    those results are still hits."""
 
     section: ClassVar[str] = ""
-    """Where users find these options, if not under the name of the stage or option that has them."""
+    """Section in which users find these options, if it is not named like the stage or option that has them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -49,7 +49,7 @@ class Options(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses `true` where a number is due; pydantic would take it for 1."""
+        """Refuses `true` where a number is expected; pydantic would take it for 1."""
         parts = value if isinstance(value, list | tuple) else (value,)
         annotation = cls.model_fields[info.field_name or ""].annotation
         if any(isinstance(part, bool) for part in parts) and not _mentions(annotation, bool):
@@ -58,14 +58,14 @@ class Options(BaseModel):
 
 
 class Located(Options):
-    """Options that name something outside by `path` and `revision`. In a fingerprint its identity stands for both."""
+    """Options that name something outside by `path` and `revision`. Fingerprints hold its identity instead of both."""
 
     path: str
     revision: str
 
 
 def _mentions(annotation: Any, kind: type) -> bool:
-    """Whether a type is `kind`, or is made of it."""
+    """Returns whether a type is `kind`, or contains it."""
     return annotation is kind or any(_mentions(part, kind) for part in get_args(annotation))
 
 
@@ -76,7 +76,7 @@ scripts do. Where the tokenizer has none, both are the same."""
 
 
 def regular_expressions(patterns: list[str]) -> list[str]:
-    """The patterns; raises ValueError for one that is no regular expression."""
+    """Returns the patterns; raises ValueError for one that is not a regular expression."""
     for pattern in patterns:
         try:
             re.compile(pattern)

@@ -1,7 +1,7 @@
-"""Rows out of a packed corpus: windows of its tokens, read in place from the files of its shards.
+"""Rows of a packed corpus: windows of its tokens, read in place from the files of its shards.
 
-Row r of a part is its tokens r·L ... (r + 1)·L - 1, whatever shards they lie in; what is left behind the last whole
-window is not read. So the rows of a step follow from the seed and the step's number alone (`stages.finetune.batches`).
+Row r of a part is its tokens r·L ... (r + 1)·L - 1, whatever shards they lie in; tokens after the last whole window are
+not read. So the rows of a step follow from the seed and the step's number alone (`stages.finetune.batches`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class Tokens:
     """A part of a corpus as one sequence."""
 
     shards: Sequence[NDArray[Any]]
-    """Mapped, not read."""
+    """Memory-mapped shards."""
     starts: Sequence[NDArray[np.uint64]]
-    """Where documents start, in each shard."""
+    """Starts of documents in each shard."""
 
     @cached_property
     def ends(self) -> NDArray[np.int64]:
-        """Of each shard, in the whole."""
+        """Returns the end of each shard in the whole."""
         return np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def window(self, begin: int, length: int) -> NDArray[np.int64]:
-        """`ids_L`, over the borders of shards."""
+        """Returns `ids_L`, across the borders of shards."""
         ids_L = np.empty(length, dtype=np.int64)
         filled = 0
         shard = int(np.searchsorted(self.ends, begin, side="right"))
@@ -54,7 +54,7 @@ class Tokens:
         return ids_L
 
     def positions(self, begin: int, length: int) -> NDArray[np.int64]:
-        """`position_L`: 0 at the begin of the window and of each document in it, rising between."""
+        """Returns `position_L`: 0 at the start of the window and of each document in it, counting up between."""
         shard = int(np.searchsorted(self.ends, begin, side="right"))
         restarts = [0]
         while shard < len(self.shards) and (offset := int(self.ends[shard]) - len(self.shards[shard])) < begin + length:
@@ -74,7 +74,7 @@ def train_tokens(corpus: PackedCorpus) -> Tokens:
 
 
 def validation_tokens(corpus: PackedCorpus) -> dict[str, Tokens]:
-    """By source."""
+    """Returns the number of validation tokens by source."""
     index = corpus.index()
     return {name: _tokens([corpus.path / f"validation_{name}.bin"], index["dtype"]) for name in index["validation"]}
 
@@ -88,7 +88,7 @@ def _tokens(files: Sequence[Path], dtype: str) -> Tokens:
 
 @dataclass(frozen=True)
 class Windows:
-    """Rows of `length` tokens: window after window. `apart`: attention and positions restart with each document."""
+    """Consecutive windows of `length` tokens as rows. `apart`: attention and positions restart with each document."""
 
     tokens: Tokens
     length: int
@@ -116,7 +116,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Alternating:
-    """Rows of several parts in turn, as long as each has any, so that the first n are of all of them."""
+    """Rows of several parts in turn, as long as each has any, so that the first n come from all of them."""
 
     parts: Sequence[Windows]
 
@@ -127,7 +127,7 @@ class Alternating:
 
     @cached_property
     def _places(self) -> Tensor:
-        """`(part, row)_N2`."""
+        """Returns `(part, row)_N2`."""
         longest = max(map(len, self.parts))
         return torch.tensor(
             [(p, row) for row in range(longest) for p, part in enumerate(self.parts) if row < len(part)]
@@ -143,8 +143,8 @@ class Alternating:
 
 
 def rows(corpus: PackedCorpus, split: str, length: int, apart: bool, option: str) -> Rows:
-    """`train`; `validation`, of all sources in turn; or `validation.SOURCE`. Raises UserError, with `option`, where a
-    part has not one whole window."""
+    """Returns the rows of a part: `train`; `validation`, of all sources in turn; or `validation.SOURCE`. Raises
+    UserError, with `option`, if a part has no whole window."""
     if split == "train":
         parts = {split: train_tokens(corpus)}
     else:

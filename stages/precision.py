@@ -1,4 +1,4 @@
-"""Arithmetic of forward and backward passes."""
+"""Precision of forward and backward passes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from stages.finetune.spec import Training
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16: matrix products in bf16, the residual stream and the weights as they are held. fp32: all as it is held."""
+    """Returns the context of a pass. bf16: matrix products in bf16, the residual stream and the weights as stored.
+    fp32: everything as stored."""
     assert precision in ("fp32", "bf16"), f"precision {precision!r} was not resolved"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def held(training: Training) -> torch.dtype | None:
-    """What student and teacher are held in while they train; None: as they are stored.
+    """Returns the dtype in which student and teacher are kept while they train; None: as stored.
 
     fp32 computes in fp32, whatever the weights are stored in. The configuration refuses it together with stochastic
-    rounding, which is there to hold no fp32 copies.
+    rounding, whose purpose is to avoid fp32 copies.
     """
     rounds = training.bf16_updates == "stochastic_rounding"
     return torch.float32 if training.precision == "fp32" and not rounds else None
@@ -30,8 +31,8 @@ def held(training: Training) -> torch.dtype | None:
 
 @contextmanager
 def holding(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Floating-point parameters and buffers in `dtype` for the time being, rounded to what they were before at the end.
-    None changes nothing."""
+    """Converts floating-point parameters and buffers to `dtype` within the block, and rounds them back at its end. None
+    changes nothing."""
     tensors = [t for t in itertools.chain(model.parameters(), model.buffers()) if t.is_floating_point()]
     stored = [tensor.dtype for tensor in tensors]
     # in place, so that what is tied or known to an optimizer stays so

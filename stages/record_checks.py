@@ -1,7 +1,7 @@
-"""Checks of options against the record of a model and of its data, that several stages have in common. Torch-free.
+"""Checks of options against the record of a model and of its data, shared by several stages. Torch-free.
 
-Counts of tokens are not known here: a token has at least one byte, so what asks for more tokens than a split has bytes
-is refused, and the rest is left to the stages' `check`. What one stage checks is in its `early.py`.
+Counts of tokens are not known here: a token has at least one byte, so options that need more tokens than a split has
+bytes are refused, and the rest is left to the stages' `check`. Checks of a single stage are in its `early.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints of a stage on disk: they survive a power cut, and a damaged one is told from a whole one.
+"""Checkpoints of a stage on disk, which survive a power cut and whose damage is detected.
 
 A sealed folder holds, beside its files, `seal.json` with the digest of each; it gets its name by one rename, after all
 of it was synced.
@@ -17,7 +17,7 @@ WRITING = "writing"
 
 
 def begin(parent: Path) -> Path:
-    """An empty folder in which a checkpoint is written until `finish` names it."""
+    """Returns an empty folder in which a checkpoint is written until `finish` names it."""
     writing = parent / WRITING
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
@@ -25,7 +25,7 @@ def begin(parent: Path) -> Path:
 
 
 def finish(writing: Path, place: Path) -> None:
-    """Seals what was written and puts it at `place`, in the same parent folder."""
+    """Seals the contents and moves the folder to `place`, in the same parent folder."""
     digests = {path.name: digest(path) for path in sorted(writing.iterdir())}
     (writing / SEAL).write_text(json.dumps(digests), encoding="utf-8")
     for path in (*writing.iterdir(), writing):
@@ -35,7 +35,7 @@ def finish(writing: Path, place: Path) -> None:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a sealed folder, in a few words; empty where it is as it was sealed."""
+    """Returns what is wrong with a sealed folder, in a few words; empty if it is unchanged."""
     try:
         digests = json.loads((folder / SEAL).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def damage(folder: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, in hex."""
+    """Returns the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Linears that the user wants left alone (`prune.skip`, `quantize.skip`)."""
+"""Linears that the user excludes (`prune.skip`, `quantize.skip`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from stages.contracts import UserError
 def skipped(
     patterns: Sequence[str], names: Collection[str], option: str, left_alone: Collection[str] = ()
 ) -> dict[str, str]:
-    """Of `names`: name -> the first pattern that fully matches it. A pattern may match what is `left_alone` anyway.
+    """Returns those of `names` that are skipped, with the first pattern that fully matches. A pattern may match what is
+    `left_alone` anyway.
 
-    Raises UserError, naming `option`, for a pattern that is no regular expression or matches nothing, and when
+    Raises UserError, naming `option`, for a pattern that is not a regular expression or matches nothing, and when
     nothing is left.
     """
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What the rest of the house knows of a stage, without importing torch: its `spec.py` describes it with this."""
+"""The torch-free description of a stage, in its `spec.py`, by which all other packages know it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class MetricSpec:
     unit: str = ""
     """`%`, `tokens/s`; `fraction` is shown in percent; empty for plain numbers."""
     higher_is_better: bool | None = None
-    """None where it describes a result and ranks none."""
+    """None for metrics without a direction, which describe a result and rank none."""
     headline: bool = False
-    """Whether it may stand for the whole result; the first of these that a result has does."""
+    """Whether it may represent the whole result; the first such metric of a result does."""
 
 
 SPARSITIES = (MetricSpec("sparsity", "fraction"), MetricSpec("model_sparsity", "fraction"))
@@ -30,41 +30,42 @@ SPARSITIES = (MetricSpec("sparsity", "fraction"), MetricSpec("model_sparsity", "
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage is a room `stages/<name>/`: `spec.py` holds this description as `STAGE`, and `run.py` the work,
+    """The description of a stage. It is the constant `STAGE` of `stages/<name>/spec.py`; `run.py` beside it has
     `run(options, inputs, out, log) -> metrics`: `options` as typed below, `inputs` maps roles to artifacts, `out` is an
-    empty folder to fill, and the metrics returned are its summary. Where `run.py` has a `check(options, model, data)`,
+    empty folder to fill, and the metrics returned are its summary. If `run.py` has a `check(options, model, data)`,
     that refuses, as soon as the model and the data are there, what `run` would refuse later."""
 
     name: str
     version: str
     """Raised whenever the same options would give another result."""
     options: type[Options]
-    """All that its fingerprint covers, besides its inputs."""
+    """Class of its options, all of which its fingerprint covers, besides its inputs."""
     makes: type[Artifact]
     irrelevant: tuple[str, ...] = ()
-    """Dotted options that cannot change the result; they stay out of the fingerprint."""
+    """Dotted options that cannot change the result; they are left out of the fingerprint."""
     in_cache: bool = False
-    """Sources live in the user's cache, shared by all projects; everything else in the run's own store."""
+    """Whether it is stored in the user's cache, shared by all projects, as sources are, instead of the run's own
+    store."""
     is_source: bool = False
-    """Brings in the model or the data. Sources run first; with them everything else is checked before it runs
-    (`pipeline.preflight`)."""
+    """Whether it brings in the model or the data. Sources run first; with them everything else is checked before it
+    runs (`pipeline.preflight`)."""
 
     metrics: tuple[MetricSpec, ...] = ()
-    """What its summary holds, as far as that has a unit, a direction or a headline. An evaluation's are named by the
-    metric or, of lm-eval, by its name of the metric; a benchmark's by the quantity, which each backend has with each
-    model."""
+    """Metrics of its summary that have a unit, a direction or a headline. Those of an evaluation are named by the
+    metric or, for lm-eval, by its name of the metric; those of a benchmark by the quantity, which each backend has with
+    each model."""
     model: Literal["", "dense", "sparse", "quantized"] = ""
-    """What its checkpoint is to a job; empty for sources, and where it makes none."""
+    """Role of its checkpoint in a job; empty for sources, and if it makes none."""
     model_label: str = ""
-    """What a sparse model is called by how it was made: `pruned`."""
+    """Label of a sparse model, by how it was made: `pruned`."""
     needs_baseline: bool = False
-    """Its work could not be judged without the evaluation of the dense model: where that fails, it does not run."""
+    """Whether its results need the evaluation of the dense model: if that fails, the stage does not run."""
 
     check_early: Callable[[Any, Structure, DataSet | None], None] | None = None
-    """`check_early(options, model, data)`, without torch: raises UserError for options that cannot go well with a model
-    of this structure and these data, as far as their records tell (`early.py` of the room)."""
+    """`check_early(options, model, data)`, without torch: raises UserError for options that cannot work with a model of
+    this structure and these data, as far as their records tell (`early.py` of the stage)."""
     cost: Cost = UNKNOWN
-    """For estimates (`cost.py` of the room)."""
+    """Formulas for estimates (`cost.py` of the stage)."""
 
     @property
     def trains(self) -> bool:
@@ -72,5 +73,5 @@ class Stage:
 
     @property
     def module(self) -> str:
-        """Imported only when the stage runs."""
+        """Module of `run`, imported only when the stage runs."""
         return f"{self.options.__module__.rpartition('.')[0]}.run"

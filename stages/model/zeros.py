@@ -1,4 +1,5 @@
-"""Masks of a model that comes sparse: published checkpoints store their pruned weights as zeros, and nothing else."""
+"""Finds the masks of a model that comes sparse: published checkpoints store pruned weights as zeros, and nothing
+else."""
 
 from __future__ import annotations
 
@@ -14,16 +15,17 @@ from stages.masks import Masks
 
 OPTION = "model.masks"
 SPARSE_SHARE = 0.05
-"""auto: a linear with a larger share of zeros was pruned. Trained weights are practically never 0 (SmolLM2 out of 4-bit
-weights: 0.07 % at most). One that is all zeros was pruned whole where others are sparse, else it was never trained."""
+"""auto: a linear with a larger share of zeros was pruned. Trained weights are practically never 0 (SmolLM2 from 4-bit
+weights: 0.07 % at most). A linear that is all zeros was pruned entirely if others are sparse, else it was never
+trained."""
 
 
 @dataclass(frozen=True)
 class Zeros:
-    """What a model's prunable linears hold, and what becomes of it."""
+    """The zeros of a model's prunable linears, and their masks."""
 
     share: float
-    """Exact zeros among the weights of all prunable linears."""
+    """Share of exact zeros among the weights of all prunable linears."""
     pruned: Masks
     note: str
     """For the reader; empty where there is nothing to say."""
@@ -31,7 +33,8 @@ class Zeros:
 
 @torch.no_grad()
 def find(linears: Mapping[str, nn.Linear], choice: str) -> Zeros:
-    """Masks by the option `model.masks` (`auto`, `from_zeros`, `none`). Raises UserError for from_zeros without any."""
+    """Returns masks by the option `model.masks` (`auto`, `from_zeros`, `none`). Raises UserError for from_zeros without
+    any."""
     found = {name: linear.weight != 0 for name, linear in linears.items()}
     share = masks.sparsity(found)
     shares = {name: masks.sparsity({name: keep}) for name, keep in found.items()}

@@ -1,4 +1,4 @@
-"""Stage `prepare`: a corpus as an encoder-decoder reads it, tokenized and with features, once for all stages."""
+"""Stage `prepare`: tokenizes a corpus for an encoder-decoder and computes features, once for all stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ SPLITS = ("train", "validation", "test")
 
 
 def run(config: PrepareOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint; its tokenizer is what counts) and `data` (Corpus) -> Examples."""
+    """Converts the corpus.
+
+    Inputs: `model` (Checkpoint, for its tokenizer) and `data` (Corpus). Output: Examples.
+    """
     source, corpus = inputs["model"], inputs["data"]
     assert isinstance(source, Checkpoint)
     assert isinstance(corpus, Corpus)

@@ -1,4 +1,4 @@
-"""Stage `prepare`: a data set as an encoder-decoder reads it. Its description for the pipeline, without torch."""
+"""Stage `prepare`: converts a data set for an encoder-decoder. Torch-free description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stages.stage import MetricSpec, Stage
 
 
 class PrepareOptions(Options):
-    """Nothing to set: examples follow from the model's tokenizer and the data."""
+    """No options: examples follow from the model's tokenizer and the data."""
 
 
 EXAMPLES = tuple(MetricSpec(f"{split}_examples", headline=True) for split in ("train", "validation", "test"))

@@ -1,4 +1,4 @@
-"""What pruning costs: two forward passes over the calibration tokens, and Hessians that cost about one."""
+"""Estimates the cost of pruning: two forward passes over the calibration tokens, and Hessians that cost about one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from stages.prune.pruners import PRUNERS
 from stages.prune.reconstructions import RECONSTRUCTIONS
 
 HESSIAN_BYTES = 4 << 30
-"""Of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
+"""Limit of the Hessians that are gathered in one pass over a block: with many experts, all of them would not fit."""
 FACTOR_COPIES = 3
-"""Of a Hessian while it is factored: damped, factored, and that flipped back."""
+"""Copies of a Hessian while it is factored: damped, factored, and that flipped back."""
 
 
 class PruneCost:
@@ -36,7 +36,8 @@ class PruneCost:
 
 
 def _hessian_bytes(load: Workload, size: ModelSize) -> float:
-    """At once: a block's, or as many as one pass gathers; and what factoring the largest takes."""
+    """Returns the bytes held at once: the Hessians of a block, or as many as one pass gathers, and the memory for
+    factoring the largest."""
     method = load.config["prune"]["method"]
     if method not in PRUNERS.names() or PRUNERS.get(method).needs == "nothing":
         return 0.0

@@ -1,4 +1,4 @@
-"""What the records of the model and the data tell of the options of `prune`. Torch-free."""
+"""Checks the options of `prune` against the records of the model and the data. Torch-free."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 SPARE = 0.01
-"""Share of the weights by which the zeros of a published checkpoint may go beyond a level."""
+"""Share of the weights by which the zeros of a published checkpoint may exceed a level."""
 
 
 def check_early(options: PruneOptions, model: Structure, data: DataSet | None) -> None:
-    """Raises UserError for options that cannot go well with a model of this structure and these data."""
+    """Raises UserError for options that cannot work with a model of this structure and these data."""
     if options.sparsity:
         check_pruner(options.prune, model)
         left_alone = skipped(options.prune.skip, model.linears, "prune.skip", model.left_alone)
@@ -43,7 +43,7 @@ def check_pruner(prune: Prune, model: Structure) -> None:
 
 
 def check_start(level: float, zeros: float, option: str) -> None:
-    """Raises UserError for a level below the share of `zeros` with which the model came."""
+    """Raises UserError for a level below the share of `zeros` that the model came with."""
     if level and level < zeros - SPARE:
         raise UserError(
             f"the model comes with {zeros:.1%} zeros, which pruning to {level:.1%} would have to undo; choose a level "

@@ -1,4 +1,4 @@
-"""How many weights of each linear go: a pattern of N:M, or the share that an allocation gives it."""
+"""Computes how many weights of each linear are pruned: by an N:M pattern, or the share that an allocation gives it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from stages.prune.walk import Walk
 def goals(
     blocks: Mapping[str, dict[str, nn.Linear]], config: Prune, sparsity: float, walk: Callable[[], Walk]
 ) -> dict[str, Target]:
-    """The target of each linear, so that together they reach `sparsity`.
+    """Returns the target of each linear, which together reach `sparsity`.
 
-    `blocks`: by name of the block, its linears by name. `walk` begins a walk over the calibration samples; it is called
-    where the allocation reads norms. Raises UserError.
+    `blocks`: by name of the block, its linears by name. `walk` starts a walk over the calibration samples; it is called
+    if the allocation reads norms. Raises UserError.
     """
     if config.pattern != "unstructured":
         return {name: target(config.pattern, sparsity) for linears in blocks.values() for name in linears}
@@ -40,7 +40,8 @@ def goals(
 
 
 def known_goals(config: Prune, shapes: Mapping[str, tuple[int, int]], sparsity: float) -> dict[str, Target] | None:
-    """The targets of linears of these shapes (out, in) without the model; None where the allocation has to see it."""
+    """Returns the targets of linears of these shapes (out, in) without the model; None if the allocation has to read
+    it."""
     if not sparsity:
         return dict.fromkeys(shapes, 0.0)
     if config.pattern != "unstructured":

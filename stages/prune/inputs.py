@@ -1,4 +1,4 @@
-"""What linears are given while a model runs over calibration samples."""
+"""Collects the inputs of linears while a model runs over calibration samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from stages.prune.walk import Walk
 
 
 def useful(name: str, linear: nn.Linear, X: Tensor, batch: Batch, family: Family) -> Tensor:
-    """`X_TI`: the inputs of a linear at tokens that are no padding. Raises UserError where nobody can tell those."""
+    """Returns `X_TI`: the inputs of a linear at tokens that are not padding. Raises UserError if those cannot be
+    identified."""
     X_TI = X.reshape(-1, X.shape[-1])
     real_N = family.input_token_mask(batch, name).flatten()
     if isinstance(linear, RoutedLinear):
@@ -28,9 +29,10 @@ def useful(name: str, linear: nn.Linear, X: Tensor, batch: Batch, family: Family
 
 
 def input_norms(blocks: list[dict[str, nn.Linear]], walk: Walk) -> dict[str, Tensor]:
-    """`norm_I` (fp32) of each linear's inputs over the calibration tokens, by one pass through the model as it is.
+    """Returns `norm_I` (fp32) of each linear's inputs over the calibration tokens, by one pass through the unpruned
+    model.
 
-    `blocks`: linears by name, of each block. 1 for experts that no token reaches.
+    `blocks`: linears by name, of each block. The norms are 1 for experts that no token reaches.
     """
     squares: dict[str, Tensor] = {}
     batch: Batch = {}

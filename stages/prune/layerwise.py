@@ -21,12 +21,12 @@ from stages.contracts import UserError
 from stages.prune.selection import Target, without_lowest
 
 SMALL = 1e-6
-"""A row is solved when its residual has fallen to this share of its start."""
+"""A row is solved when its residual has fallen to this share of its initial one."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the inputs say, in inputs of unit norm."""
+    """The Hessian of the inputs, scaled to unit norm."""
 
     A_II: Tensor
     scale_I: Tensor  # noqa: N815 (shape)
@@ -34,9 +34,10 @@ class Problem:
 
 @torch.no_grad()
 def problem(H_II: Tensor, damping: float) -> Problem:
-    """From the upper triangle of a Hessian; inputs that were always 0 count as if they had the damping alone.
+    """Builds the problem from the upper triangle of a Hessian; inputs that were always 0 count as if they had the
+    damping alone.
 
-    Raises UserError where the inputs are not finite.
+    Raises UserError if the inputs are not finite.
     """
     diagonal_I = H_II.diagonal()
     if not torch.isfinite(diagonal_I).all():
@@ -52,8 +53,8 @@ def problem(H_II: Tensor, damping: float) -> Problem:
 
 @torch.no_grad()
 def conjugate_gradients(V_OI: Tensor, V0_OI: Tensor, keep_OI: Tensor, A_II: Tensor, iterations: int) -> Tensor:
-    """`V_OI` nearer to the optimum of its mask, each row by itself: its error falls with every iteration, and in as
-    many as a row keeps weights it is exact. Starts from `V_OI`, which is 0 where the mask prunes."""
+    """Returns `V_OI` nearer to the optimum of its mask, each row by itself. The error falls with every iteration, and
+    is exact after as many as a row keeps weights. Starts from `V_OI`, which is 0 where the mask prunes."""
     V_OI = V_OI.clone()
     residual_OI = ((V0_OI - V_OI) @ A_II).masked_fill_(~keep_OI, 0)
     direction_OI = residual_OI.clone()
@@ -76,7 +77,7 @@ def conjugate_gradients(V_OI: Tensor, V0_OI: Tensor, keep_OI: Tensor, A_II: Tens
 def solved(
     dense: Sequence[Tensor], weights: Sequence[Tensor], keeps: Sequence[Tensor], shared: Problem, iterations: int
 ) -> list[Tensor]:
-    """`W_OI` of linears that see the same input, from `weights` by conjugate gradients on their masks."""
+    """Returns `W_OI` of linears that see the same input, from `weights` by conjugate gradients on their masks."""
     V0_OI = torch.cat([W_OI.float() for W_OI in dense]) * shared.scale_I
     V_OI = torch.cat([W_OI.float() for W_OI in weights]) * shared.scale_I
     V_OI = conjugate_gradients(V_OI, V0_OI, torch.cat(list(keeps)), shared.A_II, iterations)
@@ -84,14 +85,14 @@ def solved(
 
 
 def distance(V_OI: Tensor, V0_OI: Tensor, A_II: Tensor) -> float:
-    """`tr((V - V0) A (V - V0)ᵀ)`: what reconstruction minimises."""
+    """Returns `tr((V - V0) A (V - V0)ᵀ)`, which reconstruction minimises."""
     change_OI = V_OI - V0_OI
     return float(((change_OI @ A_II) * change_OI).sum())
 
 
 @torch.no_grad()
 def admm(V0_OI: Tensor, keep_OI: Tensor, A_II: Tensor, penalty: float, iterations: int) -> Tensor:
-    """The optimum of a mask, approached by splitting: all weights follow the inputs, a copy of them the mask."""
+    """Returns the optimum of a mask by splitting: all weights follow the inputs, a copy of them the mask."""
     identity_II = torch.eye(len(A_II), dtype=A_II.dtype, device=A_II.device)
     inverse_II = torch.cholesky_inverse(torch.linalg.cholesky(A_II + penalty * identity_II))
     pull_OI = V0_OI @ A_II
@@ -105,7 +106,7 @@ def admm(V0_OI: Tensor, keep_OI: Tensor, A_II: Tensor, penalty: float, iteration
 
 @dataclass(frozen=True)
 class Spectrum:
-    """`A = Q diag(values) Qᵀ`, once for all linears that see the same input and for every penalty."""
+    """`A = Q diag(values) Qᵀ`, computed once for all linears that see the same input and for every penalty."""
 
     Q_II: Tensor
     values_I: Tensor  # noqa: N815 (shape)
@@ -119,7 +120,7 @@ def spectrum(A_II: Tensor) -> Spectrum:
 FIRST_PENALTY = 0.1
 RAISE_EVERY = 3
 FASTEST, FAST, SLOW = (0.1, 1.3), (0.005, 1.2), (0.0, 1.1)
-"""(share of the support that changed, what the penalty is multiplied with)."""
+"""Pairs of a share of the support that changed and the factor of the penalty."""
 SETTLED, AT_LEAST = 3e-4, 30
 """The search ends where less of the support changes, after as many iterations."""
 
@@ -128,7 +129,8 @@ SETTLED, AT_LEAST = 3e-4, 30
 def alps_mask(
     V0_OI: Tensor, A_II: Tensor, shared: Spectrum, goal: Target, kept_OI: Tensor | None, iterations: int
 ) -> Tensor:
-    """ALPS's search for the mask of one linear: ADMM whose penalty rises while the support still changes. `keep_OI`.
+    """Returns the mask `keep_OI` of one linear by ALPS's search: ADMM whose penalty rises while the support still
+    changes.
 
     Counts are exact over the linear (N:M: in each group); what `kept_OI` prunes stays pruned.
     """

@@ -13,17 +13,17 @@ from stages.prune.selection import Target
 
 PAIRS_AT_ONCE = 1 << 24
 FRESH_EVERY = 50
-"""Swaps after which `g` is computed anew, for its rounding errors add up."""
+"""Swaps after which `g` is computed anew, since its rounding errors add up."""
 SMALLEST_GAIN = 1e-6
-"""Of a row's error: swaps that gain less end its search."""
+"""Share of a row's error: swaps that gain less end its search."""
 
 
 @torch.no_grad()
 def refine(
     W_OI: Tensor, keep_OI: Tensor, H_II: Tensor, goal: Target, kept_OI: Tensor | None, swaps: int, candidates: int
 ) -> Tensor:
-    """`keep_OI` after at most `swaps` of each row, each the best of its pairs. Counts of rows (N:M: of groups) stay;
-    what `kept_OI` prunes is not grown. `H_II` whole."""
+    """Returns `keep_OI` after at most `swaps` of each row, each the best of its pairs. Counts of rows (N:M: of groups)
+    stay; what `kept_OI` prunes is not grown. `H_II` is complete and symmetric."""
     keep_OI = keep_OI.clone()
     may_grow_OI = torch.ones_like(keep_OI) if kept_OI is None else kept_OI
     width = goal[1] if isinstance(goal, tuple) else candidates or W_OI.shape[1]
@@ -67,8 +67,8 @@ def _pull(W_RI: Tensor, keep_RI: Tensor, H_II: Tensor) -> Tensor:
 def best_pair(
     W_RI: Tensor, keep_RI: Tensor, grow_RI: Tensor, g_RI: Tensor, H_II: Tensor, goal: Target, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(change of the error, u to prune, v to grow) of each row: the best pair of the `width` best of either; N:M: of
-    all pairs in the groups. The change is infinite for a row without a pair."""
+    """Returns for each row the change of the error, the weight u to prune and the weight v to grow: the best pair of
+    the `width` best of either; N:M: of all pairs in the groups. The change is infinite for a row without a pair."""
     square_RI = W_RI.square() * H_II.diagonal()
     own_u_RI = (2 * W_RI * g_RI + square_RI).masked_fill(~keep_RI, torch.inf)
     own_v_RI = (square_RI - 2 * W_RI * g_RI).masked_fill(keep_RI | ~grow_RI, torch.inf)

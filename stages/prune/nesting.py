@@ -1,4 +1,4 @@
-"""Masks only grow: what an earlier mask prunes stays pruned. Whether a level can be reached from there."""
+"""Nested masks: what an earlier mask prunes stays pruned. Checks whether a level can be reached from there."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from stages.prune.selection import Target, num_pruned
 from stages.prune.spec import Prune
 
 TOLERANCE = 0.01
-"""Share of the weights by which earlier zeros may go beyond a level: those of published checkpoints are not exact."""
+"""Share of the weights by which earlier zeros may exceed a level: those of published checkpoints are not exact."""
 
 
 def check(
     shapes: Mapping[str, tuple[int, int]], goals: Mapping[str, Target], previous: Masks, config: Prune, sparsity: float
 ) -> str:
-    """A word on linears that hold more zeros than the level asks for, and so keep theirs; empty where none does.
+    """Returns a note on linears that hold more zeros than the level asks for, and so keep theirs; empty if none does.
 
-    `shapes`: (out, in) of the linears to prune, `goals` their targets. Raises UserError, naming one, where the model's
-    sparsity would come out above what was asked for.
+    `shapes`: (out, in) of the linears to prune, `goals` their targets. Raises UserError, naming one, if the model's
+    sparsity would exceed the level.
     """
     asked, comes_to = (
         {

@@ -1,4 +1,4 @@
-"""Sparsities of blocks that together reach a level. Plain Python."""
+"""Computes sparsities of blocks that together reach a level. Plain Python."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from stages.prune.spec import Prune
 
 MOST = 0.99
-"""No block becomes sparser than this, or than the level where that is higher: an emptied one passes nothing on."""
+"""No block becomes sparser than this, or than the level if that is higher: an empty block passes nothing on."""
 
 
 def sizes_of_blocks(sizes: Mapping[str, tuple[str, int]]) -> dict[str, int]:
-    """Block -> its weights, in order; `sizes`: linear -> (its block, its weights)."""
+    """Returns the number of weights of each block, in order; `sizes`: linear -> (its block, its weights)."""
     found: dict[str, int] = {}
     for block, size in sizes.values():
         found[block] = found.get(block, 0) + size
@@ -24,8 +24,8 @@ def sizes_of_blocks(sizes: Mapping[str, tuple[str, int]]) -> dict[str, int]:
 
 
 def with_mean(wanted: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
-    """The `wanted` sparsities of blocks, shifted by one number and clipped to [0, MOST] so that their mean over all
-    weights is `sparsity`. The shift is found by bisection, to the precision of a float."""
+    """Returns the `wanted` sparsities of blocks, shifted by one number and clipped to [0, MOST] so that their mean over
+    all weights is `sparsity`. The shift is found by bisection, to the precision of a float."""
     most = max(MOST, sparsity)
     total = sum(sizes.values())
 
@@ -45,8 +45,8 @@ def with_mean(wanted: Mapping[str, float], sizes: Mapping[str, int], sparsity: f
 
 
 def shares_by_shape(prune: Prune, shapes: Mapping[str, tuple[int, int]], sparsity: float) -> dict[str, float] | None:
-    """What the allocation gives linears of these shapes (out, in); None where it has to see weights or inputs, and for
-    N:M. Raises UserError where it cannot reach the level."""
+    """Returns the shares that the allocation gives linears of these shapes (out, in); None if it has to read weights or
+    inputs, and for N:M. Raises UserError if it cannot reach the level."""
     allocation = ALLOCATIONS.get(prune.allocation.method)
     if prune.pattern != "unstructured" or allocation.reads != "shapes":
         return None
@@ -55,6 +55,6 @@ def shares_by_shape(prune: Prune, shapes: Mapping[str, tuple[int, int]], sparsit
 
 
 def block_of(linear: str) -> str:
-    """`model.layers.3.mlp.up_proj` -> `model.layers.3`."""
+    """Returns the block of a linear: `model.layers.3.mlp.up_proj` -> `model.layers.3`."""
     found = re.match(r"(.*?\.\d+)\.", linear)
     return found[1] if found else linear

@@ -1,4 +1,5 @@
-"""Stage `prune`: one rung of sparsity. Dense or earlier-pruned checkpoint in, pruned checkpoint with its masks out."""
+"""Stage `prune`: one pruning step. Reads a dense or earlier-pruned checkpoint, writes a pruned checkpoint with its
+masks."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from stages.skipping import skipped
 
 
 def check(config: PruneOptions, model: Checkpoint, data: DataSet) -> None:
-    """Raises UserError for a level or pattern that the zeros with which the model came leave no room for."""
+    """Raises UserError for a level or pattern that is impossible with the zeros that the model came with."""
     earlier, known = masks.of(model), model.structure()
     if not (config.sparsity and earlier and known):
         return
@@ -34,9 +35,10 @@ def check(config: PruneOptions, model: Checkpoint, data: DataSet) -> None:
 
 
 def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint; its masks stay pruned) and, but for magnitude, `calibration` -> Checkpoint.
+    """Prunes the model; what its masks prune stays pruned.
 
-    Metrics by layer number: `layer_error` (relative reconstruction error) and `layer_sparsity`.
+    Inputs: `model` (Checkpoint) and, for pruners that need it, `calibration`. Output: Checkpoint. Metrics by layer
+    number: `layer_error` (relative reconstruction error) and `layer_sparsity`.
     """
     source, calibration = inputs["model"], inputs.get("calibration")
     assert isinstance(source, Checkpoint)
@@ -84,7 +86,7 @@ def run(config: PruneOptions, inputs: Mapping[str, Artifact], out: Path, log: Lo
 
 
 def _check(model: Any, pruned: Masks, reports: Sequence[LayerReport], config: PruneOptions, previous: Masks) -> None:
-    """Asserts zeros where the masks say, exact counts, and that nothing pruned before is kept."""
+    """Asserts zeros where the masks prune, exact counts, and that nothing pruned before is kept."""
     masks.check(model, pruned)
     for report in reports:
         name, keep_OI = report.name, pruned[report.name]

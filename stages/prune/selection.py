@@ -1,4 +1,4 @@
-"""Which weights go: exact counts for every pattern, ties included. Pure functions of scores."""
+"""Selects the weights to prune, with exact counts for every pattern, ties included. Pure functions of scores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Target = float | tuple[int, int]
 
 
 def shape_of(linear: nn.Linear) -> tuple[int, int]:
-    """(out, in)"""
+    """Returns (out, in)."""
     return linear.out_features, linear.in_features
 
 
 def target(pattern: str, sparsity: float) -> Target:
-    """The target of a configured pattern. Raises UserError when `sparsity` is not the one that N:M means."""
+    """Returns the target of a configured pattern. Raises UserError when `sparsity` is not that of N:M."""
     if pattern == "unstructured":
         return sparsity
     keep, group = parse_pattern(pattern)
@@ -38,7 +38,7 @@ def check_divides(num_inputs: int, group: int) -> None:
 
 
 def lowest(scores_RN: Tensor, count: int) -> Tensor:
-    """bool `chosen_RN`: exactly `count` of the lowest scores of each row; of equal scores the first ones.
+    """Returns bool `chosen_RN`: exactly `count` of the lowest scores of each row; of equal scores the first ones.
 
     Scores must not be NaN.
     """
@@ -60,9 +60,10 @@ def lowest(scores_RN: Tensor, count: int) -> Tensor:
 
 
 def prune_lowest(scores_RN: Tensor, keep_RN: Tensor, count: int | Tensor) -> Tensor:
-    """`keep_RN` after pruning `count` (of all rows, or `count_R`) weights of each row, those already pruned among them.
+    """Returns `keep_RN` after pruning `count` (of all rows, or `count_R`) weights of each row, including those already
+    pruned.
 
-    Of a row that has more pruned weights than that, no more are pruned. Scores must not be negative.
+    A row that has more pruned weights than that loses no more. Scores must not be negative.
     """
     count_R = torch.maximum((~keep_RN).sum(-1), torch.as_tensor(count, device=keep_RN.device))
     scores_RN = scores_RN.masked_fill(~keep_RN, -1)
@@ -73,11 +74,11 @@ def prune_lowest(scores_RN: Tensor, keep_RN: Tensor, count: int | Tensor) -> Ten
 
 
 def share_out(base_U: Tensor, already_U: Tensor) -> Tensor:
-    """How many weights each of a linear's units (rows, blocks of columns) is to have pruned.
+    """Returns how many weights each of a linear's units (rows, blocks of columns) is to have pruned.
 
-    As `base_U` says where that is possible. Units in which more are pruned already keep that many; the others, in
-    proportion to what they would have pruned anew, prune so many fewer, and the sum stays that of `base_U`. Where even
-    that is not enough, nothing new is pruned.
+    It is `base_U` where possible. Units that already have more pruned weights keep that many; the others, in proportion
+    to what they would have pruned anew, prune so many fewer, and the sum stays that of `base_U`. If even that is not
+    enough, nothing new is pruned.
     """
     excess = int((already_U - base_U).clamp_min(0).sum())
     slack_U = (base_U - already_U).clamp_min(0)
@@ -96,7 +97,7 @@ def share_out(base_U: Tensor, already_U: Tensor) -> Tensor:
 
 
 def block_counts(keep_OI: Tensor, sparsity: float, block_size: int) -> list[int]:
-    """How many weights SparseGPT is to prune in each block of columns; those pruned already count."""
+    """Returns how many weights SparseGPT is to prune in each block of columns; those pruned already count."""
     blocks = torch.split(keep_OI, block_size, dim=1)
     base_U = torch.tensor([round(block.numel() * sparsity) for block in blocks])
     already_U = torch.tensor([int((~block).sum()) for block in blocks])
@@ -104,7 +105,8 @@ def block_counts(keep_OI: Tensor, sparsity: float, block_size: int) -> list[int]
 
 
 def without_lowest(scores_OI: Tensor, goal: Target, kept_OI: Tensor | None, per_row: bool) -> Tensor:
-    """`keep_OI` without the lowest scores: of each row, of the whole linear, or (N:M) of each M along the input.
+    """Returns `keep_OI` without the lowest scores: of each row, of the whole linear, or (N:M) of each M along the
+    input.
 
     What `kept_OI` prunes stays pruned and counts. Raises UserError for scores that are not finite.
     """
@@ -124,9 +126,9 @@ def without_lowest(scores_OI: Tensor, goal: Target, kept_OI: Tensor | None, per_
 
 
 def num_pruned(rows: int, columns: int, goal: Target, config: Prune, kept_OI: Tensor | None = None) -> int:
-    """How many weights of a (rows x columns) linear a pruner prunes: its promise, asserted by the stage.
+    """Returns how many weights of a (rows x columns) linear a pruner prunes: its promise, asserted by the stage.
 
-    Where `kept_OI` already prunes more, of the linear or (N:M) of a group, that stays.
+    If `kept_OI` already prunes more, of the linear or (N:M) of a group, that count stays.
     """
     if isinstance(goal, tuple):
         keep, group = goal

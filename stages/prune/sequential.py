@@ -1,6 +1,6 @@
-"""Prunes a model block by block: each block is calibrated on what the blocks pruned before it put out.
+"""Prunes a model block by block: each block is calibrated on the outputs of the blocks pruned before it.
 
-Linears of a block that are given the very same input tensor are found while it runs; they share one Hessian and, for
+Linears of a block that receive the same input tensor are found while it runs; they share one Hessian and, for
 SparseGPT, one factor of it.
 """
 
@@ -41,24 +41,24 @@ BLOCK_FILE = "block.safetensors"
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What pruning did to one linear."""
+    """Report of pruning one linear."""
 
     name: str
     sparsity: float
     error: float | None
     """`‖(W - Ŵ)X‖² / ‖WX‖²` on the calibration tokens; None where there were none."""
     damping: float | None
-    """The relative damping that SparseGPT used."""
+    """Relative damping that SparseGPT used."""
     seconds: float
-    """Of pruning it, without the passes that calibrate; linears that share an input share the time."""
+    """Time to prune it, without the calibration passes; linears that share an input share the time."""
     reached: bool = True
     """False for an expert that no calibration token reached (`Group.reached`)."""
     target: Target = 0.0
-    """What was asked of it."""
+    """Target of the linear."""
 
 
 def note_unreached(reports: Sequence[LayerReport], log: Log) -> None:
-    """Names the experts that were pruned without knowing their inputs."""
+    """Logs the experts that were pruned without knowing their inputs."""
     if unreached := [report.name for report in reports if not report.reached]:
         log.note(
             f"no calibration token reaches {len(unreached)} linears of experts, first {unreached[0]}; their smallest "
@@ -68,7 +68,7 @@ def note_unreached(reports: Sequence[LayerReport], log: Log) -> None:
 
 
 def note_raised_damping(reports: Sequence[LayerReport], config: Prune, log: Log) -> None:
-    """Tells of Hessians that needed more damping than was asked for to be positive definite."""
+    """Logs the Hessians that needed more damping than configured to be positive definite."""
     if not isinstance(config, HessianOptions):
         return
     if raised := [report for report in reports if (report.damping or 0) > config.damping]:
@@ -82,11 +82,11 @@ class Group:
 
     names: list[str]
     H_II: Tensor | None
-    """Its upper triangle; None where the pruner needs nothing of the inputs."""
+    """Hessian, upper triangle; None if the pruner needs nothing of the inputs."""
     seen: int = 0
     reached: bool = True
-    """False for an expert to which no calibration token is routed: the identity stands in the place of its Hessian, so
-    that its lowest weights are pruned, in the counts of the method."""
+    """False for an expert to which no calibration token is routed: the identity replaces its Hessian, so that its
+    lowest weights are pruned, with the counts of the method."""
 
 
 @dataclass
@@ -97,17 +97,17 @@ class Collector:
     family: Family
     bf16: bool
     groups: dict[str, Group] = field(default_factory=dict)
-    """By name of the linear that comes first."""
+    """Groups by name of their first linear."""
     batch: Batch = field(default_factory=dict)
-    """The running micro-batch."""
+    """The current micro-batch."""
     _leader: dict[str, str] = field(default_factory=dict)
     _now: dict[str, Tensor] = field(default_factory=dict)
-    """Inputs of the running micro-batch, by leader: held, so that one's memory is not taken by the next."""
+    """Inputs in the current micro-batch, by first linear; held so that their memory is not reused by the next."""
     _called: list[str] = field(default_factory=list)
     _order: list[str] | None = None
 
     def enter(self, batch: Batch) -> None:
-        """A new micro-batch begins."""
+        """Begins a new micro-batch."""
         if self._called and self._order is None:
             self._order = self._called
         self.batch = batch
@@ -115,7 +115,7 @@ class Collector:
         self._called = []
 
     def see(self, name: str, X: Tensor) -> None:
-        """A linear is given `X` (..., in)."""
+        """Records the input `X` (..., in) of a linear."""
         if name in self._called:
             raise UserError(f"{name} runs twice in one pass; a shared linear cannot be pruned", "prune.skip")
         self._called.append(name)
@@ -184,8 +184,8 @@ def prune_model(
 ) -> tuple[Masks, list[LayerReport]]:
     """Prunes `model` in place to `sparsity`; `previous` masks stay pruned. Works on a model in training as well.
 
-    Linears that are left alone have a mask only where an earlier one prunes something. Calibration `samples` are read
-    by pruners that need something of the inputs; others run no forward pass. Finished blocks are kept in the folder
+    Linears that are left alone have a mask only if an earlier one prunes something. Calibration `samples` are read by
+    pruners that need statistics of the inputs; others run no forward pass. Finished blocks are kept in the folder
     `resume`, if given, and taken from there. Raises UserError.
     """
     by_block = _by_block(model, family, config)
@@ -226,12 +226,12 @@ def prune_model(
 
 
 def linears_to_prune(model: Any, family: Family, config: Prune) -> dict[str, nn.Linear]:
-    """By name, in execution order."""
+    """Returns the linears by name, in execution order."""
     return {name: linear for linears in _by_block(model, family, config).values() for name, linear in linears.items()}
 
 
 def _by_block(model: Any, family: Family, config: Prune) -> dict[str, dict[str, nn.Linear]]:
-    """The linears to prune, by the name of their block."""
+    """Returns the linears to prune, by the name of their block."""
     prunable = family.prunable(model)
     skips = skipped(config.skip, prunable, "prune.skip", family.left_alone(model))
     return {
@@ -280,8 +280,8 @@ def _prune_block(
 
 
 def _groups(linears: Mapping[str, nn.Linear], family: Family, walk: Walk | None, config: Prune) -> Iterator[Group]:
-    """Linears that see the same input, with their Hessian; only as many Hessians at a time as `HESSIAN_BYTES` hold.
-    Without a walk, each linear by itself."""
+    """Yields linears that see the same input, with their Hessian; only as many Hessians at a time as `HESSIAN_BYTES`
+    hold. Without a walk, each linear by itself."""
     if walk is None:
         yield from (Group([name], None) for name in linears)
         return
@@ -290,7 +290,8 @@ def _groups(linears: Mapping[str, nn.Linear], family: Family, walk: Walk | None,
 
 
 def _parts(linears: Mapping[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
-    """A larger Hessian is alone. Linears in two parts that see the same input have equal Hessians in both."""
+    """Splits Hessians into parts that fit; one larger than the limit is alone. Linears in two parts that see the same
+    input have equal Hessians in both."""
     parts: list[dict[str, nn.Linear]] = []
     room = 0
     for name, linear in linears.items():
@@ -305,7 +306,7 @@ def _parts(linears: Mapping[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
 
 @contextmanager
 def _naming(names: list[str]) -> Any:
-    """Puts the linears' names before what the pure functions complain of."""
+    """Puts the linears' names before the errors of the pure functions."""
     try:
         yield
     except UserError as error:
@@ -347,8 +348,8 @@ def _report(read: dict[str, Any]) -> LayerReport:
 
 
 def _restore(place: Path, linears: Mapping[str, nn.Linear], log: Log) -> tuple[Masks, list[LayerReport]] | None:
-    """The masks and reports of a block that was pruned before, its weights put in place. None where there is nothing;
-    `log` is told where it is damaged, and it is deleted."""
+    """Restores the weights of a block that was pruned before, and returns its masks and reports. None if there is
+    nothing; a damaged one is reported to `log` and deleted."""
     if not place.exists():
         return None
     trouble = sealed.damage(place)

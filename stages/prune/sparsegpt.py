@@ -19,31 +19,31 @@ from stages.prune.selection import Target, block_counts, check_divides, prune_lo
 
 TOKENS_AT_ONCE = 2048
 COLUMNS_AT_ONCE = 256
-"""Pieces of the product XᵀX that stay in a core's cache."""
+"""Columns of a piece of the product XᵀX that stays in a core's cache."""
 PANEL = 16
-"""Columns that are compensated one by one before the rest of the block is, by one product."""
+"""Columns that are compensated one by one before the rest of the block is compensated by one product."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """Upper `R_II` with R Rᵀ = H + λI, and what it took.
+    """Upper `R_II` with R Rᵀ = H + λI, and its damping.
 
     SparseGPT's U = chol((H + λI)⁻¹) is R⁻¹; the inverse of a whole Hessian is never needed.
     """
 
     R_II: Tensor
     dead: Tensor
-    """bool (in): inputs that were always 0. Their weights do nothing, and become 0."""
+    """bool (in): inputs that were always 0. Their weights have no effect and become 0."""
     damping: float
-    """λ relative to the mean of H's diagonal; larger than asked for where H was not positive definite."""
+    """λ relative to the mean of H's diagonal; larger than configured if H was not positive definite."""
 
 
 @torch.no_grad()
 def accumulate_(H_II: Tensor, X_TI: Tensor, seen: int) -> int:
-    """Takes the tokens of `X_TI` into the running mean `H = (2/n) Σ x xᵀ`, in place; returns the new n.
+    """Adds the tokens of `X_TI` to the running mean `H = (2/n) Σ x xᵀ`, in place; returns the new n.
 
-    Only the upper triangle of H is kept up, and read by `factor` and `relative_error`. Products of bf16 inputs are
-    exact and are summed in fp32, by the CPU's bf16 instructions where it has them.
+    Only the upper triangle of H is maintained, and read by `factor` and `relative_error`. Products of bf16 inputs are
+    exact and are summed in fp32, by the CPU's bf16 instructions if it has them.
     """
     exact_in_bf16 = X_TI.dtype == torch.bfloat16 and X_TI.device.type == "cpu"
     num_inputs = len(H_II)
@@ -67,7 +67,7 @@ def accumulate_(H_II: Tensor, X_TI: Tensor, seen: int) -> int:
 def factor(H_II: Tensor, damping: float, max_damping: float) -> Factor:
     """Factors the damped inverse of a Hessian: λ = damping · mean of the diagonal of the inputs that are not dead.
 
-    Where H + λI is not positive definite, λ grows tenfold up to `max_damping`; beyond, and when H is not finite,
+    If H + λI is not positive definite, λ grows tenfold up to `max_damping`; beyond that, or when H is not finite,
     raises UserError.
     """
     diagonal_I = H_II.diagonal()
@@ -93,12 +93,13 @@ def factor(H_II: Tensor, damping: float, max_damping: float) -> Factor:
 def prune(
     weights: Sequence[Tensor], shared: Factor, goal: Target, block_size: int, kept: Sequence[Tensor | None]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Prunes linears that see the same input: `W_OI` of each in fp32, pruned and compensated, and their `keep_OI`.
+    """Prunes linears that see the same input; returns `W_OI` of each in fp32, pruned and compensated, and their
+    `keep_OI`.
 
-    Unstructured: of each linear's block of columns exactly round(numel · sparsity) weights, by `w² / U_jj²` on the
-    weights as compensated when the block begins. N:M: of each row's M columns the M - N lowest, chosen when the
-    first of them is reached. What an earlier `keep_OI` prunes stays pruned and counts; where it prunes more of a block
-    than asked for, the linear's other blocks prune fewer. Linears share the updates of the columns; their counts are
+    Unstructured: exactly round(numel · sparsity) weights of each linear's block of columns are pruned, by `w² / U_jj²`
+    on the weights as compensated when the block begins. N:M: the M - N lowest of each row's M columns, chosen when the
+    first of them is reached. What an earlier `keep_OI` prunes stays pruned and counts; if it prunes more of a block
+    than configured, the linear's other blocks prune fewer. Linears share the updates of the columns; their counts are
     their own. Raises UserError when M does not divide the inputs.
     """
     rows = [len(W_OI) for W_OI in weights]
@@ -139,7 +140,7 @@ def prune(
 
 
 def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: list[int], counts: list[int]) -> None:
-    """Unstructured: sets `keep_BO` of a block, each linear by itself, so that it prunes its count."""
+    """Sets `keep_BO` of an unstructured block, each linear by itself, so that it prunes its count."""
     scores_BO = (W_BO / U_BB.diagonal()[:, None]).square_()
     linears = zip(torch.split(scores_BO, rows, dim=1), torch.split(keep_BO, rows, dim=1), counts, strict=True)
     for scores, keep, count in linears:
@@ -147,9 +148,9 @@ def _choose_(keep_BO: Tensor, W_BO: Tensor, U_BB: Tensor, rows: list[int], count
 
 
 def _compensate_(W_BO: Tensor, keep_BO: Tensor, U_BB: Tensor, keep_of: tuple[int, int] | None) -> None:
-    """Goes through the columns of a block, zeroes what is pruned and lets the later columns make up for it.
+    """Goes through the columns of a block, zeroes pruned weights and lets the later columns compensate.
 
-    N:M: sets `keep_BO` on its way.
+    N:M: also sets `keep_BO`.
     """
     diagonal_B = U_BB.diagonal()
     error_BO = torch.empty_like(W_BO)
@@ -172,13 +173,13 @@ def _compensate_(W_BO: Tensor, keep_BO: Tensor, U_BB: Tensor, keep_of: tuple[int
 
 
 def relative_error(W_OI: Tensor, pruned_OI: Tensor, H_II: Tensor) -> float:
-    """`‖(W - Ŵ)X‖² / ‖WX‖²` over the calibration tokens, by their Hessian; 0 where W X is 0."""
+    """Returns `‖(W - Ŵ)X‖² / ‖WX‖²` over the calibration tokens, by their Hessian; 0 where W X is 0."""
     whole = _energy(W_OI.float(), H_II)
     return max(_energy(W_OI.float() - pruned_OI.float(), H_II), 0.0) / whole if whole > 0 else 0.0
 
 
 def _energy(A_OI: Tensor, H_II: Tensor) -> float:
-    """`tr(A H Aᵀ)` from H's upper triangle: each product beside the diagonal counts twice."""
+    """Returns `tr(A H Aᵀ)` from H's upper triangle: each product off the diagonal counts twice."""
     total = 0.0
     for at in range(0, len(H_II), COLUMNS_AT_ONCE):
         block, rest = slice(at, at + COLUMNS_AT_ONCE), slice(at + COLUMNS_AT_ONCE, None)

@@ -1,4 +1,4 @@
-"""Stage `prune`: one rung of sparsity. Its description for the pipeline, without torch."""
+"""Stage `prune`: one pruning step. Torch-free description."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stages.stage import MetricSpec, Stage
 class Allocation(Options):
     """Options of all allocations.
 
-    Validated, an instance is of the class that the chosen allocation names as its `options`.
+    Validation returns the class that the chosen allocation names as its `options`.
     """
 
     method: Annotated[str, ALLOCATIONS] = "uniform"
@@ -35,7 +35,7 @@ class Allocation(Options):
 class Reconstruction(Options):
     """Options of all reconstructions.
 
-    Validated, an instance is of the class that the chosen reconstruction names as its `options`.
+    Validation returns the class that the chosen reconstruction names as its `options`.
     """
 
     method: Annotated[str, RECONSTRUCTIONS] = "none"
@@ -48,12 +48,12 @@ class Reconstruction(Options):
 
 
 class LayerwiseOptions(Reconstruction):
-    """Of reconstructions that solve for a linear's weights by its Hessian."""
+    """Options of reconstructions that solve for a linear's weights by its Hessian."""
 
     iterations: int = Field(ge=1)
     """Steps of the solver."""
     damping: float = Field(gt=0)
-    """Added to the Hessian's diagonal, relative to its mean: it holds the weights near the dense ones."""
+    """Added to the Hessian's diagonal, relative to its mean: it keeps the weights near the dense ones."""
 
 
 class Prune(Options):
@@ -69,9 +69,9 @@ class Prune(Options):
     pattern: str
     """`unstructured`, or `N:M`: N weights KEPT of each M along the input (2:4, 4:8, 16:32, 16:64, ...)."""
     allocation: SerializeAsAny[Allocation] = Allocation()
-    """How sparse each linear becomes (group `allocation`). unstructured only."""
+    """How sparse each linear becomes (group `allocation`). Only for pattern=unstructured."""
     reconstruction: SerializeAsAny[Reconstruction] = Reconstruction()
-    """What makes up for the pruned weights under the mask that the pruner chose (group `reconstruction`)."""
+    """How the kept weights compensate for the pruned ones, under the pruner's mask (group `reconstruction`)."""
     precision: Precision
     """Precision of the calibration forward passes. Hessians and weights are always fp32."""
     micro_batch_size: int = Field(ge=1)
@@ -81,7 +81,7 @@ class Prune(Options):
 
     @property
     def needs(self) -> Needs:
-        """What pruner, allocation and reconstruction together have to know of the linears' inputs."""
+        """Returns the statistics of the linears' inputs that pruner, allocation and reconstruction together need."""
         allocated: Needs = "norms" if ALLOCATIONS.get(self.allocation.method).reads == "norms" else "nothing"
         rebuilt = RECONSTRUCTIONS.get(self.reconstruction.method).needs
         return max(PRUNERS.get(self.method).needs, allocated, rebuilt, key=get_args(Needs).index)

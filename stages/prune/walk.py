@@ -1,7 +1,7 @@
 """Runs a model one block at a time over calibration samples, whatever its blocks take and return.
 
-The model feeds its own blocks: blocks that are done hand on the stored output of the last of them instead of computing,
-the current block computes, and there the forward ends. So every block gets all the arguments that the model's own code
+The model feeds its own blocks: finished blocks pass on the stored output of the last of them instead of computing, the
+current block computes, and there the forward ends. So every block gets all the arguments that the model's own code
 gives it (masks, rotary embeddings, position biases, a layer's own window, an encoder's states), and one block's
 activations are held at a time; while a decoder is walked, those of the encoder's end as well.
 """
@@ -21,11 +21,11 @@ from stages.families import Batch, Family
 from stages.precision import autocast
 
 Written = dict[str, dict[Any, Any]]
-"""By keyword argument: entries of a dictionary."""
+"""Entries of a dictionary, by keyword argument."""
 
 
 class Reached(Exception):  # noqa: N818 (no error)
-    """Ends a forward pass where nothing more is needed of it; may be raised by hooks inside the block."""
+    """Ends a forward pass where nothing more of it is needed; may be raised by hooks inside the block."""
 
     def __init__(self, output: Any = None) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class Walk:
         all of them, as Gemma-3n's lower blocks write their keys and values."""
 
     def look(self, enter: Callable[[Batch], None]) -> None:
-        """Runs the next block without moving on: its hooks see everything. `enter` gets each micro-batch."""
+        """Runs the next block without moving on, so that its hooks see everything. `enter` gets each micro-batch."""
         for i, batch in enumerate(self.batches):
             enter(batch)
             self._forward(i)
 
     def advance(self, enter: Callable[[Batch], None] = lambda batch: None) -> None:
-        """Runs the next block as its weights are now, for each micro-batch that `enter` gets, and moves on."""
+        """Runs the next block with its current weights, for each micro-batch that `enter` gets, and moves on."""
         name, block = self.blocks[self.done]
         for i, outputs in enumerate(self._outputs):
             enter(self.batches[i])
@@ -75,7 +75,7 @@ class Walk:
 
     @torch.no_grad()
     def _forward(self, i: int) -> Any:
-        """The output of the next block for a micro-batch, or whatever a hook inside it ended with."""
+        """Returns the output of the next block for a micro-batch, or what a hook inside it ended with."""
         block = self.blocks[self.done][1]
         with autocast(self.precision, self.device), self._short_cut(i), self._end_after(block):
             try:
@@ -86,7 +86,7 @@ class Walk:
 
     @contextmanager
     def _short_cut(self, i: int) -> Iterator[None]:
-        """Blocks that are done write what they wrote, and return what the last one of their stack put out."""
+        """Makes finished blocks write what they wrote, and return the output of the last one of their stack."""
         passed = self.blocks[: self.done]
         for name, block in passed:
             block.forward = _replay(self._outputs[i][_stack(name)], self._written[i].get(name, {}))
@@ -122,13 +122,13 @@ class Walk:
 
 
 def _stack(block: str) -> str:
-    """`encoder.block.3` -> `encoder.block`."""
+    """Returns the name of a block's stack: `encoder.block.3` -> `encoder.block`."""
     return block.rpartition(".")[0]
 
 
 @contextmanager
 def _watching(block: nn.Module) -> Iterator[Written]:
-    """What the block writes into dictionaries among its keyword arguments: filled when it ends."""
+    """Yields what the block writes into dictionaries among its keyword arguments, filled when it ends."""
     written: Written = {}
     before: dict[str, dict[Any, Any]] = {}
 
@@ -164,7 +164,7 @@ def _replay(output: Any, written: Written) -> Callable[..., Any]:
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode, for the time of a walk."""
+    """Sets eval mode for the duration of a walk."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What quantizing costs."""
+"""Estimates the cost of quantizing."""
 
 from __future__ import annotations
 

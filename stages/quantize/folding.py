@@ -1,10 +1,11 @@
-"""Where SmoothQuant's scales can go: into what makes the input of the linears, where that changes nothing else.
+"""Finds where SmoothQuant's scales can be folded: into what produces the input of the linears, where that changes
+nothing else.
 
 A producer (a norm, or a linear such as v for o and up for down) can take the scale of its readers when its output,
 multiplied channel by channel, arrives in the readers' input multiplied channel by channel, and nowhere else. That is
-tried out, not told by names: in one pass the outputs are multiplied by powers of two and the readers' inputs divided by
-them. Powers of two make no rounding errors, so the logits stay the same to the last bit, or the fold is wrong: another
-reader (a residual, a router, a block that shares keys and values), a norm in between, another order of heads.
+tested, not inferred from names: in one pass the outputs are multiplied by powers of two and the readers' inputs divided
+by them. Powers of two make no rounding errors, so the logits stay the same to the last bit, or the fold is wrong:
+another reader (a residual, a router, a block that shares keys and values), a norm in between, another order of heads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from stages.quantize.wiring import Wiring
 
 SAME = 1e-6
-"""Of the largest logit: what kernels that sum in another order may change."""
+"""Share of the largest logit that kernels with another order of summation may change."""
 
 Form = Literal["weight", "weight_plus_one"]
 """How the output of a norm or a linear depends on its weight."""
@@ -37,7 +38,7 @@ class Fold:
     """For each input channel of the readers: the producer's output channel that it comes from."""
 
     def producer_scale(self, s_I: Tensor) -> Tensor:
-        """`s_J` of the producer's channels: the largest `s_I` of those that come from it."""
+        """Returns `s_J` of the producer's channels: the largest `s_I` of those that come from it."""
         s_J = torch.zeros(int(self.channels_I.max()) + 1)
         return s_J.scatter_reduce(0, self.channels_I, s_I, "amax")
 
@@ -46,10 +47,10 @@ class Fold:
 def folds(
     model: nn.Module, inputs: Mapping[str, Tensor], found: Wiring, prunable: Collection[str], targets: Collection[str]
 ) -> list[Fold]:
-    """The folds that are exact, at most one for each group of `found.shared` with a linear of `targets`.
+    """Returns the exact folds, at most one for each group of `found.shared` with a linear of `targets`.
 
-    Alike places of all blocks of the same shapes are tried together: `model.layers.*.mlp.down_proj` folds in all of
-    them or in none.
+    Corresponding places of all blocks of the same shapes are tested together: `model.layers.*.mlp.down_proj` folds in
+    all of them or in none.
     """
     groups = _groups(model, found, prunable, targets)
     logits = _logits(model, inputs)
@@ -67,8 +68,8 @@ def folds(
 def fold_(model: nn.Module, fold: Fold, s_I: Tensor, stored: torch.dtype) -> None:
     """Divides the producer's output by a scale and multiplies the readers' columns by it, in place.
 
-    The scale is `s_I`, or of channels that come from the same one the largest of theirs, moved a little so that the
-    weight of a norm is a number of the dtype `stored`, in which it will be rounded.
+    The scale is `s_I`, or for channels with the same source the largest of theirs, adjusted slightly so that the weight
+    of a norm is a number of the dtype `stored`, in which it will be rounded.
     """
     producer: Any = model.get_submodule(fold.producer)
     s_J = fold.producer_scale(s_I)
@@ -83,7 +84,7 @@ def fold_(model: nn.Module, fold: Fold, s_I: Tensor, stored: torch.dtype) -> Non
 
 
 def _divide_norm_(norm: Any, form: Form, s_J: Tensor, stored: torch.dtype) -> Tensor:
-    """The scale by which the norm's factor was divided in truth."""
+    """Returns the scale by which the norm's factor was actually divided."""
     plus = 1.0 if form == "weight_plus_one" else 0.0
     factor_J = norm.weight + plus
     norm.weight.copy_((factor_J / s_J - plus).to(stored))
@@ -94,8 +95,8 @@ def _divide_norm_(norm: Any, form: Form, s_J: Tensor, stored: torch.dtype) -> Te
 def _groups(
     model: nn.Module, found: Wiring, prunable: Collection[str], targets: Collection[str]
 ) -> dict[int, list[str]]:
-    """Linears that share an input which a fold may change: those in the blocks, in one group, with a weight of their
-    own."""
+    """Returns linears that share an input which a fold may change: those in the blocks, in one group, with a weight of
+    their own."""
     seen = Counter(name for names in found.shared for name in names)
     own = _with_own_parameters(model)
     return {
@@ -107,7 +108,7 @@ def _groups(
 
 
 def _alike(model: nn.Module, found: Wiring, groups: Mapping[int, list[str]]) -> Iterable[dict[int, list[str]]]:
-    """The groups by their place in the block and the shapes of the block's linears."""
+    """Returns the groups by their place in the block and the shapes of the block's linears."""
     shapes: dict[str, set[tuple[str, torch.Size]]] = defaultdict(set)
     for name in (name for names in found.shared for name in names):
         shapes[_block(name)].add((_kind(name), _linear(model, name).weight.shape))
@@ -120,7 +121,7 @@ def _alike(model: nn.Module, found: Wiring, groups: Mapping[int, list[str]]) -> 
 def _candidates(
     model: nn.Module, found: Wiring, prunable: Collection[str], groups: Mapping[int, list[str]]
 ) -> Iterator[list[Fold]]:
-    """Hypotheses for alike groups, one fold for each, the likeliest first."""
+    """Yields hypotheses for corresponding groups, one fold for each group, the most probable first."""
     own = _with_own_parameters(model)
     norms = [found.norms.get(i) for i in groups]
     if all(norm is not None and norm in own and found.runs[norm] == 1 for norm in norms):
@@ -158,7 +159,7 @@ def _of_norm(model: nn.Module, found: Wiring, name: str, readers: list[str]) -> 
 
 
 def _form(norm: Any, args: Sequence[Any]) -> Form | None:
-    """Tells by two runs how the norm's output depends on its weight; None: in neither way."""
+    """Determines by two runs how the norm's output depends on its weight; None if in neither way."""
     y, r_J = norm(*args), _powers(norm.weight.numel())
     before = {name: parameter.detach().clone() for name, parameter in norm.named_parameters()}
     if not before.keys() <= {"weight", "bias"}:
@@ -177,8 +178,8 @@ def _form(norm: Any, args: Sequence[Any]) -> Form | None:
 
 
 def _earlier(model: nn.Module, found: Wiring, prunable: Collection[str], reader: str) -> Iterator[tuple[str, int]]:
-    """Kinds of linears that run before `reader` in its block, the last first, with their number of outputs. What is
-    left alone takes no scale: it may compute in a way of its own."""
+    """Returns the kinds of linears that run before `reader` in its block, the last first, with their number of outputs.
+    Linears that are left alone take no scale, since they may compute in another way."""
     order = [name for names in found.shared for name in names if name in prunable]
     in_features = _linear(model, reader).in_features
     for name in reversed(order[: order.index(reader)]):
@@ -189,7 +190,7 @@ def _earlier(model: nn.Module, found: Wiring, prunable: Collection[str], reader:
 
 
 def _sibling(found: Wiring, kind: str, reader: str) -> str | None:
-    """The linear of a kind that stands in the same block as `reader`."""
+    """Returns the linear of a kind in the same block as `reader`."""
     for names in found.shared:
         for name in names:
             if _kind(name) == kind and _numbers(name) == _numbers(reader):
@@ -198,7 +199,7 @@ def _sibling(found: Wiring, kind: str, reader: str) -> str | None:
 
 
 def _orders(in_features: int, size: int) -> Iterator[Tensor]:
-    """`channels_I` that may be: as they come; or heads of every size, each of them for several of the reader's."""
+    """Yields possible `channels_I`: in order; or by heads of every size, each for several of the reader's."""
     if in_features == size:
         yield torch.arange(size)
         return
@@ -227,7 +228,8 @@ def _changes_nothing(model: nn.Module, inputs: Mapping[str, Tensor], folds: Sequ
 
 @contextmanager
 def _scaled(model: nn.Module, folds: Sequence[Fold]) -> Iterator[None]:
-    """Inside, the producers' outputs are multiplied by powers of two and their readers' inputs divided by them."""
+    """Multiplies the producers' outputs by powers of two, and divides their readers' inputs by them, within the
+    block."""
 
     def multiply(r_J: Tensor) -> Callable[..., Any]:
         return lambda module, args, output: output * r_J
@@ -250,7 +252,7 @@ def _scaled(model: nn.Module, folds: Sequence[Fold]) -> Iterator[None]:
 
 
 def _powers(size: int) -> Tensor:
-    """1/4 to 4, in an order without a pattern."""
+    """Returns powers of two from 1/4 to 4, in an order without a pattern."""
     return 2.0 ** torch.randint(-2, 3, (size,), generator=torch.Generator().manual_seed(size))
 
 
@@ -260,7 +262,7 @@ def _logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _with_own_parameters(model: nn.Module) -> set[str]:
-    """Names of modules of which no parameter is another module's too."""
+    """Returns the names of modules that share no parameter with another module."""
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return {
         name
@@ -270,7 +272,7 @@ def _with_own_parameters(model: nn.Module) -> set[str]:
 
 
 def _kind(name: str) -> str:
-    """`model.layers.3.input_layernorm` -> `model.layers.*.input_layernorm`."""
+    """Returns the name for all blocks: `model.layers.3.input_layernorm` -> `model.layers.*.input_layernorm`."""
     return re.sub(r"\.\d+\.", ".*.", name)
 
 
@@ -279,5 +281,5 @@ def _numbers(name: str) -> list[str]:
 
 
 def _block(name: str) -> str:
-    """All up to the last number."""
+    """Returns the name up to the last number."""
     return re.sub(r"^(.*\.\d+\.).*$", r"\1", name)

@@ -1,7 +1,7 @@
 """W8A8: int8 weights symmetric per output channel, int8 activations symmetric per token and dynamic.
 
-Symmetric grids contain 0, so pruned weights stay exactly zero (ALGORITHMS section 5). What a quantized checkpoint looks
-like on disk: `engine.quantized_folders`.
+Symmetric grids contain 0, so pruned weights stay exactly zero (ALGORITHMS section 5). The files of a quantized
+checkpoint: `engine.quantized_folders`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from stages.contracts import Checkpoint, UserError
 from stages.families import Family
 
 LEVELS = 127
-"""Of the grid of weights, on either side of zero."""
+"""Steps of the grid of weights on either side of zero."""
 ACTIVATION_STEPS = 127.5
-"""A token's largest magnitude over its scale. compressed-tensors, whose logits should be ours, spans 255 steps by both
-signs of it: what rounds to -128 stands, what rounds to 128 becomes 127."""
+"""A token's largest magnitude over its scale. compressed-tensors, whose logits ours should equal, divides the range of
+both signs into 255 steps: -128 stays, 128 becomes 127."""
 EXACT_INPUTS = 1024
 """Inputs whose int8 products sum exactly in fp32, in any order: 1024 · 128² = 2^24."""
 
 
 def quantize_weight(W_OI: Tensor, scale_dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """`(q_OI int8, scale_O fp32)` with `|W - q · scale| <= scale / 2`; a row of zeros gets scale 1.
+    """Returns `(q_OI int8, scale_O fp32)` with `|W - q · scale| <= scale / 2`; a row of zeros gets scale 1.
 
-    Scales are numbers of `scale_dtype`, in which they are to be stored: who reads them there multiplies by the same.
+    Scales are numbers of `scale_dtype`, in which they are stored, so that readers multiply by the same numbers.
     """
     W_OI = W_OI.float()
     scale_O = _divisor(W_OI.abs().amax(dim=1).div_(LEVELS).to(scale_dtype).float())
@@ -40,14 +40,14 @@ def quantize_weight(W_OI: Tensor, scale_dtype: torch.dtype = torch.float32) -> t
 
 
 def quantize_activation(x_TI: Tensor) -> tuple[Tensor, Tensor]:
-    """`(q_TI int8, scale_T fp32)`, each token by its own largest magnitude; a token of zeros gets scale 1."""
+    """Returns `(q_TI int8, scale_T fp32)`, each token by its own largest magnitude; a token of zeros gets scale 1."""
     x_TI = x_TI.float()
     scale_T = _divisor(x_TI.abs().amax(dim=1).div_(ACTIVATION_STEPS))
     return (x_TI / scale_T[:, None]).round_().clamp_(-128, 127).to(torch.int8), scale_T
 
 
 def integer_matmul(q_TI: Tensor, q_OI: Tensor) -> Tensor:
-    """`acc_TO` int32: the exact product `q_TI q_OIᵀ` of int8 matrices, for I below 2^17."""
+    """Returns `acc_TO` int32: the exact product `q_TI q_OIᵀ` of int8 matrices, for I below 2^17."""
     if _int_mm_is_exact():
         return torch._int_mm(q_TI, q_OI.t())
     parts = zip(torch.split(q_TI, EXACT_INPUTS, 1), torch.split(q_OI, EXACT_INPUTS, 1), strict=True)
@@ -77,7 +77,7 @@ class Int8Linear(nn.Module):
         return cls(q_OI, scale_O, None if linear.bias is None else linear.bias.detach())
 
     def dequantized(self) -> Tensor:
-        """`W_OI` in fp32."""
+        """Returns `W_OI` in fp32."""
         return self.weight.float() * self.weight_scale[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,13 +92,13 @@ class Int8Linear(nn.Module):
 
 
 def linears(model: nn.Module) -> dict[str, Int8Linear]:
-    """The quantized linears of a model, by dotted name."""
+    """Returns the quantized linears of a model, by dotted name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Int8Linear)}
 
 
 def load(checkpoint: Checkpoint, family: Family, dtype: torch.dtype | None) -> Any:
-    """The model with its `Int8Linear`s, in eval mode, masks checked; `dtype` is that of everything in floating point
-    except the scales, None keeps the stored one.
+    """Returns the model with its `Int8Linear`s, in eval mode, masks checked. `dtype` is that of everything in floating
+    point except the scales; None keeps the stored one.
 
     Raises UserError when the files do not fit each other.
     """
@@ -117,13 +117,14 @@ def _int8(linear: nn.Linear, weight: Quantized) -> Int8Linear:
 
 
 def _divisor(scale_R: Tensor) -> Tensor:
-    """Below the normal range a scale is too coarse to divide by: with 1, such a row rounds to zeros."""
+    """Returns the scale to divide by. Below the normal range a scale is too coarse: then 1, and such a row rounds to
+    zeros."""
     return scale_R.masked_fill(scale_R < torch.finfo(torch.float32).tiny, 1.0)
 
 
 @cache
 def _int_mm_is_exact() -> bool:
-    """CPUs without VNNI sum pairs of products in saturating 16 bits: the extremes show it."""
+    """Tests whether the product is exact: CPUs without VNNI sum pairs of products in saturating 16 bits."""
     q_TI = torch.full((4, 256), LEVELS, dtype=torch.int8)
     q_OI = torch.full((16, 256), LEVELS, dtype=torch.int8)
     q_TI[1::2] = q_OI[1::2] = -LEVELS

@@ -1,4 +1,5 @@
-"""Stage `quantize`: a dense or sparse model in another scheme, with optional SmoothQuant and measured exceptions."""
+"""Stage `quantize`: converts a dense or sparse model to a quantization scheme, with optional SmoothQuant and exceptions
+by measurement."""
 
 from __future__ import annotations
 
@@ -23,12 +24,15 @@ from stages.skipping import skipped
 SENSITIVITY_WINDOWS = 4
 """Calibration samples on which each linear's loss increase is measured."""
 SMOOTHING_SAMPLES = 16
-"""Calibration samples whose activation maxima SmoothQuant takes: outlying channels are the same in all."""
+"""Calibration samples for SmoothQuant's activation maxima: outlying channels are the same in all."""
 
 
 def run(config: Quantize, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint, not quantized yet) and, where the scheme reads inputs, `calibration` (Calibration) ->
-    quantized Checkpoint."""
+    """Quantizes the model.
+
+    Inputs: `model` (Checkpoint, not quantized yet) and, if the scheme reads inputs, `calibration` (Calibration).
+    Output: quantized Checkpoint.
+    """
     source = inputs["model"]
     assert isinstance(source, Checkpoint)
     scheme = SCHEMES.get(config.scheme)
@@ -87,7 +91,7 @@ def _round_(
     quantized: Callable[[nn.Linear], Any],
     log: Log,
 ) -> list[float]:
-    """Puts quantized linears in place of `targets`. The result: for each, the relative error of its weights."""
+    """Replaces `targets` by quantized linears. Returns the relative error of the weights of each."""
     errors = []
     with log.bar("quantize", total=len(targets), unit="linear") as bar:
         for name in targets:
@@ -102,7 +106,7 @@ def _round_(
 
 @torch.inference_mode()
 def _try(model: nn.Module, family: Family, precision: str) -> None:
-    """Raises UserError where the model does more with its linears than call them."""
+    """Raises UserError if the model does more with its linears than call them."""
     try:
         model(**family.example(model), use_cache=False)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -111,7 +115,7 @@ def _try(model: nn.Module, family: Family, precision: str) -> None:
 
 
 def batches(family: Family, calibration: Artifact, samples: int, size: int = 4) -> list[Batch]:
-    """The first `samples` calibration samples, `size` at a time."""
+    """Yields the first `samples` calibration samples, `size` at a time."""
     assert isinstance(calibration, Calibration)
     seen = load_samples(calibration)
     return [

@@ -1,4 +1,4 @@
-"""Which linears suffer most from quantization, by measurement: one at a time, on a few calibration windows."""
+"""Measures which linears suffer most from quantization: one at a time, on a few calibration windows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def loss_increases(
     quantized: Callable[[nn.Linear], nn.Module],
     log: Log,
 ) -> dict[str, float]:
-    """For each linear of `targets`: the mean loss in nats a token with it alone `quantized`, minus that of the
+    """Returns for each linear of `targets` the mean loss in nats a token with it alone `quantized`, minus that of the
     model.
 
-    Logs each as metric `loss_increase` at the linear's index in execution order. The model is left as it was.
+    Logs each as metric `loss_increase` at the linear's index in execution order. The model is left unchanged.
     """
     blocks = family.blocks(model)
     outputs: dict[str, Any] = {}
@@ -63,7 +63,8 @@ def _block_of(name: str, blocks: list[tuple[str, nn.Module]]) -> int:
 
 @contextmanager
 def _returning(blocks: list[tuple[str, nn.Module]], outputs: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, the blocks give what they gave before instead of computing: nothing ahead of the change is run again."""
+    """Makes the blocks return their earlier outputs instead of computing, so that nothing before the change runs
+    again."""
     for name, block in blocks:
         block.forward = lambda *args, name=name, **kwargs: outputs[name]
     try:

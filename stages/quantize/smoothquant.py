@@ -1,8 +1,8 @@
-"""SmoothQuant (arXiv 2211.10438, section 4): outliers of activations move into the weights before rounding.
+"""SmoothQuant (arXiv 2211.10438, section 4): moves outliers of activations into the weights before rounding.
 
 `y = (x / s) (s ∘ W)ᵀ` is the same function for any s > 0; s_j = max|x_j|^alpha / max|W_j|^(1 - alpha) balances the
-ranges. Linears that share an input share s. Scaling columns keeps zeros zero. What makes x is divided by s; where that
-cannot be (`stages.quantize.folding`), the linears stay as they are: W8A8 checkpoints have no place for s.
+ranges. Linears that share an input share s. Scaling columns keeps zeros zero. The producer of x is divided by s; where
+that is impossible (`stages.quantize.folding`), the linears stay as they are: W8A8 checkpoints have no place for s.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from stages.quantize.folding import Fold, fold_, folds
 from stages.quantize.wiring import wiring
 
 PROBE_TOKENS = 64
-"""Of one sample: as many as show who reads what."""
+"""Tokens of one sample: enough to show which module reads what."""
 
 
 def smoothing_scale(amax_I: Tensor, W_amax_I: Tensor, alpha: float) -> Tensor:
-    """`s_I` (fp32, > 0). An input that never fires, or whose weights are all pruned, keeps scale 1."""
+    """Returns `s_I` (fp32, > 0). An input that is always 0, or whose weights are all pruned, keeps scale 1."""
     s_I = amax_I.float() ** alpha / W_amax_I.float() ** (1 - alpha)
     return torch.where((amax_I > 0) & (W_amax_I > 0) & torch.isfinite(s_I), s_I, torch.ones_like(s_I)).clamp_min_(1e-5)
 
 
 @dataclass(frozen=True)
 class Smoothing:
-    """What was done to a model: function-preserving, before any rounding."""
+    """Changes to a model: function-preserving, before any rounding."""
 
     folded: dict[str, list[str]]
-    """Norm or linear -> the linears it feeds: their scale now sits in it and in their weights."""
+    """Norm or linear -> the linears it feeds: their scale is now folded into it and their weights."""
     unsmoothed: list[str]
-    """The linears to quantize whose scale nothing can take."""
+    """The linears to quantize whose scale cannot be folded."""
 
 
 def smooth_(
@@ -48,7 +48,7 @@ def smooth_(
     stored: torch.dtype,
     log: Log,
 ) -> Smoothing:
-    """Smooths the linears `targets` by the activation maxima of `batches`, wherever a scale folds exactly. `stored`:
+    """Smooths the linears `targets` by the activation maxima of `batches`, wherever a scale folds exactly. `stored` is
     the dtype in which norms will be stored."""
     linears = family.prunable(model)
     amax = _maxima(model, family, {name: linears[name] for name in targets}, batches, log)
@@ -71,7 +71,7 @@ def smooth_(
 
 
 def _scale(fold: Fold, amax_I: Tensor, readers: Sequence[nn.Linear], alpha: float) -> Tensor:
-    """`s_I`; channels that come from the same one share their maxima, and so the scale."""
+    """Returns `s_I`; channels with the same source share their maxima, and so the scale."""
     W_amax_I = torch.stack([linear.weight.detach().abs().amax(0) for linear in readers]).amax(0)
     amax_I, W_amax_I = (fold.producer_scale(maxima_I)[fold.channels_I] for maxima_I in (amax_I, W_amax_I))
     return smoothing_scale(amax_I, W_amax_I, alpha)
@@ -81,7 +81,7 @@ def _scale(fold: Fold, amax_I: Tensor, readers: Sequence[nn.Linear], alpha: floa
 def _maxima(
     model: Any, family: Family, linears: Mapping[str, nn.Linear], batches: Sequence[Batch], log: Log
 ) -> dict[str, Tensor]:
-    """`amax_I` of each linear's input over the tokens in use. Linears that never run are left out."""
+    """Returns `amax_I` of each linear's input over real tokens. Linears that never run are left out."""
     found: dict[str, Tensor] = {}
     batch: Batch = {}
 
@@ -107,5 +107,5 @@ def _maxima(
 
 
 def _probe(batch: Batch) -> Batch:
-    """One sample, its texts cut short."""
+    """Returns one sample with its texts shortened."""
     return {name: tensor[:1, :PROBE_TOKENS] if tensor.dim() == 2 else tensor[:1] for name, tensor in batch.items()}

@@ -1,4 +1,4 @@
-"""Stage `quantize`: quantized checkpoints. Its description for the pipeline, without torch."""
+"""Stage `quantize`: makes quantized checkpoints. Torch-free description."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Quantize(Options):
 
     @property
     def reads_inputs(self) -> bool:
-        """Whether anything is quantized by what calibration samples tell."""
+        """Returns whether the scheme needs calibration samples."""
         return self.scheme != "none" and SCHEMES.get(self.scheme).reads_inputs(self)
 
     @field_validator("skip")

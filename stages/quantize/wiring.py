@@ -1,4 +1,4 @@
-"""What one forward pass shows of a model: which linears run, on what, and who feeds whom."""
+"""Finds by one forward pass of a model which linears run, on what, and who feeds whom."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ class Wiring:
     norms: dict[int, str]
     """Index into `shared` -> the module with one weight for each feature whose output they all see."""
     norm_inputs: dict[str, tuple[Any, ...]]
-    """Of each norm that ran: what it was given last."""
+    """Last input of each norm that ran."""
     dimensions: dict[str, int]
-    """Of each linear that ran: how many dimensions its inputs have; where not always 3, the first other number."""
+    """Number of dimensions of the inputs of each linear that ran; if not always 3, the first other number."""
     runs: Counter[str]
-    """Module -> how often it ran."""
+    """Number of runs of each module."""
 
 
 @torch.inference_mode()
 def wiring(model: nn.Module, inputs: Mapping[str, Tensor]) -> Wiring:
-    """Tells by the identity of tensors, in one pass with `inputs` as the arguments of the model's forward."""
+    """Determines the wiring by the identity of tensors, in one pass with `inputs` as the arguments of the model's
+    forward."""
     alive: list[Any] = []
     readers: dict[tuple[int, int], list[str]] = {}
     writers: dict[tuple[int, int], str] = {}
@@ -78,5 +79,5 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _identity(tensor: Tensor) -> tuple[int, int]:
-    """Equal for views of the same numbers, as long as the tensor lives."""
+    """Returns a key that is equal for views of the same numbers, as long as the tensor lives."""
     return tensor.data_ptr(), tensor.numel()

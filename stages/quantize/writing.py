@@ -1,5 +1,5 @@
-"""Quantized checkpoints on disk: in the compressed-tensors format, or where stock loaders would compute something else,
-in one that they refuse (`engine.quantized_folders`)."""
+"""Writes quantized checkpoints: in the compressed-tensors format, or, if stock loaders would compute something else, in
+one that they refuse (`engine.quantized_folders`)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ INDEX = "model.safetensors.index.json"
 
 
 def save(model: Any, pruned: Masks, config: Mapping[str, Any], out: Path) -> Path:
-    """Writes config.json with `config` as its quantization_config, the weights and the masks into `out`; the weights'
-    file is the result.
+    """Writes config.json with `config` as its quantization_config, the weights and the masks into `out`; returns the
+    weights' file.
 
-    What stays in floating point, and the scales, are stored in `model.config.dtype`. The tokenizer is the caller's.
-    Asserts that pruned weights are zero.
+    Floating-point tensors and the scales are stored in `model.config.dtype`. The caller writes the tokenizer. Asserts
+    that pruned weights are zero.
     """
     masks.check(model, pruned)
     described = copy.copy(model.config)
@@ -51,12 +51,12 @@ def save(model: Any, pruned: Masks, config: Mapping[str, Any], out: Path) -> Pat
 
 
 def stored_dtype(model: Any) -> torch.dtype:
-    """What the checkpoint holds in floating point is stored in this."""
+    """Returns the dtype in which the checkpoint's floating-point tensors are stored."""
     return model.config.dtype or torch.float32
 
 
 def stock_model(family: Family, folder: Path) -> Any:
-    """The model as transformers alone builds it from a folder, without weights."""
+    """Returns the model as transformers alone builds it from a folder, without weights."""
     from transformers import AutoConfig
 
     with torch.device("meta"):
@@ -64,8 +64,8 @@ def stock_model(family: Family, folder: Path) -> Any:
 
 
 def misread(model: Any, stock: nn.Module, targets: Collection[str], inputs: Mapping[str, int]) -> str | None:
-    """Why stock loaders would compute something else from the compressed-tensors format, in one line; None: they do
-    not. `model`: the one to store; `inputs`: the dimensions of the linears' inputs in a forward pass."""
+    """Returns in one line why stock loaders would compute something else from the compressed-tensors format; None if
+    they do not. `model` is the one to store; `inputs` are the dimensions of the linears' inputs in a forward pass."""
     known = dict(stock.named_modules())
     for name in targets:
         if not isinstance(known.get(name), nn.Linear):
@@ -78,7 +78,7 @@ def misread(model: Any, stock: nn.Module, targets: Collection[str], inputs: Mapp
 
 
 def quantization_config(stock: nn.Module, targets: Collection[str], own: bool) -> dict[str, Any]:
-    """What config.json says. `own`: in the format that stock loaders refuse."""
+    """Returns the quantization_config of config.json. `own`: in the format that stock loaders refuse."""
     others = [name for name, module in stock.named_modules() if isinstance(module, nn.Linear) and name not in targets]
     return {
         "quant_method": OWN if own else COMPRESSED_TENSORS,

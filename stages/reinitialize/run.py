@@ -1,6 +1,7 @@
 """Stage `reinitialize`: new random weights under the masks of a pruned model.
 
-Whether it matters where sparse pretraining starts: the same masks and tokens, without what the dense model knew.
+It tests whether the starting point of sparse pretraining matters: the same masks and tokens, without what the dense
+model knew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from stages.reinitialize.spec import ReinitializeOptions
 
 
 def run(config: ReinitializeOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint) -> Checkpoint of the same architecture, drawn as transformers draws it."""
+    """Returns a checkpoint of the same architecture with weights drawn as transformers initialises them.
+
+    Input: `model` (Checkpoint).
+    """
     source = inputs["model"]
     assert isinstance(source, Checkpoint)
     family = families.of(source.path)

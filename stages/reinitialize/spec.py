@@ -1,4 +1,4 @@
-"""Stage `reinitialize`: random weights under a model's masks. Its description for the pipeline, without torch."""
+"""Stage `reinitialize`: random weights under a model's masks. Torch-free description."""
 
 from __future__ import annotations
 

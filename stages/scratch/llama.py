@@ -1,4 +1,4 @@
-"""A Llama of random weights, and a byte-level BPE tokenizer that writes numbers digit by digit."""
+"""Makes a Llama with random weights, and a byte-level BPE tokenizer that writes numbers digit by digit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NUM_BYTES = 256
 
 
 def make(config: Scratch, texts: list[str]) -> tuple[Any, Any]:
-    """Raises UserError for settings that Llama does not have."""
+    """Returns the model. Raises UserError for settings that Llama does not have."""
     tokenizer = train_tokenizer(texts, config.vocabulary)
     return random_llama(config, len(tokenizer)), tokenizer
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
-    """Documents end with <eos>, and nothing stands before them; padding has a token of its own, so that <eos> is always
-    learned."""
+    """Trains the tokenizer. Documents end with <eos>, and nothing stands before them; padding has a token of its own,
+    so that <eos> is always learned."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

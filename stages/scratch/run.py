@@ -1,6 +1,6 @@
-"""Stage `scratch`: a model of random weights, and a tokenizer trained on the texts that it is for.
+"""Stage `scratch`: makes a model with random weights, and a tokenizer trained on its texts.
 
-What training makes of it is a model of its data and size, no known one: its label says so everywhere.
+Once trained, it is a model of its data and size, not a known one: its label says so everywhere.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from stages.scratch.spec import Scratch, ScratchOptions
 from stages.scratch.texts import texts_of_corpus, texts_of_data
 
 MAKERS: Mapping[str, Callable[[Scratch, list[str]], tuple[Any, Any]]] = {"causal_lm": llama.make, "t5": t5.make}
-"""By family: settings and texts to a model and its tokenizer."""
+"""Function of each family from settings and texts to a model and its tokenizer."""
 
 
 def run(config: ScratchOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`data` (Corpus, whose training texts the tokenizer learns), or a mixture of sources in `config` -> Checkpoint.
+    """Makes the model.
 
-    Raises UserError for settings that the family's configuration does not have.
+    Input: `data` (Corpus, whose training texts the tokenizer learns), unless `config` has a mixture of sources. Output:
+    Checkpoint. Raises UserError for settings that the family's configuration does not have.
     """
     data = inputs.get("data")
     if config.corpus:

@@ -1,4 +1,4 @@
-"""Stage `scratch`: a model of random weights and its tokenizer. Its description for the pipeline, without torch."""
+"""Stage `scratch`: a model with random weights and its tokenizer. Torch-free description."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stages.stage import MetricSpec, Stage
 
 
 class Scratch(Options):
-    """A model of random weights, with a tokenizer trained on the corpus, or else on the training split."""
+    """A model with random weights, and a tokenizer trained on the corpus, or else on the training split."""
 
     added: ClassVar[frozenset[str]] = frozenset({"tokenizer_bytes"})
 
@@ -24,7 +24,7 @@ class Scratch(Options):
     """Number of pieces of its tokenizer: SentencePiece for T5, byte-level BPE with single digits for Llama, which has
     257 at least."""
     tokenizer_bytes: int = Field(20_000_000, ge=1)
-    """Text of a corpus that the tokenizer is trained on."""
+    """Bytes of a corpus's text that the tokenizer is trained on."""
     settings: dict[str, int | float | str | bool]
     """Arguments of the family's configuration class: sizes first of all."""
     seed: Seed
@@ -38,7 +38,7 @@ class ScratchOptions(Options):
     dtype: Literal["float32", "bfloat16"]
     scratch: Scratch
     corpus: CorpusOptions | None = None
-    """Whose texts the tokenizer is trained on; None: those of the input `data`."""
+    """Corpus whose texts the tokenizer is trained on; None: those of the input `data`."""
 
 
 STAGE = Stage(

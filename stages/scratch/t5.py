@@ -1,4 +1,4 @@
-"""A T5 of random weights, and a SentencePiece tokenizer."""
+"""Makes a T5 with random weights, and a SentencePiece tokenizer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PAD, EOS, UNKNOWN = 0, 1, 2
 
 
 def make(config: Scratch, texts: list[str]) -> tuple[Any, Any]:
-    """Raises UserError for settings that T5 does not have."""
+    """Returns the model. Raises UserError for settings that T5 does not have."""
     tokenizer = train_tokenizer(texts, config.vocabulary)
     return random_t5(config, len(tokenizer)), tokenizer
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
-    """A T5Tokenizer over a unigram model; one thread, so that the same texts give the same pieces."""
+    """Trains a T5Tokenizer over a unigram model; in one thread, so that the same texts give the same pieces."""
     import sentencepiece
     from transformers import T5Tokenizer
 

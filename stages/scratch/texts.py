@@ -1,4 +1,4 @@
-"""The texts that a tokenizer is trained on."""
+"""Reads the texts that a tokenizer is trained on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ BATCH_CHARACTERS = 1 << 16
 
 
 def texts_of_data(data: Corpus) -> list[str]:
-    """All texts of the training split: of pairs the sources and the targets."""
+    """Yields all texts of the training split: the sources and the targets of pairs."""
     if rows_of(data) == "pairs":
         return [text for row in json_lines.read(data.split("train")) for text in (row["source"], row["target"])]
     return texts(data, "train")
 
 
 def texts_of_corpus(config: CorpusOptions, num_bytes: int, log: Log) -> tuple[list[str], str]:
-    """Training documents from the beginning of each source, so many bytes in all, in the shares of the weights; and the
-    digest of what was taken. Validation documents are left out, as the corpus leaves them out."""
+    """Returns training documents from the beginning of each source, of the given bytes in all, in the shares of the
+    weights; and the digest of these texts. Validation documents are left out, as the corpus leaves them out."""
     readers = {name: open_reader(name, source, log) for name, source in config.sources.items()}
     feeds = {name: (text for batch in batches(it, Place(), BATCH_CHARACTERS) for text in batch)
              for name, it in readers.items()}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a model's or data set's card (README.md) states in its header: the licence, and which files are which split."""
+"""Reads the header of a model's or data set's card (README.md): the licence, and which files are which split."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Debian packages as sources of data: fetched with the user's own apt, checked, kept, unpacked; never installed.
 
-`deb:NAME+NAME` names packages and not versions: a stable release replaces them by point releases, and its archive
-keeps no old ones. So what is in the cache wins, and `deb:NAME#sha256=HEX` pins.
+`deb:NAME+NAME` names packages and not versions: a stable release replaces them by point releases, and its archive keeps
+no old ones. So a package in the cache takes precedence, and `deb:NAME#sha256=HEX` pins one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Deb:
 
 
 def find(path: str, option: str) -> list[Deb]:
-    """`deb:NAME+NAME#sha256=HEX` -> the packages it stands for: those in the cache, or else the newest that apt offers.
+    """Returns the packages of `deb:NAME+NAME#sha256=HEX`: those in the cache, or else the newest that apt offers.
 
-    Raises UserError that names `option` where there is no apt, or it has no such package.
+    Raises UserError that names `option` if there is no apt, or it has no such package.
     """
     return [_cached(name, pin) or _offered(name, pin, option) for name, pin in _parse(path, option).items()]
 
@@ -55,7 +55,7 @@ def identity(debs: list[Deb]) -> dict[str, str]:
 
 
 def of_identity(source: Mapping[str, str]) -> list[Deb]:
-    """`identity`, read back."""
+    """Parses an `identity`."""
     debs = []
     for requirement, sha256 in zip(source["debian"].split(), source["sha256"].split(), strict=True):
         name, _, version = requirement.partition("=")
@@ -64,7 +64,7 @@ def of_identity(source: Mapping[str, str]) -> list[Deb]:
 
 
 def fetch(deb: Deb, option: str, log: Log) -> Path:
-    """The verified `.deb`, from the cache or else through apt. Raises UserError that names `option`."""
+    """Returns the verified `.deb`, from the cache or else through apt. Raises UserError that names `option`."""
 
     def download(folder: Path) -> Path:
         log.note(f"fetching {deb.requirement} with apt")
@@ -83,7 +83,7 @@ def fetch(deb: Deb, option: str, log: Log) -> Path:
 
 @contextmanager
 def unpacked(files: list[Path]) -> Iterator[Path]:
-    """The files of packages in one folder that is gone afterwards. Their scripts are not run."""
+    """Yields the files of packages in one temporary folder. Their scripts are not run."""
     with TemporaryDirectory(prefix="squarehead-") as folder:
         for file in files:
             subprocess.run(["dpkg-deb", "--extract", str(file), folder], check=True, capture_output=True)
@@ -99,7 +99,7 @@ def _parse(path: str, option: str) -> dict[str, str]:
 
 
 def _cached(name: str, pin: str) -> Deb | None:
-    """The one fetched last."""
+    """Returns the package fetched last."""
     files = (packages.cache_folder() / "packages").glob(f"{pin or '*'}/{name}_*.deb")
     newest = max(files, key=lambda file: file.parent.stat().st_mtime_ns, default=None)
     if not newest:
@@ -123,13 +123,13 @@ def _offered(name: str, pin: str, option: str) -> Deb:
 
 
 def _known(name: str) -> list[Deb]:
-    """What apt's lists say of a package, newest first; without what is only installed here."""
+    """Returns what apt's lists say of a package, newest first; without what is only installed here."""
     records = [Parser().parsestr(text) for text in _apt("apt-cache", "show", name).stdout.split("\n\n") if text.strip()]
     return [Deb(name, record["Version"], record["SHA256"]) for record in records if record["SHA256"]]
 
 
 def _update() -> str:
-    """Fetches package lists into our cache, never the system's: that needs root. Returns what apt complained of."""
+    """Fetches package lists into our cache, never the system's, which needs root. Returns apt's error messages."""
     for folder in (_state() / "lists" / "partial", _cache() / "archives" / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(_state().with_suffix(".lock")):

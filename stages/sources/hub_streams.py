@@ -1,4 +1,4 @@
-"""A data set of a hub, read as it comes, at one commit."""
+"""Streams a data set of a hub, at one commit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class HubStream:
     license = cards.UNKNOWN
 
     def texts(self, state: dict[str, Any] | None, skip: int) -> Iterator[str]:
-        """From a state on, or from the beginning, without the first `skip`. A row without text gives an empty one."""
+        """Yields texts from a state on, or from the beginning, without the first `skip`. A row without text gives an
+        empty one."""
         # a new one each time: one that was read starts where it was last put
         self._stream = self._open()
         if state is not None:
@@ -35,7 +36,7 @@ class HubStream:
         return islice(self._read(), skip, None)
 
     def state(self) -> dict[str, Any] | None:
-        """JSON values, from which `texts` finds the next row."""
+        """Returns JSON values from which `texts` continues with the next row."""
         found: dict[str, Any] = self._stream.state_dict()
         return found
 

@@ -1,4 +1,4 @@
-"""What a source is, independent of where it lies: the part of `model.path` or `data.path` that is fingerprinted.
+"""The identity of a source, independent of its place: the part of `model.path` or `data.path` that is fingerprinted.
 
 Fast and free of torch, because every plan asks for it.
 """
@@ -28,11 +28,11 @@ _SETTLED_NS = 2_000_000_000
 
 
 def identity(path: str, revision: str, option: str) -> dict[str, str]:
-    """One of {"package", "sha256"}, {"debian", "sha256"}, {"digest"} of a local file or folder, {"hub", "commit"}, and
-    {"generated"} of data that options and a seed make.
+    """Returns one of {"package", "sha256"}, {"debian", "sha256"}, {"digest"} of a local file or folder, {"hub",
+    "commit"}, and {"generated"} of data that options and a seed make.
 
-    `option` (`model.path`, `data.path`) is named in errors, and its group says which kind of hub repository
-    is meant. Raises UserError when the source is not there.
+    `option` (`model.path`, `data.path`) is named in errors, and its group says which kind of hub repository is meant.
+    Raises UserError when the source is not there.
     """
     if path.startswith(packages.PREFIX):
         _no_revision(revision, "a package, whose version is in its path", option)
@@ -63,11 +63,11 @@ def local(path: str) -> Path:
 
 
 def digest(path: Path, option: str) -> str:
-    """sha256 of a file's content; of a folder, over the sorted relative names and contents of its files.
+    """Returns the sha256 of a file's content; of a folder, over the sorted relative names and contents of its files.
 
-    Hidden files and folders (`.git`, `.cache`) are left out. Contents are read once: later calls recognise
-    a file by path, size and modification time. Raises UserError, with `option`, for links that lead nowhere, pipes,
-    devices, and what cannot be read.
+    Hidden files and folders (`.git`, `.cache`) are left out. Contents are read once: later calls recognise a file by
+    path, size and modification time. Raises UserError, with `option`, for links that lead nowhere, pipes, devices, and
+    what cannot be read.
     """
     try:
         if path.is_dir():
@@ -82,7 +82,8 @@ def digest(path: Path, option: str) -> str:
 
 
 def digest_of(files: Iterable[Path], folder: Path, option: str) -> str:
-    """sha256 over the sorted names, relative to `folder`, and the contents of some of its files, as `digest`."""
+    """Returns the sha256 over the sorted names, relative to `folder`, and the contents of some of its files, as
+    `digest` does."""
     known = remembered.recall("digests")
     fresh: dict[str, list[int | str]] = {}
     try:

@@ -1,4 +1,4 @@
-"""The source code of this interpreter's own library: Python text that is everywhere (PSF-2.0).
+"""The source code of this interpreter's own library: Python text that is available everywhere (PSF-2.0).
 
 Another version of Python has other files, so its identity covers their bytes.
 """
@@ -19,7 +19,7 @@ LEFT_OUT = frozenset(
 
 
 def files() -> list[Path]:
-    """Its modules, sorted by name."""
+    """Returns its modules, sorted by name."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder()):
         folders[:] = [name for name in folders if name not in LEFT_OUT]

@@ -1,6 +1,6 @@
 """Embedded packages: one wheel of a package index, fetched with the user's own pip, checked, and kept.
 
-Wheels are only opened after their sha256 was compared with the one in the configuration.
+Wheels are opened only after their sha256 was compared with the one in the configuration.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Package:
 
 
 def parse(path: str, option: str) -> Package:
-    """`pypi:name==version#sha256=HEX` -> its parts. Raises UserError on any other form."""
+    """Parses `pypi:name==version#sha256=HEX`. Raises UserError on any other form."""
     form = _FORM.fullmatch(path)
     if not form:
         raise UserError(f"expected pypi:NAME==VERSION#sha256=(64 lower-case hex digits), got {path!r}", option)
@@ -48,12 +48,13 @@ def parse(path: str, option: str) -> Package:
 
 
 def cache_folder() -> Path:
-    """What all projects of this user share: wheels, remembered digests, converted models and data."""
+    """Returns the folder that all projects of this user share: wheels, remembered digests, converted models and
+    data."""
     return Path(os.environ.get("SQUAREHEAD_CACHE") or Path.home() / ".cache" / "squarehead")
 
 
 def fetch(requirement: str, sha256: str, option: str, log: Log) -> Path:
-    """The verified wheel of `name==version`, from the cache or else through pip.
+    """Returns the verified wheel of `name==version`, from the cache or else through pip.
 
     Raises UserError that names `option` when pip cannot get it or its sha256 is another.
     """
@@ -66,7 +67,8 @@ def fetch(requirement: str, sha256: str, option: str, log: Log) -> Path:
 
 
 def kept(requirement: str, sha256: str, option: str, log: Log, download: Callable[[Path], Path]) -> Path:
-    """The one file of this sha256 in the cache, or else what `download` brings into the empty folder it is given.
+    """Returns the one file of this sha256 in the cache, or else the one that `download` brings into the empty folder it
+    is given.
 
     Raises UserError that names `option` when that has another sha256; nothing is kept then.
     """
@@ -91,12 +93,12 @@ def kept(requirement: str, sha256: str, option: str, log: Log, download: Callabl
 
 
 def folder_of(sha256: str) -> Path:
-    """Where a verified package is kept, alone."""
+    """Returns the folder in which a verified package is kept, alone."""
     return cache_folder() / "packages" / sha256
 
 
 def license_of(wheel: Path) -> str:
-    """The licence in a wheel's metadata; `unknown` if it does not say."""
+    """Returns the licence in a wheel's metadata; `unknown` if it does not say."""
     with zipfile.ZipFile(wheel) as archive:
         inside = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = BytesParser().parsebytes(archive.read(inside), headersonly=True)
@@ -116,7 +118,7 @@ def _download(requirement: str, folder: Path, option: str) -> Path:
 
 
 def only_file(folder: Path) -> Path | None:
-    """The file in this folder; None if there is none, or more than one."""
+    """Returns the file in this folder; None if there is none, or more than one."""
     files = list(folder.iterdir()) if folder.is_dir() else []
     return files[0] if len(files) == 1 else None
 

@@ -1,4 +1,5 @@
-"""What is slow or impossible to find out again: file digests and the commits behind hub names, in one JSON file."""
+"""Remembers what is slow or impossible to determine again, file digests and the commits behind hub names, in one JSON
+file."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from stages.sources.packages import cache_folder
 
 
 def recall(kind: str) -> dict[str, Any]:
-    """The remembered values of a kind (`digests`, `commits`)."""
+    """Returns the remembered values of a kind (`digests`, `commits`)."""
     found: dict[str, Any] = _read().get(kind, {})
     return found
 
@@ -43,7 +44,7 @@ def _path() -> Path:
 
 
 def _read() -> dict[str, dict[str, Any]]:
-    """Empty where it is missing or damaged: everything in it can be found out again."""
+    """Returns the file's values; empty if it is missing or damaged, since all of them can be determined again."""
     try:
         kept = dict(json.loads(_path().read_text(encoding="utf-8")))
         if "sha256" not in kept:  # of an earlier version
@@ -57,5 +58,5 @@ def _read() -> dict[str, dict[str, Any]]:
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    """A changed digit in here would give a source another identity."""
+    """Returns a digest of the values, since a changed digit here would give a source another identity."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode("ascii")).hexdigest()

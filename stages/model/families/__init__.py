@@ -1,4 +1,4 @@
-"""Families of models: what a run is planned by. A file each, and a file in conf/model/.
+"""Families of models, as a run is planned by. A file each, and a file in conf/model/.
 
 A member defines `FAMILY`. Its file is read when a run is planned, which must not import torch: it does so in `adapter`.
 """
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FamilyDescription:
     adapter: Callable[[], Family]
-    """Makes what loads, walks and trains its models; imports torch."""
+    """Makes the adapter, which loads, walks and trains its models; imports torch."""
     reads: tuple[RowKind, ...]
-    """Rows that it can be trained and judged on."""
+    """Kinds of rows that it can be trained and evaluated on."""
     model_types: frozenset[str] = frozenset()
-    """The `model_type`s of config.json that belong to it, of which no other family may have one. Decoder-only models
-    of no family are of `causal_lm`."""
+    """The `model_type`s of config.json that belong to it, each to one family only. Decoder-only models of no family
+    belong to `causal_lm`."""
     is_encoder_decoder: bool = False
-    """It writes texts, which `evaluate.generation` scores, and has no perplexity."""
+    """Whether it generates texts, which `evaluate.generation` scores, and has no perplexity."""
     keeps_attention: bool = False
-    """Its attention is not fused: the backward pass needs the matrices of all heads, for estimates of memory."""
+    """Whether its attention is not fused, so that the backward pass keeps the matrices of all heads; for estimates of
+    memory."""
     from_scratch: bool = False
     """Whether the stage `scratch` makes models of it."""
 
@@ -38,7 +39,7 @@ FAMILIES: Kinds[FamilyDescription] = Kinds("family", __name__, "FAMILY", "model.
 
 
 def family_of_type() -> dict[str, str]:
-    """`model_type` of config.json -> the family that it belongs to. Raises UserError where two families name one."""
+    """Returns the family of each `model_type` of config.json. Raises UserError if two families name one."""
     found: dict[str, str] = {}
     for name in FAMILIES.names():
         for model_type in sorted(FAMILIES.get(name).model_types):

@@ -1,4 +1,4 @@
-"""Encoder-decoders of text beside T5."""
+"""Encoder-decoders of text other than T5."""
 
 from __future__ import annotations
 

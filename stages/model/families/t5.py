@@ -1,4 +1,4 @@
-"""T5 and its like with the same modules."""
+"""T5 and models with the same modules."""
 
 from __future__ import annotations
 

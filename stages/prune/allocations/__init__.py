@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from stages.prune.spec import Allocation as Options
 
 Reads = Literal["shapes", "weights", "norms"]
-"""What an allocation has to know of the linears. norms: their weights, and the norm of each input over the calibration
-tokens, by one pass through the model before anything is pruned."""
+"""Information that an allocation needs. norms: the weights of the linears, and the norm of each input over the
+calibration tokens, by one pass through the model before anything is pruned."""
 
 
 @dataclass(frozen=True)
 class Prunable:
-    """A linear, as an allocation is given it."""
+    """A linear as an allocation sees it."""
 
     shape: tuple[int, int]
     """(out, in)"""
     block: str
-    """Name of the block that it is in: `model.layers.3`."""
+    """Name of its block: `model.layers.3`."""
     W_OI: Tensor | None = None
-    """None where the allocation does not read weights."""
+    """Weight; None if the allocation does not read weights."""
     norm_I: Tensor | None = None  # noqa: N815 (shape)
-    """fp32; None where the allocation does not read norms."""
+    """Input norms, fp32; None if the allocation does not read them."""
 
     @property
     def size(self) -> int:
@@ -48,8 +48,8 @@ class Allocation(Protocol):
     """The section `prune.allocation` of the configuration."""
 
     def share(self, linears: Mapping[str, Prunable], sparsity: float, config: Any) -> Mapping[str, float]:
-        """Sparsity in [0, 1) of each linear, in execution order, whose mean over all weights is `sparsity`. Raises
-        UserError where there is none."""
+        """Returns the sparsity in [0, 1) of each linear, in execution order, whose mean over all weights is `sparsity`.
+        Raises UserError if there is no such allocation."""
 
 
 ALLOCATIONS: Kinds[Allocation] = Kinds("allocation", __name__, "ALLOCATION", "prune.allocation.method", Allocation)

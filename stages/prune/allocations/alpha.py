@@ -26,13 +26,14 @@ class AlphaOptions(Allocation):
 
 
 def hill(values_N: Tensor) -> float:
-    """The exponent of the tail of positive `values_N`, ascending: `1 + k / Σ ln(λ_i / λ_i0)` from the middle on."""
+    """Returns the exponent of the tail of positive `values_N`, ascending: `1 + k / Σ ln(λ_i / λ_i0)` from the middle
+    on."""
     tail_K = values_N[len(values_N) // 2 :]
     return 1 + len(tail_K) / float((tail_K / tail_K[0]).log().sum())
 
 
 def tail_exponent(W_OI: Tensor) -> float:
-    """Of the squared singular values, in fp64; those that are 0 by rounding are left out."""
+    """Returns the exponent of the squared singular values, in fp64; those that are 0 by rounding are left out."""
     import torch
 
     W = W_OI.double()

@@ -1,7 +1,7 @@
-"""ATP (arXiv 2502.14770): the blocks' sparsities are an arithmetic progression, later blocks sparser, for errors made
-early are amplified. An encoder and a decoder are a progression each.
+"""ATP (arXiv 2502.14770): the blocks' sparsities are an arithmetic progression, later blocks sparser, since errors made
+early are amplified. An encoder and a decoder have a progression each.
 
-The paper takes the best of a grid of steps, by the loss; so does a sweep over `prune.allocation.beta`.
+The paper takes the best of a grid of steps, by the loss; a sweep over `prune.allocation.beta` does the same.
 """
 
 from __future__ import annotations

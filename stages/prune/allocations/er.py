@@ -17,8 +17,8 @@ class ErdosRenyi:
     options = Allocation
 
     def share(self, linears: Mapping[str, Prunable], sparsity: float, config: Allocation) -> Mapping[str, float]:
-        """Linears whose density would exceed 1 stay dense, and the others share what is left. Raises UserError where
-        one would have no weight left."""
+        """Keeps linears dense whose density would exceed 1, and lets the others share the rest. Raises UserError if a
+        linear would have no weight left."""
         kept = (1 - sparsity) * sum(linear.size for linear in linears.values())
         dense: set[str] = set()
         while True:

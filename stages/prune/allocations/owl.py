@@ -1,7 +1,7 @@
 """OWL (arXiv 2310.05175): blocks with more outliers among |weight| · norm of its input stay denser.
 
-The mean over blocks is weighted with their sizes, and ratios that leave [0, 1] are clipped and made up for by the
-others, where the published code lets them be.
+The mean over blocks is weighted by their sizes, and ratios that leave [0, 1] are clipped and compensated by the others,
+which the published code does not do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class OwlOptions(Allocation):
 
 
 def outlier_share(scores: list[Tensor], outlier: float) -> float:
-    """Share of the scores of a block's linears, pooled, that are above `outlier` times their mean."""
+    """Returns the share of the scores of a block's linears, pooled, that exceed `outlier` times their mean."""
     count = sum(score_OI.numel() for score_OI in scores)
     limit = outlier * sum(float(score_OI.sum(dtype=score_OI.dtype)) for score_OI in scores) / count
     return sum(int((score_OI > limit).sum()) for score_OI in scores) / count

@@ -1,8 +1,8 @@
 """ALPS (arXiv 2406.07831): ADMM finds the mask of each linear, conjugate gradients the weights under it. Slower than
 SparseGPT, better at high sparsity. Its mathematics: `stages.prune.layerwise`.
 
-The search may end at a mask that is worse than its start, the largest weights times their inputs' norms (it does where
-inputs are independent, where that is the best): of the two, each linear takes the one with the smaller error.
+The search may end at a mask that is worse than its start, the largest weights times their inputs' norms (for
+independent inputs, that start is the best). Each linear takes the one of the two with the smaller error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class AlpsOptions(Prune):
     damping: float = Field(gt=0)
     """Added to the Hessian's diagonal, relative to its mean."""
     search_iterations: int = Field(ge=1)
-    """The most iterations of the search for the mask, which ends earlier where the mask stays."""
+    """The most iterations of the search for the mask, which ends earlier if the mask stays."""
     solve_iterations: int = Field(ge=0)
     """Iterations of conjugate gradients under the mask."""
 

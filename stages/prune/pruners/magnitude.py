@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest |W| of the whole linear, or of each M along the input, go (arXiv 1506.02626)."""
+"""Magnitude pruning (arXiv 1506.02626): prunes the smallest |W| of the whole linear, or of each M along the input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def magnitude(W_OI: Tensor, goal: Target, kept_OI: Tensor | None) -> Tensor:
-    """`keep_OI`."""
+    """Returns `keep_OI`."""
     from stages.prune.selection import without_lowest
 
     return without_lowest(W_OI.float().abs(), goal, kept_OI, per_row=False)

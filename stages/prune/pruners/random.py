@@ -1,6 +1,7 @@
-"""Random pruning (arXiv 2202.02643): which weights go is drawn, by a seed. The honest lower bound for every criterion.
+"""Random pruning (arXiv 2202.02643): the pruned weights are drawn by a seed. The honest lower bound for every
+criterion.
 
-The draw of a linear depends on the seed and its name alone, so it is the same in any order of the linears; on a ladder
+The draw of a linear depends only on the seed and its name, so it is the same in any order of the linears; on a ladder
 each rung prunes a longer prefix of the same permutation, so that its masks are nested.
 """
 
@@ -25,7 +26,7 @@ class RandomOptions(Prune):
 
 
 def ranks(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
-    """`rank_OI`, fp64: a permutation of 0 … O·I - 1; what ranks lower is pruned first."""
+    """Returns `rank_OI`, fp64: a permutation of 0 … O·I - 1; lower ranks are pruned first."""
     import torch
 
     drawn = hashlib.sha256(f"{seed}/{name}".encode()).digest()

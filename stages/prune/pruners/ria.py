@@ -1,7 +1,7 @@
 """RIA (Plug-and-Play, ICLR 2024): weights relative to their row and their column, times a power of their inputs' norms.
 
-No row or column of a linear is emptied as a whole, as magnitude and Wanda may. The lowest of the whole linear go, or
-(N:M) of each M along the input; `per_row` takes the lowest of each row, as Wanda does.
+It never empties a row or column of a linear, as magnitude and Wanda may. The lowest scores of the whole linear, or
+(N:M) of each M along the input, are pruned; with `per_row` the lowest of each row, as in Wanda.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ class RiaOptions(Prune):
     power: float = Field(ge=0)
     """Power to which the inputs' norms are taken; 0.5 in the paper, 0 leaves them out."""
     per_row: bool
-    """Whether each row loses equally many, as with Wanda; else the linear as a whole has one threshold."""
+    """Whether each row loses the same number of weights, as with Wanda; else the linear as a whole has one
+    threshold."""
 
 
 def relative_importance(W_OI: Tensor, norm_I: Tensor, power: float) -> Tensor:
-    """`(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · norm_j ^ power`, fp32; 0 in rows and columns that are 0."""
+    """Returns `(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · norm_j ^ power`, fp32; 0 in rows and columns that are
+    0."""
     size_OI = W_OI.float().abs()
     of_column_OI = size_OI / size_OI.sum(0, keepdim=True).clamp_min(1e-38)
     of_row_OI = size_OI / size_OI.sum(1, keepdim=True).clamp_min(1e-38)

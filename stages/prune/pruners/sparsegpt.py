@@ -11,7 +11,7 @@ class SparseGPT:
     options = HessianOptions
 
     def count(self, rows: int, columns: int, sparsity: float, config: HessianOptions) -> int:
-        """It rounds in each block of columns."""
+        """Rounds in each block of columns."""
         width = config.block_size
         return sum(round(rows * min(width, columns - at) * sparsity) for at in range(0, columns, width))
 

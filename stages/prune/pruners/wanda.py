@@ -1,4 +1,4 @@
-"""Wanda (arXiv 2306.11695): the smallest |W_ij| · ‖X_j‖₂ of each output row, or of each M along it, go."""
+"""Wanda (arXiv 2306.11695): prunes the smallest |W_ij| · ‖X_j‖₂ of each output row, or of each M along it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def wanda(W_OI: Tensor, norm_I: Tensor, goal: Target, kept_OI: Tensor | None) -> Tensor:
-    """`keep_OI`. `norm_I` is the norm of each input over the calibration tokens, at any common scale."""
+    """Returns `keep_OI`. `norm_I` is the norm of each input over the calibration tokens, at any common scale."""
     from stages.prune.selection import without_lowest
 
     return without_lowest(W_OI.float().abs() * norm_I, goal, kept_OI, per_row=True)

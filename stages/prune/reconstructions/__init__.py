@@ -1,5 +1,5 @@
-"""Reconstructions: what makes up, under the mask that a pruner chose, for what was pruned. A file each, and a file in
-conf/reconstruction/.
+"""Reconstructions: how the kept weights change, under the pruner's mask, to compensate for the pruned ones. A file
+each, and a file in conf/reconstruction/.
 
 A member defines `RECONSTRUCTION`. Its file is read when a run is planned, which must not import torch: it does so where
 it computes.
@@ -26,7 +26,7 @@ class Reconstruction(Protocol):
     """The section `prune.reconstruction` of the configuration."""
 
     def refine(self, dense: Sequence[Tensor], linears: Linears, found: Pruned, config: Any) -> Pruned:
-        """From what the pruner `found`; `dense` are the weights `W_OI` before it. Counts of each mask stay, and what
+        """Refines what the pruner `found`; `dense` are the weights `W_OI` before it. Counts of each mask stay, and what
         earlier masks prune stays pruned. Raises UserError."""
 
 

@@ -1,5 +1,5 @@
-"""ADMM on a fixed mask (arXiv 2401.02938): all weights of a linear make up for those that are pruned, not only the
-columns to the right as in SparseGPT. Its mathematics: `stages.prune.layerwise`."""
+"""ADMM on a fixed mask (arXiv 2401.02938): all weights of a linear compensate for the pruned ones, not only the columns
+to the right as in SparseGPT. Its mathematics: `stages.prune.layerwise`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""SparseSwaps (arXiv 2512.10922): pairs of a kept and a pruned weight of a row change places while that lowers the
-layer's error of masking alone. Weights begin again from the dense ones; `iterations` of conjugate gradients may follow.
-Its mathematics: `stages.prune.mask_swaps`."""
+"""SparseSwaps (arXiv 2512.10922): a kept and a pruned weight of a row are swapped while that lowers the layer's error
+of masking alone. Weights start again from the dense ones; `iterations` of conjugate gradients may follow. Its
+mathematics: `stages.prune.mask_swaps`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class SwapOptions(Reconstruction):
     swaps: int = Field(ge=1)
     """The most swaps of each row."""
     candidates: int = Field(ge=0)
-    """Of each row the kept and the pruned weights, as many of each, whose own terms are best; pairs among them are
-    tried. 0: all pairs, which is slow."""
+    """Pairs are tried among this many kept and this many pruned weights of each row, those whose own terms are best. 0:
+    all pairs, which is slow."""
     iterations: int = Field(ge=0)
     """Steps of conjugate gradients afterwards; 0 leaves the dense weights, masked."""
     damping: float = Field(gt=0)
-    """Added to the Hessian's diagonal for those, relative to its mean."""
+    """Added to the Hessian's diagonal for these steps, relative to its mean."""
 
 
 class Swaps:
