@@ -1,4 +1,4 @@
-"""Export a checkpoint for the sparse CPU engine, run it, measure it, look into it."""
+"""Exports a checkpoint for the sparse CPU engine, runs it, measures it and shows its contents."""
 
 from __future__ import annotations
 

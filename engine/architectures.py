@@ -31,14 +31,14 @@ SHARED_INPUTS: tuple[tuple[str, ...], ...] = (
 CROSS_ATTENTION = ("encoder_attn", "EncDecAttention")
 KEYS_AND_VALUES = ("k_proj", "v_proj", "k", "v")
 CONTEXT_KEYS = ("max_position_embeddings", "max_target_positions", "max_seq_len", "n_positions", "seq_length")
-"""Where configurations state the longest sequence. MPT calls it max_seq_len; with ALiBi that is a length of training
-and no limit, but the only one stated."""
+"""Keys of configurations for the longest sequence. MPT calls it max_seq_len; with ALiBi that is a length of training
+and not a limit, but the only one stated."""
 RELATIVE_POSITIONS = ("t5", "mt5", "umt5")
-"""Model types whose positions have no end, whatever length of training their configurations state."""
+"""Model types with unlimited positions, whatever length of training their configurations state."""
 
 
 def auto_class(config: Any) -> Any:
-    """The automatic class of transformers that knows the architecture of this configuration, if any does."""
+    """Returns the automatic class of transformers that knows the architecture of this configuration, if any does."""
     if reads_speech(config):
         return AutoModelForSpeechSeq2Seq
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -49,23 +49,23 @@ def reads_speech(config: Any) -> bool:
 
 
 def is_cross_attention(module: str) -> bool:
-    """Whether the module of this dotted name attends to the encoder's states."""
+    """Returns whether the module of this dotted name attends to the encoder's states."""
     return module.rpartition(".")[2] in CROSS_ATTENTION
 
 
 def reads_encoder(linear: str) -> bool:
-    """Whether the linear of this dotted name, in a decoder, makes keys or values of the encoder's states."""
+    """Returns whether the linear of this dotted name, in a decoder, computes keys or values of the encoder's states."""
     parent, _, name = linear.rpartition(".")
     return is_cross_attention(parent) and name in KEYS_AND_VALUES
 
 
 def shared_inputs(parent: str) -> tuple[tuple[str, ...], ...]:
-    """Names of linears that read the same input, in the module of this dotted name."""
+    """Returns names of linears that read the same input, in the module of this dotted name."""
     return tuple(names[1:] for names in SHARED_INPUTS) if is_cross_attention(parent) else SHARED_INPUTS
 
 
 def context(config: Any) -> int | None:
-    """The longest sequence in tokens, of a decoder where there is one; None where positions have no end."""
+    """Returns the longest sequence in tokens, of the decoder if there is one; None if positions are unlimited."""
     if config.model_type in RELATIVE_POSITIONS:
         return None
     stated = [getattr(config, key, None) for key in CONTEXT_KEYS]

@@ -1,4 +1,5 @@
-"""What the engine converts: Hugging Face checkpoints in floating point, and in W8A8 (`engine.quantized_folders`)."""
+"""Reads checkpoints to convert: Hugging Face checkpoints in floating point, and in W8A8
+(`engine.quantized_folders`)."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def read_checkpoint(folder: Path | str) -> tuple[Any, dict[str, Quantized]]:
-    """The model in fp32, and the int8 weights of its quantized linears by dotted name (none for a checkpoint in
+    """Returns the model in fp32, and the int8 weights of its quantized linears by dotted name (none for a checkpoint in
     floating point). In the model these linears have their dequantized weights.
 
-    Raises EngineError for weights that are missing, too many, or of another shape than config.json says.
+    Raises EngineError for weights that are missing, unexpected, or of another shape than in config.json.
     """
     folder = Path(folder)
     if quantized_folders.quantization_config(folder) is not None:
@@ -32,7 +33,7 @@ def read_checkpoint(folder: Path | str) -> tuple[Any, dict[str, Quantized]]:
 
 
 def read_tokenizer(folder: Path | str) -> Any:
-    """The tokenizer of a checkpoint or an engine folder, or None where it has none."""
+    """Returns the tokenizer of a checkpoint or an engine folder, or None if it has none."""
     if not any((Path(folder) / name).exists() for name in TOKENIZER_FILES):
         return None
     try:
@@ -42,7 +43,7 @@ def read_tokenizer(folder: Path | str) -> Any:
 
 
 def read_feature_extractor(folder: Path | str) -> Any:
-    """What turns audio into the features that a speech model reads; None for models that read text."""
+    """Returns the converter of audio into the features that a speech model reads; None for models that read text."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if reads_speech(config) else None

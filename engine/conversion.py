@@ -1,4 +1,4 @@
-"""A transformers model to one whose linears the engine computes."""
+"""Converts a transformers model so that the engine computes its linears."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def convert(
     keep_dense: bool = False,
     names: Iterable[str] | None = None,
 ) -> Any:
-    """Replaces, in place, the model's linears but its head (or those called `names`), and returns the model in fp32, in
-    eval mode and without gradients. Linears of decoder-only models that are more than called stay (`engine.reach`).
+    """Replaces, in place, the model's linears except its head (or those named `names`), and returns the model in fp32,
+    in eval mode and without gradients. Linears of decoder-only models that are not only called are left
+    (`engine.reach`).
 
-    Zeros of their weights are what the engine skips, unless `keep_dense` asks for the same kernels without it.
-    `quantized` holds int8 weights to be taken as they are, by name; they need dtype "int8". `head` other than "fp32"
-    replaces the output head too. Raises EngineError for what cannot be converted.
+    The engine skips zeros of their weights, unless `keep_dense` requests the same kernels without skipping. `quantized`
+    holds int8 weights to be used unchanged, by name; they need dtype "int8". `head` other than "fp32" replaces the
+    output head too. Raises EngineError for what cannot be converted.
     """
     quantized = quantized or {}
     if dtype not in DTYPES or head not in DTYPES:

@@ -1,4 +1,4 @@
-"""The processor: its name, its vector instructions, its cores and our use of them. For the pipeline and the stages."""
+"""The processor: its name, vector instructions and cores, and the threads in use. For the pipeline and the stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INSTRUCTIONS = (
     *("avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
-"""Those that decide which kernels run, x86 first, then ARM, as /proc/cpuinfo spells them."""
+"""Instructions that decide which kernels run, x86 first, then ARM, as /proc/cpuinfo spells them."""
 
 
 BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -24,30 +24,30 @@ def model() -> str:
 
 
 def instructions() -> list[str]:
-    """Those of `INSTRUCTIONS` that this processor has; empty where that is not known (macOS, Windows)."""
+    """Returns those of `INSTRUCTIONS` that this processor has; empty if they are not known (macOS, Windows)."""
     return [name for name in INSTRUCTIONS if name in _flags()]
 
 
 def has_bf16() -> bool:
-    """Whether this processor multiplies bf16 in hardware; False where its instructions are not known."""
+    """Returns whether this processor multiplies bf16 in hardware; False if its instructions are not known."""
     return not _flags().isdisjoint(BF16)
 
 
 def cores() -> int:
-    """Those this process may use, which under a scheduler are fewer than the machine has."""
+    """Returns the cores that this process may use, which under a scheduler are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def most_threads() -> int:
-    """More only wait for each other, and far more end in a crash of torch."""
+    """Returns the largest sensible number of threads: more only wait for each other, and far more crash torch."""
     return 8 * cores()
 
 
 def use(threads: int) -> None:
-    """So many, for what this process computes from here on. torch reads the variable when it is first imported, and
-    must be told later on."""
+    """Sets the number of threads for this process from here on. torch reads the variable when it is first imported;
+    later it must be set by a call."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)
@@ -55,7 +55,7 @@ def use(threads: int) -> None:
 
 @functools.cache
 def _info() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none (macOS, Windows)."""
+    """Returns the first processor of /proc/cpuinfo; empty if there is none (macOS, Windows)."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:

@@ -19,7 +19,7 @@ from engine.step import Profile, Step
 
 
 def unsupported(model: Any) -> str | None:
-    """Why this model cannot be decoded here, in one line; None if it can."""
+    """Returns in one line why this model cannot be decoded here; None if it can."""
     return kernels.unavailable() or layouts.unsupported(model)
 
 
@@ -35,7 +35,7 @@ class _Sequence:
         """Read by one step; norms, the embedding's row, and all keys and values left out."""
 
     def step(self, token: int) -> Tensor:
-        """Runs one more token; `logits_V`, overwritten by the next step."""
+        """Runs one more token; returns `logits_V`, overwritten by the next step."""
         if self.position >= self.context:
             raise EngineError(f"the cache holds {self.context} positions and is full; ask for a larger context")
         self._check_token(token)
@@ -44,7 +44,7 @@ class _Sequence:
         return logits_V
 
     def profile(self) -> Profile:
-        """Of all steps since the last call."""
+        """Returns the profile of all steps since the last call."""
         return self._step.profile()
 
     def _check_token(self, token: int) -> None:
@@ -57,15 +57,15 @@ class _Sequence:
 
 
 class Decoder(_Sequence):
-    """Of a language model without an encoder."""
+    """Decoder of a language model without an encoder."""
 
     def __init__(self, model: Any, context: int) -> None:
-        """Raises EngineError where `unsupported` has a reason."""
+        """Raises EngineError if `unsupported` has a reason."""
         super().__init__(model, _layout(model), context)
 
     @torch.no_grad()
     def prefill(self, ids_1T: Tensor) -> Tensor:
-        """Runs a prompt from an empty cache; `logits_V` of its last token."""
+        """Runs a prompt from an empty cache; returns `logits_V` of its last token."""
         self._check_prompt(ids_1T)
         tokens = ids_1T.shape[1]
         output = self._model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
@@ -78,10 +78,10 @@ class Decoder(_Sequence):
 
 
 class EncoderDecoder(_Sequence):
-    """Of a model with an encoder. Prompts are the decoder's and short: they go through the step too."""
+    """Decoder of a model with an encoder. Prompts are the decoder's and short: they run in the step too."""
 
     def __init__(self, model: Any, context: int) -> None:
-        """Raises EngineError where `unsupported` has a reason."""
+        """Raises EngineError if `unsupported` has a reason."""
         layout = _layout(model)
         super().__init__(model, layout, context)
         self._crossing = [block.encoded for block in layout.blocks if block.encoded]
@@ -89,7 +89,7 @@ class EncoderDecoder(_Sequence):
         self._inputs: Mapping[str, Tensor] | None = None
 
     def read(self, inputs: Mapping[str, Tensor]) -> None:
-        """What the encoder is given by every `prefill` from now on, B = 1, as arguments of the model's forward."""
+        """Sets the encoder's input for every `prefill` from now on, B = 1, as arguments of the model's forward."""
         if any(len(tensor) != 1 for tensor in inputs.values()):
             shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
             raise EngineError(f"the encoder is given {shapes}, expected one sequence")
@@ -97,7 +97,7 @@ class EncoderDecoder(_Sequence):
 
     @torch.no_grad()
     def prefill(self, ids_1T: Tensor) -> Tensor:
-        """Runs the encoder, and the prompt from an empty cache; `logits_V` of its last token."""
+        """Runs the encoder, and the prompt from an empty cache; returns `logits_V` of its last token."""
         self._check_prompt(ids_1T)
         tokens = ids_1T[0].tolist()
         for token in tokens:
@@ -115,7 +115,7 @@ class EncoderDecoder(_Sequence):
         return super().step(token)
 
     def _encode(self) -> Tensor:
-        """`h_SD` of what cross-attention sees."""
+        """Returns `h_SD`, the input of cross-attention."""
         if self._inputs is None:
             raise EngineError("the encoder has nothing to read; give it its inputs with `read`")
         h_SD: Tensor = self._model.get_encoder()(**self._inputs).last_hidden_state[0]
@@ -130,7 +130,7 @@ class EncoderDecoder(_Sequence):
 
 
 def of(model: Any, context: int) -> Decoder | EncoderDecoder:
-    """Raises EngineError where `unsupported` has a reason."""
+    """Returns the decoder of a model. Raises EngineError if `unsupported` has a reason."""
     return EncoderDecoder(model, context) if model.config.is_encoder_decoder else Decoder(model, context)
 
 

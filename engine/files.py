@@ -1,8 +1,8 @@
-"""The engine's folder: a Hugging Face folder whose linears are stored packed, and engine.json, which vouches for it.
+"""The engine's folder: a Hugging Face folder whose linears are stored packed, and engine.json, which records its files.
 
 For each engine linear NAME, model.safetensors holds `NAME.bitmask`, `.compressed`, `.row_offsets` and `.shape` (or
-`NAME.weight`, dense), and where there are any `NAME.weight_scale`, `.bias` and `.input_scale`; everything else stands
-there in fp32 under its usual name, tied parameters once.
+`NAME.weight`, dense), and where they exist `NAME.weight_scale`, `.bias` and `.input_scale`; everything else is there in
+fp32 under its usual name, tied parameters once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Tensors = dict[str, Tensor]
 
 
 def save(model: Any, out: Path | str, tokenizer: Any = None, feature_extractor: Any = None) -> None:
-    """Writes `out` whole or not at all. Raises EngineError if it holds anything already, if it cannot be written, or if
-    nothing in the model is an engine linear."""
+    """Writes the whole of `out` or nothing. Raises EngineError if it holds anything already, if it cannot be written,
+    or if nothing in the model is an engine linear."""
     out = Path(out)
     check_out(out)
     linears = engine_linears(model)
@@ -47,16 +47,16 @@ def save(model: Any, out: Path | str, tokenizer: Any = None, feature_extractor: 
 
 
 def check_out(out: Path) -> None:
-    """Raises EngineError where `save` would refuse to write."""
+    """Raises EngineError if `save` would refuse to write."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise EngineError(f"{out} exists already, expected nothing or an empty folder; choose another or delete it")
 
 
 def load(folder: Path | str, *, threads: int = 0, compiled_steps: bool = True) -> Any:
-    """The model in eval mode, without gradients, ready for `generate`. Its weights are mapped from the file.
+    """Returns the model in eval mode, without gradients, ready for `generate`. Its weights are mapped from the file.
 
-    `threads` is set for torch and the kernels in this whole process; 0 leaves what torch has. `compiled_steps`: where
-    the architecture allows, steps of one token at batch 1 go through the engine's own decoding step.
+    `threads` is set for torch and the kernels in this whole process; 0 leaves torch's setting. `compiled_steps`: if the
+    architecture allows it, steps of one token at batch 1 run in the engine's own decoding step.
 
     Raises EngineError unless every file is the recorded one and every tensor fits the architecture.
     """
@@ -78,7 +78,7 @@ def load(folder: Path | str, *, threads: int = 0, compiled_steps: bool = True) -
 
 
 def engine_linears(model: nn.Module) -> dict[str, EngineLinear]:
-    """By dotted name."""
+    """Returns the engine's linears by dotted name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, EngineLinear)}
 
 
@@ -139,7 +139,7 @@ def _stored(name: str, linear: EngineLinear) -> Tensors:
 
 
 def _rest(model: nn.Module, linears: dict[str, EngineLinear]) -> Tensors:
-    """What is not in the engine linears, tied parameters by their first name only."""
+    """Returns the tensors outside of the engine linears, tied parameters by their first name only."""
     inside = tuple(f"{name}." for name in linears)
     second = skeleton.second_names(model)
     state = model.state_dict()
@@ -166,7 +166,7 @@ def _map(path: Path) -> Tensors:
 
 
 def _linear(model: nn.Module, name: str, expected: LinearRecord, tensors: Tensors) -> EngineLinear:
-    """Takes its tensors out of `tensors`."""
+    """Builds a linear from its tensors, which it removes from `tensors`."""
     shape = (expected.rows, expected.columns)
     try:
         module = model.get_submodule(name)

@@ -1,7 +1,7 @@
-"""`generate` of transformers with compiled steps: sampling, stopping and streaming stay as they are.
+"""Compiled steps in transformers' `generate`: sampling, stopping and streaming stay as they are.
 
-A model's forward pass is given another face, which answers calls for one more token itself and leaves all others to the
-model. The cache that transformers hands around stays true: it is given views of the step's own memory.
+A model's forward is replaced by one that answers calls for one more token itself and passes all others to the model.
+The cache that transformers passes around stays valid: it gets views of the step's own memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from engine.step import MAX_CONTEXT, Step
 
 
 def attach(model: Any) -> Any:
-    """The model, whose steps at batch 1 are compiled ones from now on, where its architecture allows."""
+    """Returns the model, whose steps at batch 1 are compiled ones from now on, if its architecture allows it."""
     if not decoder.unsupported(model):
         model.forward = Forward(model)
     return model
 
 
 class Forward:
-    """Stands in for a model's `forward`."""
+    """Replaces a model's `forward`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -77,7 +77,7 @@ class Forward:
     # ---- which calls ----
 
     def _is_step(self, kwargs: dict[str, Any]) -> bool:
-        """One more token of one sequence that has begun, and nothing asked for but logits."""
+        """Returns whether the call runs one more token of one sequence that has begun, and requests only logits."""
         ids, cache = kwargs.get(self._ids), kwargs.get("past_key_values")
         if ids is None or ids.shape != (1, 1) or not 0 <= int(ids) < self._vocabulary:
             return False
@@ -101,7 +101,7 @@ class Forward:
         return positions is None or (positions.numel() == 1 and int(positions) == position)
 
     def _is_encoded(self, cache: Any, kwargs: dict[str, Any]) -> bool:
-        """Whether keys and values of the encoder are there, and show something."""
+        """Returns whether the cache has keys and values of the encoder, and they are not all masked."""
         if kwargs.get("encoder_outputs") is None or not _of_one_sequence(cache):
             return False
         mask_1S = kwargs.get("attention_mask")
@@ -117,7 +117,7 @@ class Forward:
         return self._step
 
     def _run(self, token: int, cache: DynamicCache) -> Tensor:
-        """`logits_11V`; the cache is one position longer then."""
+        """Returns `logits_11V`; the cache is one position longer then."""
         step, position = self._compiled(), cache.get_seq_length()
         if any(layer.keys.data_ptr() != keys.data_ptr() for layer, keys in zip(cache.layers, step.keys, strict=True)):
             step.begin([(layer.keys[0], layer.values[0]) for layer in cache.layers])
@@ -138,13 +138,13 @@ class Forward:
 
 
 def growing_cache() -> EncoderDecoderCache:
-    """An empty cache that gets a layer for each block of a decoder. The one that transformers' `generate` makes has as
-    many as config.json counts, which are the encoder's: too few for a T5 with more blocks in its decoder."""
+    """Returns an empty cache that gets a layer for each block of a decoder. The cache of transformers' `generate` has
+    as many as config.json counts, which are the encoder's: too few for a T5 with more blocks in its decoder."""
     return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
 def _of_one_sequence(cache: Any) -> TypeGuard[DynamicCache]:
-    """Whether the cache keeps something, of one sequence, in plain layers."""
+    """Returns whether the cache holds one sequence, in plain layers."""
     return isinstance(cache, DynamicCache) and all(
         type(layer) is DynamicLayer
         and layer.get_seq_length() > 0

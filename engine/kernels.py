@@ -1,4 +1,4 @@
-"""The compiled kernels (engine/native) behind a Python face: packed matrices and their products."""
+"""Python interface of the compiled kernels (engine/native): packed matrices and their products."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ISAS = ("portable", "avx2", "avx512", "amx")
 """Instruction sets, slowest first. avx512: with VBMI2, VNNI and BF16; amx: that, and tiles for more than 8 tokens."""
 TYPES: dict[DType, int] = {"fp32": 0, "bf16": 1, "int8": 2}
 MAX_GEMV_TOKENS = 8
-"""Tokens up to which a product is bound by memory, and its kernels are others."""
+"""Largest number of tokens for which a product is bound by memory and uses other kernels."""
 BUILD = "`make env` or `pip install -e .`"
 
 _pointer, _size = ctypes.c_void_p, ctypes.c_int64
 
 
 def unavailable() -> str | None:
-    """Why there are no kernels here and how to get them, in one line; None if there are."""
+    """Returns in one line why there are no kernels here and how to get them; None if there are."""
     try:
         _library()
     except EngineError as error:
@@ -35,12 +35,12 @@ def unavailable() -> str | None:
 
 @cache
 def available_isas() -> tuple[str, ...]:
-    """Those that this CPU has, slowest first. Raises EngineError without kernels."""
+    """Returns the instruction sets that this CPU has, slowest first. Raises EngineError without kernels."""
     return tuple(name for level, name in enumerate(ISAS) if _library().squarehead_isa(level))
 
 
 class Matrix:
-    """A weight in the form its kernels read: rows for fp32, panels of 16 rows for bf16 and int8."""
+    """A weight in the form that its kernels read: rows for fp32, panels of 16 rows for bf16 and int8."""
 
     def __init__(self, packed: PackedWeight, bias_O: Tensor | None = None) -> None:
         """Raises EngineError without kernels, or when memory is short. `packed` must have passed its `check`."""
@@ -71,7 +71,8 @@ class Matrix:
         weakref.finalize(self, library.squarehead_release, handle)
 
     def linear(self, x_TI: Tensor, threads: int = 1, isa: str | None = None) -> Tensor:
-        """`y_TO = x_TI Wᵀ + bias`, fp32; inputs are rounded to the weight's dtype first (int8: by token, symmetric).
+        """Returns `y_TO = x_TI Wᵀ + bias`, fp32; inputs are rounded to the weight's dtype first (int8: by token,
+        symmetric).
 
         `isa` is one of `available_isas()`, by default the best.
         """
@@ -92,7 +93,7 @@ class Matrix:
 
 
 def decode(decoder: int, token: int, position: int, logits_V: Tensor | None, threads: int, seconds: Any) -> None:
-    """One step of engine/step.py's structure at address `decoder`, with the best instruction set."""
+    """Runs one step of engine/step.py's structure at address `decoder`, with the best instruction set."""
     level = ISAS.index(available_isas()[-1])
     failed = _library().squarehead_decode(decoder, token, position, _address(logits_V), threads, level, seconds)
     assert not failed

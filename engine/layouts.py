@@ -1,4 +1,5 @@
-"""What the compiled decoding step runs, for each architecture it knows: a decoder as a list of residual blocks."""
+"""The structure that the compiled decoding step runs, for each architecture it knows: a decoder as a list of residual
+blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-"""transformers' names -> the step's."""
+"""The step's name of an activation, by transformers' name."""
 ROTATIONS = ("default", "linear", "llama3")
 """Kinds of rotary embedding whose frequencies do not change with the length."""
 
@@ -31,10 +32,10 @@ class Block:
     kind: Kind
     norm: Any
     inputs: list[Any]
-    """Linears that read the same: query, key and value; the query alone; or (gate and) up."""
+    """Linears that read the same input: query, key and value; the query alone; or (gate and) up."""
     out: Any
     encoded: tuple[Any, Any] | None = None
-    """Of cross-attention: the linears that make keys and values of the encoder's states."""
+    """Linears of cross-attention that compute keys and values of the encoder's states."""
 
 
 @dataclass(frozen=True)
@@ -44,39 +45,39 @@ class Layout:
     key_heads: int
     head_size: int
     epsilon: float
-    """Of the norms."""
+    """Epsilon of the norms."""
     attention_scale: float
-    """Of query times key."""
+    """Scale of query times key."""
     activation: str
-    """One of transformers' names in `ACTIVATIONS`; of a gated MLP the gate's."""
+    """One of transformers' names in `ACTIVATIONS`; for a gated MLP the gate's."""
     embedding: Tensor
     final_norm: Any
     head: Any
     head_scale: float = 1.0
-    """Of what the head reads."""
+    """Scale of the head's input."""
     frequencies: Tensor | None = None
-    """Of rotary positions, head_size / 2."""
+    """Frequencies of rotary positions, head_size / 2."""
     rotation_scale: float = 1.0
     positions: Tensor | None = None
-    """Learned ones, by position x hidden."""
+    """Learned position embeddings, position x hidden."""
     position_bias: Callable[[int], Tensor] | None = None
-    """Given a context: what is added to the scores of self-attention, heads x context; of a key d positions back
-    the entry context - 1 - d."""
+    """Function from a context to the bias of self-attention's scores, heads x context; a key d positions back has the
+    entry context - 1 - d."""
     hides_padding: bool = False
-    """Cross-attention sees what the encoder's attention mask shows; elsewhere everything."""
+    """Whether cross-attention sees only what the encoder's attention mask shows; otherwise everything."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     refused: Callable[[Any], str | None]
-    """Given a configuration: what of it the step cannot compute, in one line; None: nothing."""
+    """Function from a configuration to what the step cannot compute of it, in one line; None: nothing."""
     layout: Callable[[Any], Layout]
-    """Of a model that is not refused."""
+    """Function from a model that is not refused to its layout."""
     encoder_decoder: bool = field(default=False)
 
 
 def unsupported(model: Any) -> str | None:
-    """Why the compiled step cannot run this model, in one line; None if it can."""
+    """Returns in one line why the compiled step cannot run this model; None if it can."""
     config = model.config
     architecture = ARCHITECTURES.get(config.model_type)
     if architecture is None:
@@ -98,7 +99,7 @@ def unsupported(model: Any) -> str | None:
 
 
 def of(model: Any) -> Layout:
-    """Of a model without a reason in `unsupported`."""
+    """Returns the layout of a model without a reason in `unsupported`."""
     return ARCHITECTURES[model.config.model_type].layout(model)
 
 
@@ -224,4 +225,4 @@ ARCHITECTURES = {
     "mt5": _T5,
     "whisper": Architecture(_nothing, _whisper, encoder_decoder=True),
 }
-"""By transformers' model type."""
+"""Architectures by transformers' model type."""

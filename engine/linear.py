@@ -1,4 +1,4 @@
-"""The linear layer of the engine, and layers that share an input computed as one."""
+"""The linear layer of the engine, and layers with the same input computed as one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class EngineLinear(nn.Module):
     input_scale: Tensor | None
     """fp32, I: inputs are divided by it first."""
     weight: None = None
-    """There is none but the packed one. T5 asks, to bring its input into the dtype of a tensor here."""
+    """An empty tensor, since only the packed weight exists. T5 reads it to convert its input to the dtype of a tensor
+    here."""
 
     def __init__(self, packed: PackedWeight, bias: Tensor | None = None, input_scale: Tensor | None = None) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class EngineLinear(nn.Module):
         self._matrix: Matrix | None = None
 
     def matrix(self) -> Matrix:
-        """Raises EngineError without kernels."""
+        """Returns the matrix of the kernels. Raises EngineError without kernels."""
         if self._matrix is None:
             self._matrix = Matrix(self.packed, self.bias)
         return self._matrix
@@ -69,7 +70,7 @@ class EngineLinear(nn.Module):
 class SharedInput:
     """Linears that read the same tensor: one product of their stacked weights, of which each takes its rows.
 
-    The first to see an input computes for all; the tensor itself, not its values, tells whether it is the same.
+    The first one called computes for all. Inputs are compared as tensors, not by their values.
     """
 
     def __init__(self, members: list[EngineLinear]) -> None:
@@ -99,7 +100,7 @@ class SharedInput:
 
 
 def fuse(model: nn.Module) -> None:
-    """Lets sibling linears that share their input (q, k and v; gate and up) be computed as one.
+    """Computes sibling linears that share their input (q, k and v; gate and up) as one.
 
     Siblings of different forms (one dense, one not), dtypes or input scales stay apart.
     """
@@ -139,5 +140,5 @@ def _bias(linear: EngineLinear) -> Tensor:
 
 
 def _version(x: Tensor) -> int | None:
-    """Changes when the tensor is written to; inference tensors have none."""
+    """Returns a counter that changes when the tensor is written to; inference tensors have none."""
     return None if x.is_inference() else x._version

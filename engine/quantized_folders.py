@@ -1,4 +1,4 @@
-"""Folders of W8A8 models: what is quantized stands in config.json, the numbers in a safetensors file.
+"""Folders of W8A8 models: config.json lists what is quantized, a safetensors file holds the numbers.
 
 For each quantized linear NAME the file holds `NAME.weight` (int8, O x I) and `NAME.weight_scale` (O x 1, in the dtype
 of the rest): the format `int-quantized` of compressed-tensors, which transformers and vLLM read. A folder that stock
@@ -23,17 +23,17 @@ from engine.weights import Quantized
 
 COMPRESSED_TENSORS, OWN = "compressed-tensors", "squarehead"
 WEIGHTS = {COMPRESSED_TENSORS: "model.safetensors", OWN: "int8.safetensors"}
-"""quant_method -> the file with the numbers."""
+"""File with the numbers, by quant_method."""
 FORMAT = "int-quantized"
 W8A8: dict[str, dict[str, Any]] = {
     "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
     "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
 }
-"""The arithmetic of this project, as compressed-tensors writes it down."""
+"""The arithmetic of this project, in the notation of compressed-tensors."""
 
 
 def quantization_config(folder: Path) -> dict[str, Any] | None:
-    """What config.json says of quantization; None for a model in floating point.
+    """Returns the quantization section of config.json; None for a model in floating point.
 
     Raises EngineError for a folder of an earlier version.
     """
@@ -51,12 +51,12 @@ def quantization_config(folder: Path) -> dict[str, Any] | None:
 def load(
     folder: Path, model: nn.Module, place: Callable[[nn.Linear, Quantized], nn.Module], dtype: torch.dtype | None
 ) -> dict[str, Quantized]:
-    """Gives `model`, which is the architecture of config.json, the tensors of the folder; returns the quantized weights
-    by the dotted names of their linears.
+    """Loads the tensors of the folder into `model`, which is the architecture of config.json; returns the quantized
+    weights by the dotted names of their linears.
 
-    `place` makes what stands in the model instead of a linear that was quantized, with the linear's bias; it may be the
-    linear itself. `dtype` is that of everything else in floating point; None keeps the stored one. Raises EngineError
-    for files that are damaged, quantized in another way, or of another architecture.
+    `place` makes the module that replaces a quantized linear in the model, with the linear's bias; it may be the linear
+    itself. `dtype` is that of everything else in floating point; None keeps the stored one. Raises EngineError for
+    files that are damaged, quantized in another way, or of another architecture.
     """
     quantized, tensors = _read(folder)
     if dtype is not None:
@@ -72,7 +72,7 @@ def load(
 
 
 def _read(folder: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
-    """The quantized weights by the dotted names of their linears, and all other tensors by theirs."""
+    """Returns the quantized weights by the dotted names of their linears, and all other tensors by theirs."""
     config = quantization_config(folder)
     if not isinstance(config, dict) or config.get("quant_method") not in WEIGHTS:
         raise EngineError(f"{folder}: expected a quantization_config of one of the methods {', '.join(WEIGHTS)}")
@@ -91,7 +91,7 @@ def _read(folder: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
 
 
 def _another_way(config: dict[str, Any]) -> str | None:
-    """How the model is quantized, where that is not W8A8 as here."""
+    """Returns how the model is quantized, if that is not W8A8 as here."""
     if config.get("format") != FORMAT:
         return f"the format is {config.get('format')!r}, expected {FORMAT!r}"
     for group in config.get("config_groups", {}).values():

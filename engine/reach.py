@@ -1,9 +1,8 @@
-"""Which linears of a decoder-only model its forward pass does no more with than to call them once, found by running it
-on a few tokens.
+"""Finds the linears of a decoder-only model that its forward pass only calls, once each, by running it on a few tokens.
 
 Some models read the weight of a linear and never call it (Mamba's `dt_proj`) or besides calling it (HY-V4's
 `weights_proj`, whose inputs take the dtype of its weight), call one twice, or have linears that a forward pass never
-comes to. None of these can be pruned by what it reads, or replaced by a layer that keeps its weight in another form.
+reaches. None of these can be pruned by its inputs, or replaced by a layer that keeps its weight in another form.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from torch import Tensor, nn
 from engine.unfused import RoutedLinear
 
 ROWS, TOKENS = 2, 3
-"""Of the probe."""
+"""Rows and tokens of the probe."""
 _known: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
 
 
 def probe_ids(model: Any) -> Tensor:
-    """`ids_BT` of the probe: 2 rows of 3 tokens, on the model's device."""
+    """Returns `ids_BT` of the probe: 2 rows of 3 tokens, on the model's device."""
     vocabulary = int(model.config.get_text_config().vocab_size)
     return (torch.arange(1, ROWS * TOKENS + 1, device=model.device) % vocabulary).view(ROWS, TOKENS)
 
 
 def not_replaceable(model: Any) -> dict[str, str]:
-    """Name -> why, of the model's linears that have their weight not to themselves, are not called exactly once with
-    one row of inputs for each token, or whose weight is read outside of that call.
+    """Returns, by name and with the reason, the model's linears that share their weight, are not called exactly once
+    with one row of inputs for each token, or whose weight is read outside of that call.
 
-    Runs one forward pass of the model; a model that was asked about before answers from memory.
+    Runs one forward pass of the model; repeated calls for a model return the earlier result.
     """
     if model not in _known:
         _known[model] = _probe(model)
@@ -84,7 +83,7 @@ def _probe(model: Any) -> dict[str, str]:
 
 @contextmanager
 def _noting_reads(linears: Mapping[str, nn.Linear]) -> Iterator[set[str]]:
-    """Inside, collects the linears whose weight is asked for while they do not run."""
+    """Collects, within the block, the linears whose weight is read while they do not run."""
     outside: set[str] = set()
     running: set[nn.Module] = set()
     names = {linear: name for name, linear in linears.items()}

@@ -1,4 +1,4 @@
-"""engine.json: what an engine folder holds, and whether it still does. Needs no torch."""
+"""engine.json: the contents of an engine folder, and checks of them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class LinearRecord(_Facts):
     dtype: Literal["fp32", "bf16", "int8"]
     layout: Literal["bitmask", "dense"]
     nnz: int = Field(ge=0)
-    """Non-zeros."""
+    """Number of non-zeros."""
     bytes: int = Field(ge=0)
-    """Of values, bitmask, row offsets and scales."""
+    """Bytes of values, bitmask, row offsets and scales."""
 
 
 class FileRecord(_Facts):
@@ -40,13 +40,13 @@ class FileRecord(_Facts):
 class EngineRecord(_Facts):
     format: Literal["squarehead-engine-1"] = FORMAT
     dtype: str
-    """Of the linears; where they differ, all of them, `fp32+int8`."""
+    """Data type of the linears; if they differ, all of them, `fp32+int8`."""
     head: str
-    """Of the head's product; fp32 where the head is no engine linear."""
+    """Data type of the head's product; fp32 if the head is not an engine linear."""
     linears: dict[str, LinearRecord]
-    """By dotted name, the head too where it is one."""
+    """Linears by dotted name, including the head if it is one."""
     files: dict[str, FileRecord] = {}
-    """All others of the folder: a changed config.json would change the model as much as changed weights."""
+    """All other files of the folder: a changed config.json would change the model as much as changed weights."""
 
 
 def write(folder: Path, record: EngineRecord) -> None:
@@ -63,7 +63,7 @@ def write(folder: Path, record: EngineRecord) -> None:
 
 
 def read(folder: Path) -> EngineRecord:
-    """Raises EngineError where there is none, where it is damaged, or of another version."""
+    """Reads engine.json. Raises EngineError if there is none, if it is damaged, or of another version."""
     try:
         facts = json.loads((folder / RECORD).read_bytes())
         digest = facts.pop("digest")
@@ -87,7 +87,7 @@ def read(folder: Path) -> EngineRecord:
 
 
 def verify_sizes(folder: Path, record: EngineRecord) -> None:
-    """Raises EngineError for the first file that is missing or was cut."""
+    """Raises EngineError for the first file that is missing or truncated."""
     if WEIGHTS not in record.files:
         raise _damaged(folder, f"{RECORD} does not list {WEIGHTS}")
     for name, expected in record.files.items():
@@ -99,7 +99,7 @@ def verify_sizes(folder: Path, record: EngineRecord) -> None:
 
 
 def verify(folder: Path, record: EngineRecord) -> None:
-    """By contents: raises EngineError for the first file that is not the recorded one. Reads all of them."""
+    """Compares contents: raises EngineError for the first file that is not the recorded one. Reads all of them."""
     verify_sizes(folder, record)
     for name, expected in record.files.items():
         if _file(folder / name) != expected:

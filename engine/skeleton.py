@@ -1,4 +1,4 @@
-"""A model's architecture without the memory of its weights, and weights put into it."""
+"""Builds a model's architecture without memory for its weights, and assigns weights to it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engine.unfused import unfuse_
 
 
 def build(folder: Path) -> Any:
-    """The model of config.json in eval mode: fp32 parameters on the meta device, tied; buffers computed.
+    """Returns the model of config.json in eval mode: fp32 parameters on the meta device, tied; buffers computed.
 
-    Raises EngineError where the config is of no language or speech model that transformers knows.
+    Raises EngineError if the config is not that of a language or speech model that transformers knows.
     """
     if not (folder / "config.json").exists():
         raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
@@ -42,12 +42,12 @@ def build(folder: Path) -> Any:
 def assign(
     model: nn.Module, tensors: dict[str, Tensor], apart: Collection[str] = (), dtype: torch.dtype | None = torch.float32
 ) -> None:
-    """Gives every parameter and buffer but those called `apart` its tensor, tied parameters one tensor. What is in
-    floating point must be in `dtype`; None: in any.
+    """Gives every parameter and buffer except those named `apart` its tensor, tied parameters one tensor.
+    Floating-point tensors must be in `dtype`; None: in any.
 
-    A tied parameter stands under its first name; what stands under another of its names too is its own there, as with
-    heads of T5 v1.1, which transformers' configuration calls tied and its checkpoints do not tie. Raises EngineError
-    unless `tensors` are exactly those the model has.
+    A tied parameter is stored under its first name; a tensor under another of its names is a parameter of its own, as
+    with heads of T5 v1.1, which transformers' configuration calls tied and its checkpoints do not tie. Raises
+    EngineError unless `tensors` are exactly those of the model.
     """
     expected = {name: tensor for name, tensor in model.state_dict().items() if name not in apart}
     aliases = {names[0]: names for names in _tied(model)}
@@ -73,12 +73,12 @@ def assign(
 
 
 def second_names(model: nn.Module) -> set[str]:
-    """All names but the first of parameters that have several."""
+    """Returns all names but the first of parameters that have several."""
     return {name for names in _tied(model) for name in names[1:]}
 
 
 def _tied(model: nn.Module) -> list[list[str]]:
-    """Names of each parameter that has several, the first one first."""
+    """Returns the names of each parameter that has several, the first one first."""
     names = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)

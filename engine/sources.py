@@ -1,4 +1,4 @@
-"""The C++ sources of the kernels, the library built from them, and whether it was. Imports nothing heavy."""
+"""The C++ sources of the kernels and the library built from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ NATIVE = Path(__file__).parent / "native"
 
 
 def library() -> Path | None:
-    """The extension that the package's build left beside this module; None where there was no C++ compiler.
+    """Returns the extension that the package's build left beside this module; None if there was no C++ compiler.
 
-    The environment variable SQUAREHEAD_KERNELS names another, of the same sources: so `make sanitize` tests its own.
+    The environment variable SQUAREHEAD_KERNELS names another build of the same sources: `make sanitize` tests its own
+    that way.
     """
     if named := os.environ.get("SQUAREHEAD_KERNELS"):
         return Path(named)
@@ -22,7 +23,7 @@ def library() -> Path | None:
 
 
 def digest() -> str:
-    """sha256 over names and contents, its first 16 digits; empty where the sources are not installed."""
+    """Returns the sha256 over names and contents, its first 16 digits; empty if the sources are not installed."""
     files = sorted(NATIVE.glob("*.cpp")) + sorted(NATIVE.glob("*.h"))
     if not files:
         return ""

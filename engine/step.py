@@ -1,4 +1,4 @@
-"""One decoding step in one call of the compiled code: the structures that it reads, and its caches."""
+"""Runs one decoding step in one call of the compiled code: the structures that it reads, and its caches."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ PHASES: dict[Kind, tuple[str, str, str]] = {
     "cross_attention": ("query", "cross_attention", "cross_out"),
     "mlp": ("up", "activation", "down"),
 }
-"""Of each kind of block: its first product, what stands in the middle, its second product; norms stand with the product
-that follows them. The order is that of engine/native/decoder.h, where the head comes last."""
+"""Phases of each kind of block: its first product, its middle, its second product; norms count towards the product that
+follows them. The order is that of engine/native/decoder.h, where the head comes last."""
 HEAD = "head"
 MAX_CONTEXT = 4096
-"""Positions of a cache for sequences whose length nobody tells; memory for those never reached is never touched."""
+"""Positions of a cache for sequences of unknown length; memory for those never reached is never touched."""
 ACTIVATION_CODES = ("silu", "relu", "gelu", "gelu_tanh")
 
 
 @dataclass
 class Profile:
-    """Where the steps' time went."""
+    """Time of the steps by phase."""
 
     steps: int
     seconds: dict[str, float]
-    """By phase, waiting for the slowest thread included."""
+    """Seconds by phase, including waiting for the slowest thread."""
     weight_bytes: dict[str, int]
-    """Read by one step, of the phases that are products."""
+    """Bytes read by one step, for the phases that are products."""
 
 
 class Step:
@@ -87,8 +87,8 @@ class Step:
         self._forget()
 
     def begin(self, earlier: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
-        """Takes new memory for keys and values of self-attention. `earlier`: those of the positions so far, for each
-        block of it, heads x positions x size."""
+        """Allocates memory for keys and values of self-attention. `earlier` are those of the positions so far, for each
+        of its blocks, heads x positions x size."""
         self.keys, self.values = torch.zeros(self._shape), torch.zeros(self._shape)
         """Block, head, position, size; never touched where no position came to be."""
         for block, keys, values in zip(self._of_kind("self_attention"), self.keys, self.values, strict=True):
@@ -97,7 +97,7 @@ class Step:
             self.keys[number, :, : keys.shape[1]], self.values[number, :, : keys.shape[1]] = keys, values
 
     def set_cross_attention_kv(self, sources: list[tuple[Tensor, Tensor]]) -> None:
-        """Keys and values of the encoder's states for each block of cross-attention, heads x positions x size."""
+        """Sets keys and values of the encoder's states for each block of cross-attention, heads x positions x size."""
         self._sources = [(keys.contiguous(), values.contiguous()) for keys, values in sources]
         for block, (keys, values) in zip(self._of_kind("cross_attention"), self._sources, strict=True):
             block.keys, block.values = keys.data_ptr(), values.data_ptr()
@@ -105,13 +105,13 @@ class Step:
         self.sees_source = True
 
     def run(self, token: int, position: int) -> Tensor:
-        """`logits_V`, overwritten by the next step."""
+        """Runs one token; returns `logits_V`, overwritten by the next step."""
         self._decode(token, position, self._logits, self._seconds)
         self._steps += 1
         return self._logits
 
     def run_prompt(self, tokens: Sequence[int]) -> Tensor:
-        """Runs them from position 0 on; `logits_V` of the last. They do not count as steps."""
+        """Runs tokens from position 0 on; returns `logits_V` of the last. They do not count as steps."""
         seconds = _no_seconds()
         for position, token in enumerate(tokens):
             self._decode(token, position, self._logits if position == len(tokens) - 1 else None, seconds)
@@ -122,7 +122,7 @@ class Step:
         kernels.decode(address, token, position, logits_V, threads, seconds)
 
     def profile(self) -> Profile:
-        """Of all steps since the last call."""
+        """Returns the profile of all steps since the last call."""
         seconds = dict(zip(_ALL_PHASES, self._seconds, strict=True))
         found = Profile(self._steps, {name: seconds[name] for name in self._phases}, dict(self._bytes))
         self._forget()

@@ -1,4 +1,4 @@
-"""The structures of engine/native/decoder.h for ctypes, and whether a library has them as they stand here."""
+"""The structures of engine/native/decoder.h for ctypes, and a check that a library has the same ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ STRUCTURES: tuple[type[ctypes.Structure], ...] = (Stage, Norm, Block, Decoder)
 
 
 def mismatch(library: Any) -> str | None:
-    """The first difference between the structures here and those that the library was compiled with, in one line."""
+    """Returns in one line the first difference between the structures here and those that the library was compiled
+    with."""
     for here, there in zip_longest(_described(STRUCTURES), _compiled(library)):
         if here != there:
             return f"engine/structures.py has {_shown(here)} where the compiled code has {_shown(there)}"

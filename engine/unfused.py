@@ -1,10 +1,10 @@
-"""Layers that transformers stores in another form than `nn.Linear`, as linears and back.
+"""Converts layers that transformers stores in another form than `nn.Linear` to linears and back.
 
-transformers keeps the experts of a mixture in two parameters of three dimensions; GPT-2 and its like have `Conv1D`,
-a linear with its weight transposed. Pruning, distillation, quantization and the engine all work on linears: `unfuse_`
-puts them there, under the name of the layer (`experts.3.down_proj`), and `fuse_` gives back what transformers saves
-and loads. Both only rearrange: the linears' weights are views of the parameters, and each expert computes the tokens
-routed to it, as transformers' own eager code does.
+transformers keeps the experts of a mixture in two parameters of three dimensions; GPT-2 and similar models have
+`Conv1D`, a linear with its weight transposed. Pruning, distillation, quantization and the engine all work on linears:
+`unfuse_` creates them, under the name of the layer (`experts.3.down_proj`), and `fuse_` restores what transformers
+saves and loads. Both only rearrange: the linears' weights are views of the parameters, and each expert computes the
+tokens routed to it, as transformers' own eager code does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RoutedLinear(nn.Linear):
     """A linear of an expert: it sees the tokens that are routed to it."""
 
     tokens_N: Tensor | None = None  # noqa: N815
-    """Of the call that runs: which of the model's tokens (row by row) the rows of its input are."""
+    """In the current call, the index of the model's token (row by row) for each row of its input."""
 
 
 class UnfusedExperts(nn.ModuleList):
@@ -46,11 +46,11 @@ class UnfusedExperts(nn.ModuleList):
 
     @property
     def fused(self) -> Any:
-        """transformers' module, without its weights."""
+        """Returns transformers' module, without its weights."""
         return self._fused[0]
 
     def forward(self, h_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> Tensor:
-        """`expert_TK`: the experts of each token; `weight_TK`: what their outputs count."""
+        """Computes the output. `expert_TK`: the experts of each token; `weight_TK`: the weights of their outputs."""
         out_TD = torch.zeros_like(h_TD)
         num_tokens = len(h_TD)
         experts_N = expert_TK.t().flatten()
@@ -76,7 +76,7 @@ class UnfusedExperts(nn.ModuleList):
         return y_ND
 
     def refused_(self) -> nn.Module:
-        """transformers' module, with the weights as they are now; the linears become views of them."""
+        """Returns transformers' module, with the current weights; the linears become views of them."""
         fused = self.fused
         for name in self.names:
             linears = [getattr(expert, name) for expert in self]
@@ -102,12 +102,12 @@ def _linear_of(fused: Any, name: str, number: int) -> RoutedLinear:
 
 
 class UnfusedConv1D(nn.Linear):
-    """What was a `Conv1D`."""
+    """The linear that replaces a `Conv1D`."""
 
 
 def unfuse_(model: nn.Module) -> None:
-    """Puts linears in the place of experts and `Conv1D`s. What is unfused already, and experts of a kind that is not
-    known, stay as they are."""
+    """Replaces experts and `Conv1D`s by linears. What is unfused already, and experts of an unknown kind, stay as they
+    are."""
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
             W_OI = module.weight.data.t()
@@ -120,7 +120,7 @@ def unfuse_(model: nn.Module) -> None:
 
 
 def fuse_(model: nn.Module) -> None:
-    """The inverse of `unfuse_`: the model as transformers builds, saves and loads it."""
+    """Reverses `unfuse_`: restores the model as transformers builds, saves and loads it."""
     for name, module in list(model.named_modules()):
         if isinstance(module, UnfusedExperts):
             model.set_submodule(name, module.refused_())
@@ -134,7 +134,7 @@ def fuse_(model: nn.Module) -> None:
 
 @contextmanager
 def fused(model: nn.Module) -> Iterator[None]:
-    """The model as transformers has it, for the time of a save."""
+    """Restores transformers' form of the model within the block, for saving."""
     fuse_(model)
     try:
         yield
@@ -143,12 +143,12 @@ def fused(model: nn.Module) -> Iterator[None]:
 
 
 def is_unfused(model: nn.Module) -> bool:
-    """Whether some of its linears are none in transformers' own form of the model."""
+    """Returns whether some of its linears are not linears in transformers' own form of the model."""
     return any(isinstance(module, UnfusedExperts | UnfusedConv1D) for module in model.modules())
 
 
 def _is_known(module: Any) -> bool:
-    """Experts by transformers' interface of them, in two parameters for all."""
+    """Returns whether experts follow transformers' interface of them, in two parameters for all."""
     flags = ("has_gate", "has_bias", "is_transposed", "num_experts")
     if not all(hasattr(module, flag) for flag in flags) or getattr(module, "has_post_expert_norm", False):
         return False

@@ -20,13 +20,13 @@ from engine.errors import EngineError
 DType = Literal["fp32", "bf16", "int8"]
 DTYPES: dict[DType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 LEVELS = 127
-"""Of the symmetric int8 grid, on either side of zero."""
+"""Levels of the symmetric int8 grid, on either side of zero."""
 OFFSET_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """An int8 weight as a quantized checkpoint brings it: `W ≈ q · scale`."""
+    """An int8 weight from a quantized checkpoint: `W ≈ q · scale`."""
 
     q_OI: Tensor  # noqa: N815
     """int8."""
@@ -49,7 +49,7 @@ class PackedWeight:
     row_offsets: Tensor | None
     """int64 [O]: where each row starts in `values`."""
     scale: Tensor | None
-    """fp32 [O], of int8 only."""
+    """fp32 [O], only for int8."""
 
     @classmethod
     def of(cls, W_OI: Tensor, dtype: DType, *, keep_dense: bool = False) -> PackedWeight:
@@ -73,7 +73,7 @@ class PackedWeight:
 
     @classmethod
     def of_int8(cls, q_OI: Tensor, scale_O: Tensor, *, keep_dense: bool = False) -> PackedWeight:
-        """Packs what is quantized already, without rounding again."""
+        """Packs an already quantized matrix, without rounding again."""
         if q_OI.dtype != torch.int8 or q_OI.dim() != 2:
             raise EngineError(f"a quantized weight is {q_OI.dtype} of {q_OI.dim()} dimensions, expected int8 [O, I]")
         packed = _pack(q_OI.detach(), scale_O.detach().float().contiguous(), keep_dense)
@@ -82,7 +82,7 @@ class PackedWeight:
 
     @classmethod
     def stack(cls, parts: Sequence[PackedWeight]) -> PackedWeight:
-        """One below the other; all of one dtype and width, and all dense or none."""
+        """Stacks matrices along the rows; all of one dtype and width, and all dense or none."""
         first = parts[0]
         bitmask = row_offsets = scale = None
         if first.bitmask is not None:
@@ -100,22 +100,22 @@ class PackedWeight:
 
     @property
     def nnz(self) -> int:
-        """Non-zeros."""
+        """Returns the number of non-zeros."""
         return int(torch.count_nonzero(self.values))
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros."""
+        """Returns the fraction of zeros."""
         return 1 - self.nnz / (self.shape[0] * self.shape[1])
 
     @property
     def nbytes(self) -> int:
-        """Of all that is stored: values, bitmask, row offsets and scales."""
+        """Returns the stored bytes: values, bitmask, row offsets and scales."""
         parts = (self.values, self.bitmask, self.row_offsets, self.scale)
         return sum(part.nbytes for part in parts if part is not None)
 
     def dense(self) -> Tensor:
-        """`W_OI` in fp32, dequantized."""
+        """Returns `W_OI` in fp32, dequantized."""
         values = self.values.float()
         if self.bitmask is None:
             W_OI = values.reshape(self.shape).clone()
@@ -125,7 +125,7 @@ class PackedWeight:
         return W_OI if self.scale is None else W_OI.mul_(self.scale[:, None])
 
     def check(self, name: str) -> None:
-        """Raises EngineError, naming the tensor, where the parts do not make a matrix that kernels may trust."""
+        """Raises EngineError, naming the tensor, if the parts do not form a valid matrix for the kernels."""
         if len(self.shape) != 2 or min(self.shape) < 1:
             raise EngineError(f"{name}: shape is {self.shape}, expected two positive sizes")
         if self.values.dtype not in DTYPES.values():
@@ -154,7 +154,7 @@ def _quantize(W_OI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pack(stored_OI: Tensor, scale_O: Tensor | None, keep_dense: bool) -> PackedWeight:
-    """Dense where the bitmask form would not be smaller: few zeros, or very short rows."""
+    """Packs a matrix, dense if the bitmask form would not be smaller: few zeros, or very short rows."""
     rows, columns = stored_OI.shape
     mask_OI = stored_OI != 0
     count_O = mask_OI.sum(dim=1)

@@ -1,4 +1,4 @@
-"""How fast the threads read memory: the limit of every product with a few tokens."""
+"""Measures how fast the threads read memory: the limit of every product with a few tokens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WIDTH = 4096
 @dataclass(frozen=True)
 class ReadBandwidth:
     gigabytes_per_second: float
-    """Of the fastest round of the fastest way to read."""
+    """Bandwidth of the fastest round of the fastest way to read."""
     method: str
-    """That way."""
+    """The fastest way to read."""
 
 
 def measure(threads: int, buffer_bytes: int) -> ReadBandwidth:
-    """Reads `buffer_bytes`, which should be more than the caches hold, in interleaved rounds by torch's sum and, where
-    there are kernels, by the engine's own products of dense matrices. Takes torch's threads as they are set."""
+    """Reads `buffer_bytes`, which should exceed the caches, in interleaved rounds by torch's sum and, if there are
+    kernels, by the engine's own products of dense matrices. Uses torch's current number of threads."""
     rows = max(1, buffer_bytes // (4 * WIDTH))
     ones_OI, x_TI = torch.ones(rows, WIDTH), torch.ones(1, WIDTH)
     ways = [_way("torch sum, fp32", ones_OI.nbytes, ones_OI.sum)]
@@ -45,5 +45,5 @@ def measure(threads: int, buffer_bytes: int) -> ReadBandwidth:
 
 
 def _way(name: str, read_bytes: int, call: Callable[[], object]) -> Contender[float]:
-    """Its rounds are GB/s."""
+    """Returns a contender whose rounds are GB/s."""
     return Contender(name=name, measure=lambda: read_bytes / seconds(call, 0) / 1e9, weight_bytes=read_bytes)

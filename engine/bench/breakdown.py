@@ -1,4 +1,4 @@
-"""Where one decoding step of the engine goes, and how far it stands from the time that reading its weights takes."""
+"""Breaks down one decoding step of the engine, and compares it with the time that reading its weights takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.bench.roofline import gigabytes_per_second
 from engine.step import Profile
 
 OUTSIDE = "outside"
-"""Of the compiled step: Python, its call, and choosing the token."""
+"""Part outside of the compiled step: Python, its call, and choosing the token."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Phase:
     name: str
     microseconds: float
     percent: float
-    """Of the step."""
+    """Share of the step."""
     weight_bytes: int | None
     gigabytes_per_second: float | None
 
@@ -30,19 +30,20 @@ class Breakdown:
 
     steps: int
     phases: list[Phase]
-    """In the order of the step, then what is outside of it; together they are the step."""
+    """Phases in the order of the step, then the part outside of it; together they are the step."""
     microseconds: float
     transformers_microseconds: float
-    """A step of the same model, decoded by transformers."""
+    """Time of a step of the same model, decoded by transformers."""
     weight_bytes: int
     memory: ReadBandwidth
-    """With the same threads."""
+    """Read bandwidth with the same threads."""
     limit_microseconds: float
-    """What reading the weights from memory takes."""
+    """Time of reading the weights from memory."""
 
 
 def breakdown(profile: Profile, step_s: float, transformers_step_s: float, memory: ReadBandwidth) -> Breakdown:
-    """`step_s`, `transformers_step_s`: seconds of one step, measured from outside; the profile is of the same steps."""
+    """Computes the breakdown. `step_s` and `transformers_step_s` are the seconds of one step, measured from outside;
+    the profile is of the same steps."""
     assert profile.steps > 0
     seconds = {name: total / profile.steps for name, total in profile.seconds.items()}
     seconds[OUTSIDE] = step_s - sum(seconds.values())

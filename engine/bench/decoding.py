@@ -1,4 +1,4 @@
-"""Greedy decoding at batch 1 with the key-value cache, as each runtime does it: one prompt, then token by token."""
+"""Greedy decoding at batch 1 with the key-value cache, in each runtime: one prompt, then token by token."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from engine.peers.models import PeerModel
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is given before it decodes."""
+    """Input of a model before it decodes."""
 
     ids_1T: Tensor  # noqa: N815
-    """The prompt; of an encoder-decoder the decoder's."""
+    """The prompt; for an encoder-decoder the decoder's."""
     encoder: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the encoder reads, B = 1, as arguments of the model's forward."""
+    """Input of the encoder, B = 1, as arguments of the model's forward."""
 
 
 class Runner(Protocol):
     """A model ready to decode."""
 
     weight_bytes: int | None
-    """Read from memory for each decoded token: all weights, scales and indices, but not the cache, and nothing of an
-    encoder. None: not known."""
+    """Bytes read from memory for each decoded token: all weights, scales and indices, but not the cache, and nothing of
+    an encoder. None: not known."""
     note: str | None
-    """What a reader of its row must know."""
+    """Note for the reader of its row."""
     process: int | None
     """Id of the process that computes; None: this one."""
 
@@ -43,11 +43,11 @@ class Runner(Protocol):
         """Runs one more token and returns the next."""
 
     def close(self) -> None:
-        """Ends the process that computes, where it is another one."""
+        """Ends the process that computes, if it is another one."""
 
 
 def greedy(runner: Runner, prompt: Prompt, steps: int) -> tuple[list[float], list[int]]:
-    """The clock before and after each token, and the tokens: the prompt's, then `steps` more."""
+    """Returns the clock before and after each token, and the tokens: the prompt's, then `steps` more."""
     times = [time.perf_counter()]
     tokens = [runner.prefill(prompt)]
     times.append(time.perf_counter())
@@ -58,12 +58,13 @@ def greedy(runner: Runner, prompt: Prompt, steps: int) -> tuple[list[float], lis
 
 
 def argmax_token(logits_V: Tensor) -> int:
-    """numpy's argmax: of 50 000 logits torch's takes 250 us, a tenth of a compiled step."""
+    """Returns the most probable token by numpy's argmax: of 50 000 logits torch's takes 250 us, a tenth of a compiled
+    step."""
     return int(logits_V.float().numpy().argmax())
 
 
 class TransformersRunner:
-    """A transformers model, whatever its linears are, as `generate` runs it."""
+    """A transformers model with any linears, run as in `generate`."""
 
     process: int | None = None
 
@@ -83,7 +84,7 @@ class TransformersRunner:
         return self._forward(torch.tensor([[token]]))
 
     def close(self) -> None:
-        """There is no process to end."""
+        """Does nothing: there is no process to end."""
 
     @torch.inference_mode()
     def _forward(self, ids_1T: Tensor) -> int:
@@ -97,7 +98,7 @@ class TransformersRunner:
 
 
 class EngineRunner:
-    """Prompts of language models and encoders through the transformers model, tokens through the engine's own step."""
+    """Runs prompts of language models and encoders in the transformers model, tokens in the engine's own step."""
 
     process: int | None = None
 
@@ -115,7 +116,7 @@ class EngineRunner:
         return argmax_token(self.decoder.step(token))
 
     def close(self) -> None:
-        """There is no process to end."""
+        """Does nothing: there is no process to end."""
 
 
 class PeerRunner:

@@ -1,4 +1,4 @@
-"""Rows of `layers` as tables: contenders by sparsities, for each shape and number of tokens."""
+"""Formats rows of `layers` as tables: contenders by sparsities, for each shape and number of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One linear layer in every form, timed in interleaved rounds: torch dense, the engine dense and sparse, peers."""
+"""Times one linear layer in every form in interleaved rounds: torch dense, the engine dense and sparse, peers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WARMUP = 2
 
 @dataclass(frozen=True)
 class Case:
-    """`y_TO = x_TI W_OIᵀ` with W of `rows` x `columns`, a share `sparsity` of it zeros at random places."""
+    """`y_TO = x_TI W_OIᵀ` with W of `rows` x `columns`, of which a share `sparsity` is zero at random places."""
 
     rows: int
     columns: int
@@ -48,11 +48,11 @@ class LayerContender(Contender[float]):
 
     dtype: str
     dense: bool
-    """Spends as much on zeros as on other weights."""
+    """Whether zeros take as long as other weights."""
 
 
 def turns(dtypes: int, peers: int, rounds: int) -> int:
-    """How often `measure` calls `done`."""
+    """Returns how often `measure` calls `done`."""
     return (WARMUP + rounds) * (len(TORCH_DTYPES) + 2 * dtypes + peers)
 
 
@@ -68,8 +68,8 @@ def measure(
     bandwidth: ReadBandwidth,
     done: Callable[[], None],
 ) -> list[Row]:
-    """A row for each contender. torch's threads must be `threads`. Before each call `flush_bytes` of other memory are
-    read, where a product is bound by memory. `done` is called after each turn of a contender."""
+    """Returns a row for each contender. torch's threads must be `threads`. Before each call `flush_bytes` of other
+    memory are read if the product is bound by memory. Calls `done` after each turn of a contender."""
     contenders: list[LayerContender] = []
     flush_bytes = flush_bytes if case.bound_by_memory else 0
     try:
@@ -95,7 +95,7 @@ def _prepare(
 
 
 def random_layer(case: Case) -> tuple[Tensor, Tensor]:
-    """`W_OI` and `x_TI`, the same on every call; a higher sparsity keeps some of what a lower one keeps."""
+    """Returns `W_OI` and `x_TI`, the same on every call; a higher sparsity keeps a subset of what a lower one keeps."""
     draw = torch.Generator().manual_seed(0)
     W_OI = torch.randn(case.rows, case.columns, generator=draw)
     W_OI[torch.rand(case.rows, case.columns, generator=draw) < case.sparsity] = 0
@@ -103,7 +103,7 @@ def random_layer(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def _torch(W_OI: Tensor, x_TI: Tensor, flush_bytes: int) -> Iterator[LayerContender]:
-    """As a model in that dtype calls it: what comes in is in the dtype already."""
+    """Calls the layer as a model in that dtype does: the input already has the dtype."""
     for name, torch_dtype in TORCH_DTYPES.items():
         product = partial(functional.linear, x_TI.to(torch_dtype), weight := W_OI.to(torch_dtype))
         contender = LayerContender(name=f"torch_{name}", dtype=name, dense=True, weight_bytes=weight.nbytes)
@@ -114,7 +114,7 @@ def _torch(W_OI: Tensor, x_TI: Tensor, flush_bytes: int) -> Iterator[LayerConten
 def _engine(
     case: Case, W_OI: Tensor, x_TI: Tensor, dtype: DType, threads: int, dense: bool, flush_bytes: int
 ) -> LayerContender:
-    """With the rounding of its inputs, which come in fp32."""
+    """Calls the layer with fp32 inputs, which it rounds."""
     contender = LayerContender(name=f"engine_{dtype}{'_dense' if dense else ''}", dtype=dtype, dense=dense)
     if dense and dtype == "fp32" and not case.bound_by_memory:
         contender.reason = f"beyond {kernels.MAX_GEMV_TOKENS} tokens the engine takes torch's product for dense fp32"
@@ -150,9 +150,9 @@ def _peer(peer: LayerPeer, case: Case, W_OI: Tensor, threads: int, flush_bytes: 
 
 
 def rows_of(case: Case, contenders: Sequence[LayerContender], bandwidth: ReadBandwidth) -> list[Row]:
-    """Ratios are quotients of medians of this case: how many times as fast as the baseline. They are over torch fp32;
-    over the dense contender of the same dtype (the engine's, or torch's where the engine takes that); and over the
-    fastest dense contender. None where a baseline did not run."""
+    """Returns the rows. Ratios are quotients of medians of this case: how many times as fast as the baseline. They are
+    over torch fp32; over the dense contender of the same dtype (the engine's, or torch's if the engine takes that); and
+    over the fastest dense contender. None if a baseline did not run."""
     medians = median_seconds(contenders)
     dense = [c.name for c in contenders if c.dense and c.name in medians]
     fastest = min(dense, key=lambda name: medians[name], default=None)
@@ -191,7 +191,7 @@ def rows_of(case: Case, contenders: Sequence[LayerContender], bandwidth: ReadBan
 
 
 def _limits(case: Case, contender: LayerContender, seconds: float, bandwidth: ReadBandwidth) -> Row:
-    """`storage_roofline`, over dense fp32; `flop_roofline`, over a dense product of the same arithmetic."""
+    """Returns `storage_roofline`, over dense fp32, and `flop_roofline`, over a dense product of the same arithmetic."""
     read = contender.weight_bytes
     rate = None if read is None else roofline.gigabytes_per_second(read, seconds)
     return {

@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement belongs to, and the size of its caches."""
+"""Describes the machine and the versions that a measurement belongs to, and the size of its caches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def describe(threads: int, runtimes: Iterable[str] = ()) -> dict[str, Any]:
-    """For the record of a run. `runtimes`: those of the peers that took part."""
+    """Returns the description for the record of a run. `runtimes` are those of the peers that took part."""
     import torch
 
     names = ("torch", "transformers", "numpy", "squarehead")
@@ -41,7 +41,7 @@ def describe(threads: int, runtimes: Iterable[str] = ()) -> dict[str, Any]:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Inside, torch and the engine compute with `count` threads."""
+    """Makes torch and the engine compute with `count` threads within the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -53,13 +53,13 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def last_level_cache_bytes(caches: Path = CACHES) -> int | None:
-    """As the kernel tells; None where it does not."""
+    """Returns the size that the kernel reports; None if it reports none."""
     found = {int(_read(index / "level")): _bytes(_read(index / "size")) for index in caches.glob("index*")}
     return found[max(found)] if found else None
 
 
 def default_flush_bytes() -> int:
-    """Reading as much leaves none of the weights in the last-level cache."""
+    """Returns how many bytes to read so that none of the weights stay in the last-level cache."""
     return max(LEAST_FLUSH_BYTES, 2 * (last_level_cache_bytes() or 0))
 
 
@@ -68,12 +68,12 @@ def _read(path: Path) -> str:
 
 
 def _bytes(size: str) -> int:
-    """Of "107520K"."""
+    """Parses "107520K"."""
     return int(size[:-1]) * UNITS[size[-1]] if size[-1] in UNITS else int(size)
 
 
 def _peer_version(runtime: str) -> str | None:
-    """The one pinned for its side environment, else the one installed here; None where there is none."""
+    """Returns the version pinned for the peer's side environment, else the installed one; None if there is none."""
     from engine.peers.environments import ENVIRONMENTS
 
     if runtime in ENVIRONMENTS:

@@ -1,4 +1,4 @@
-"""Options of the measuring commands: added, parsed and checked. Imports nothing heavy."""
+"""Adds, parses and checks options of the measuring commands. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def check_least(args: argparse.Namespace, least: int, *names: str) -> None:
 
 
 def check_out(out: Path | None) -> None:
-    """Before anything is measured."""
+    """Checks the output file before anything is measured."""
     if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
         raise EngineError(f"--json is {out}, expected a file in a folder that is there")
 
 
 def choose(option: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """Those listed, once each, or all."""
+    """Returns the listed ones, once each, or all."""
     names = [name.strip() for name in text.split(",")]
     if names == ["all"]:
         return list(known)
@@ -43,7 +43,7 @@ def choose(option: str, text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def parse_list(option: str, text: str, parse: Callable[[str], T], expected: str) -> list[T]:
-    """Each part once. `parse` raises ValueError for what is not `expected`."""
+    """Returns each part once. `parse` raises ValueError for a part that is not `expected`."""
     found = []
     for part in text.split(","):
         try:

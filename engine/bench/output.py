@@ -1,4 +1,4 @@
-"""Where measurements go: a JSON file, tables, and a terminal that shows how long they still take."""
+"""Outputs measurements: to a JSON file, to tables, and to a terminal with the remaining time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 WIDTH = 110
-"""Columns that every table fits."""
+"""Columns that every table fits into."""
 MISSING = "–"
-"""In the place of a number that there is none of."""
+"""Text for a number that does not exist."""
 
 
 def wide_console() -> Console:
-    """Standard output, at least as wide as the tables: a pipe's 80 columns would cut them."""
+    """Returns a console on standard output that is at least as wide as the tables: a pipe's 80 columns would cut
+    them."""
     return Console(highlight=False, width=max(WIDTH, Console().width))
 
 
@@ -33,7 +34,7 @@ def progress_bar() -> Progress:
 
 
 def table(first: str, *others: str) -> Table:
-    """An empty table: labels on the left, numbers in the other columns."""
+    """Returns an empty table: labels on the left, numbers in the other columns."""
     made = Table(box=None, pad_edge=False)
     made.add_column(first, no_wrap=True)
     for column in others:
@@ -56,7 +57,7 @@ def show_machine(record: dict[str, Any], console: Console) -> None:
 
 
 def write(record: dict[str, Any], out: Path | None) -> None:
-    """Whole or not at all: a kill leaves what was there before."""
+    """Writes the whole file or nothing: a kill leaves the earlier file."""
     if out is not None:
         partial = out.with_name(f"{out.name}.partial")
         partial.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What memory and arithmetic allow: pure functions of sizes, sparsity and seconds."""
+"""Limits of memory and arithmetic: pure functions of sizes, sparsity and seconds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ def dense_bytes(rows: int, columns: int, dtype: DType) -> int:
 
 
 def bitmask_bytes(rows: int, columns: int, sparsity: float, dtype: DType) -> float:
-    """Of a bit for each weight and the non-zeros; offsets and scales, a few bytes a row, are left out."""
+    """Returns the bytes of a bit for each weight and of the non-zeros; without offsets and scales, a few bytes a
+    row."""
     return rows * columns * (1 / 8 + (1 - sparsity) * VALUE_BYTES[dtype])
 
 
 def storage_ratio(rows: int, columns: int, stored_bytes: float) -> float:
-    """Speed over dense fp32, where both do nothing but read their weights."""
+    """Returns the speed over dense fp32 if both only read their weights."""
     return dense_bytes(rows, columns, "fp32") / stored_bytes
 
 
 def flop_ratio(sparsity: float) -> float:
-    """Speed over a dense product of the same arithmetic, where no time goes to zeros; sparsity below 1."""
+    """Returns the speed over a dense product of the same arithmetic if zeros take no time; sparsity below 1."""
     return 1 / (1 - sparsity)
 
 
@@ -31,5 +32,5 @@ def gigabytes_per_second(stored_bytes: float, seconds: float) -> float:
 
 
 def gigaflops(tokens: int, rows: int, columns: int, seconds: float) -> float:
-    """GFLOP/s of the dense product, whose multiplications and additions count as done, by zeros too."""
+    """Returns GFLOP/s of the dense product, counting its multiplications and additions as done, with zeros too."""
     return 2 * tokens * rows * columns / seconds / 1e9

@@ -1,5 +1,5 @@
-"""Interleaved rounds: in each round every contender runs once (A B C A B C), so that a slow minute of the machine hits
-all of them alike."""
+"""Interleaved rounds: in each round every contender runs once (A B C A B C), so that a slow minute of the machine
+affects all of them alike."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ C = TypeVar("C", bound="Contender[Any]")
 
 @dataclass(kw_only=True)
 class Contender(Generic[T]):
-    """Something that is measured, and the measurements of its rounds; or why it cannot run."""
+    """A measured runtime or form, and the measurements of its rounds; or the reason why it cannot run."""
 
     name: str
     measure: Callable[[], T] | None = None
-    """Runs one round. None: it cannot run."""
+    """Function that runs one round. None: it cannot run."""
     end: Callable[[], object] | None = None
-    """Ends the runtime's process, where it has one of its own."""
+    """Function that ends the runtime's process, if it has one."""
     weight_bytes: int | None = None
-    """Read by one product, or one decoding step. None: the runtime does not say."""
+    """Bytes read by one product, or one decoding step. None: the runtime does not report it."""
     reason: str | None = None
     """Why it cannot run, or why it failed."""
     rounds: list[T] = field(default_factory=list)
 
     def run(self, counted: bool) -> None:
-        """Runs one round. A contender whose runtime fails is out from then on, and what it had measured with it."""
+        """Runs one round. A contender whose runtime fails takes no further part, and its earlier measurements are
+        dropped."""
         if self.measure is None:
             return
         try:
@@ -75,10 +76,10 @@ class Spread:
 
 
 def median_seconds(contenders: Iterable[Contender[float]]) -> dict[str, float]:
-    """By name, of those that ran."""
+    """Returns the medians of the contenders that ran, by name."""
     return {contender.name: statistics.median(contender.rounds) for contender in contenders if contender.rounds}
 
 
 def speedup(medians: dict[str, float], name: str, baseline: str | None) -> float | None:
-    """How many times as fast `name` is as `baseline`; None where the baseline did not run."""
+    """Returns how many times as fast `name` is as `baseline`; None if the baseline did not run."""
     return medians[baseline] / medians[name] if baseline in medians else None

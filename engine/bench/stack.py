@@ -1,4 +1,4 @@
-"""A random Llama of a few layers of a large one's shape, decoded token by token by torch, the engine and llama.cpp."""
+"""Decodes a random Llama of a few layers of a large one's shape, token by token in torch, the engine and llama.cpp."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BASELINE = "torch_fp32"
 WARMUP = 1
 """Rounds that are not counted."""
 FIRST = Prompt(torch.tensor([[1]]))
-"""What every round starts from, with an empty cache."""
+"""Token that every round starts from, with an empty cache."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Shape:
 
     @property
     def layer_linears(self) -> list[tuple[int, int]]:
-        """Outputs and inputs."""
+        """Returns the outputs and inputs of a layer's linears."""
         kv = self.width // self.heads * self.kv_heads
         attention = [(self.width, self.width), (kv, self.width), (kv, self.width), (self.width, self.width)]
         return [*attention, *[(self.mlp_width, self.width)] * 2, (self.width, self.mlp_width)]
 
     def check(self) -> None:
-        """Raises EngineError for sizes that make no Llama."""
+        """Raises EngineError for sizes that are not valid for a Llama."""
         if self.width % self.heads or self.heads % self.kv_heads or self.width // self.heads % 2:
             raise EngineError(
                 f"width {self.width}, {self.heads} heads and {self.kv_heads} key heads do not divide one another, or "
@@ -75,11 +75,11 @@ ENGINE_FORMS = {
 TORCH_DTYPES = {"torch_fp32": torch.float32, "torch_bf16": torch.bfloat16}
 LLAMACPP_TYPES = {"llamacpp_q8_0": "Q8_0", "llamacpp_q4_k": "Q4_K_M"}
 LLAMACPP_BYTES = {"llamacpp_q8_0": 1.06, "llamacpp_q4_k": 0.62}
-"""A weight, about."""
+"""Approximate bytes of a weight."""
 
 
 class StepRunner(EngineRunner):
-    """Runs prompts through the engine's step too: the model around it has no layers any more."""
+    """Runs prompts in the engine's step too, since the model around it has no layers left."""
 
     def prefill(self, prompt: Prompt) -> int:
         self.decoder.position = 0
@@ -92,12 +92,12 @@ class StackContender(Contender[float]):
 
     note: str | None = None
     decoder: Decoder | EncoderDecoder | None = None
-    """Of the engine."""
+    """Decoder of the engine."""
 
 
 @torch.no_grad()
 def one_layer(shape: Shape, sparsity: float, context: int) -> Any:
-    """The model of one layer, fp32, random, with zeros at random places in its linears but the head."""
+    """Returns the model of one layer, fp32, random, with zeros at random places in its linears except the head."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -120,7 +120,7 @@ def one_layer(shape: Shape, sparsity: float, context: int) -> Any:
 
 
 def repeated(model: Any, layers: int) -> Any:
-    """In place: its one layer, and copies of it, which have memory of their own."""
+    """Repeats the one layer in place, by copies with memory of their own."""
     first = model.model.layers[0]
     for number in range(1, layers):
         layer = copy.deepcopy(first)
@@ -131,12 +131,12 @@ def repeated(model: Any, layers: int) -> Any:
 
 
 def without_copies(model: nn.Module) -> Any:
-    """The same modules anew around the same parameters."""
+    """Returns new modules around the same parameters."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def prepare(name: str, model: Any, layers: int, context: int, threads: int, new_tokens: int) -> StackContender:
-    """`model`: of one layer, and left as it is."""
+    """Prepares the contenders. `model` has one layer and is left unchanged."""
     contender = StackContender(name=name)
     try:
         runner = runner_of(name, model, layers, context, threads)
@@ -185,8 +185,9 @@ def _seconds_per_step(runner: Runner, new_tokens: int) -> float:
 
 
 def rows_of(contenders: Sequence[StackContender], bandwidth: ReadBandwidth) -> list[Row]:
-    """Ratios are quotients of median rounds. `memory_limit_tokens_per_second`: were the weights read at the measured
-    bandwidth and nothing else done. `step_us`: the engine's mean step by phase, since the warm-up; asked for once."""
+    """Returns the rows. Ratios are quotients of median rounds. `memory_limit_tokens_per_second`: the speed if a step
+    only read the weights, at the measured bandwidth. `step_us`: the engine's mean step by phase, since the warm-up; to
+    be read once."""
     medians = median_seconds(contenders)
     rows: list[Row] = []
     for contender in contenders:
@@ -222,7 +223,7 @@ def rows_of(contenders: Sequence[StackContender], bandwidth: ReadBandwidth) -> l
 
 
 def memory_bytes(shape: Shape, layers: int, sparsity: float, names: Sequence[str]) -> float:
-    """The most that is in memory at once while `names` are prepared in this order: about."""
+    """Returns approximately the peak memory while `names` are prepared in this order."""
     linears = shape.layer_linears
     layer = sum(roofline.dense_bytes(*linear, "fp32") for linear in linears)
     table = roofline.dense_bytes(shape.vocabulary, shape.width, "fp32")

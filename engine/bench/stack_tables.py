@@ -1,4 +1,4 @@
-"""Rows of `stack` as two tables: speed, and where the engine's steps went."""
+"""Formats rows of `stack` as two tables: speed, and the phases of the engine's steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of weights that decoding one token reads from memory."""
+"""Computes the bytes of weights that decoding one token reads from memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from engine.linear import EngineLinear
 
 
 def bytes_per_token(model: nn.Module) -> int:
-    """Of everything but the rows of embedding tables it does not look up, as the kernels hold it; of an encoder-decoder
-    what its decoder reads by then. Raises EngineError for engine linears without kernels."""
+    """Returns the bytes of everything except the unread rows of embedding tables, as the kernels store it; for an
+    encoder-decoder those of its decoder. Raises EngineError for engine linears without kernels."""
     read: dict[int, Tensor | Matrix] = {}  # kept alive: unpacked weights are new tensors, whose ids would come again
     for module in decoding_modules(model):
         if not isinstance(module, nn.Embedding):  # a head tied to it is a linear, and read whole
@@ -24,8 +24,8 @@ def bytes_per_token(model: nn.Module) -> int:
 
 
 def decoding_modules(model: Any) -> Iterator[nn.Module]:
-    """Those that decoding one token runs through. Of an encoder-decoder: not its encoder, nor the keys and values of
-    cross-attention, which are in the cache by then."""
+    """Returns the modules that decoding one token runs. For an encoder-decoder these exclude the encoder, and the keys
+    and values of cross-attention, which are in the cache by then."""
     if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         yield from model.modules()
         return

@@ -1,4 +1,4 @@
-"""What a peer offers: a timed layer, or why there is none."""
+"""The interface of a peer: a timed layer, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class TimedLayer(Protocol):
     """A linear layer, ready to run on input of its own."""
 
     def seconds(self, flush_bytes: int) -> float:
-        """Seconds of one call, measured where it runs. Before it, `flush_bytes` of other memory are read, so that the
-        weights leave the last-level cache; 0: they stay. Raises EngineError when the runtime's process ends."""
+        """Returns the seconds of one call, measured where it runs. Before it, `flush_bytes` of other memory are read,
+        so that the weights leave the last-level cache; 0: they stay. Raises EngineError when the runtime's process
+        ends."""
 
     def close(self) -> None:
         """Ends the runtime's process."""
@@ -29,4 +30,5 @@ class LayerPeer(Protocol):
     def name(self) -> str: ...
 
     def prepare(self, W_OI: Any, tokens: int, threads: int) -> TimedLayer | Unavailable:
-        """The layer `y_TO = x_TI W_OIᵀ` for `tokens` rows. `W_OI`: numpy fp32, pruned already where it is to be."""
+        """Returns the layer `y_TO = x_TI W_OIᵀ` for `tokens` rows. `W_OI` is numpy fp32, already pruned if it is to be
+        sparse."""

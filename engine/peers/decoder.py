@@ -34,7 +34,8 @@ class Decoder:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Decoder:
-        """From a Hugging Face config as a dict. Raises EngineError for an architecture that the peers do not run."""
+        """Builds a decoder from a Hugging Face config as a dict. Raises EngineError for an architecture that the peers
+        do not run."""
         family = config["model_type"]
         if family not in FAMILIES:
             raise EngineError(f"model type {family!r}: peers are given {', '.join(FAMILIES)} only")
@@ -69,7 +70,7 @@ class Decoder:
 
     @property
     def head(self) -> str:
-        """The module whose weight makes the logits."""
+        """Returns the module whose weight computes the logits."""
         return EMBEDDING if self.tied else HEAD
 
     def check_length(self, tokens: int) -> None:

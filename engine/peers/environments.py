@@ -1,6 +1,7 @@
-"""Side environments: a peer's own packages, which would not live with the project's, in a venv beside the project's.
+"""Side environments: a peer's own packages, which conflict with the project's, in a venv beside the project's.
 
-Made on demand by `make bench-env-NAME`, which runs `python -m engine.peers NAME`; nothing makes them by itself.
+Created on request by `make bench-env-NAME`, which runs `python -m engine.peers NAME`; nothing creates them
+automatically.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 class Environment:
     name: str
     newest_python: tuple[int, int] | None = None
-    """The last Python that the peer runs on; None: any."""
+    """The newest Python that the peer runs on; None: any."""
     pip_arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables while it is made."""
+    """Environment variables while it is created."""
     notice: str = ""
-    """Licence terms to show to who makes it."""
+    """Licence terms to show to the user who creates it."""
 
     @property
     def folder(self) -> Path:
@@ -41,14 +42,14 @@ class Environment:
         return Path(__file__).with_name(f"{self.name}.txt")
 
     def python(self) -> Path | Unavailable:
-        """The environment's interpreter, if it was made whole and from the pins of this version."""
+        """Returns the environment's interpreter, if it was created completely and from the pins of this version."""
         done = self.folder / ".installed"
         if not done.exists() or done.read_text(encoding="ascii") != self._digest():
             return Unavailable(f"{self.name} is not installed: make bench-env-{self.name}")
         return self._interpreter
 
     def make(self) -> None:
-        """Makes it anew with pip. Raises EngineError without a fitting Python, or when pip fails."""
+        """Creates it anew with pip. Raises EngineError without a fitting Python, or when pip fails."""
         base = self._base_python()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._run([base, "-m", "venv", str(self.folder)], {})
@@ -104,7 +105,8 @@ ENVIRONMENTS = {environment.name: environment for environment in (DEEPSPARSE, LL
 
 
 def python_of(runtime: str) -> Path | Unavailable:
-    """The interpreter for `onnxruntime`, `deepsparse` or `llamacpp`, where it and what writes its files are there."""
+    """Returns the interpreter for `onnxruntime`, `deepsparse` or `llamacpp`, if it and the writers of its files are
+    there."""
     needed = {"onnxruntime": ("onnx", "onnxruntime"), "deepsparse": ("onnx",), "llamacpp": ("gguf",)}[runtime]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.peers.onnx_graph import Style
 
 LARGEST_INPUT = 4.5
-"""Beyond which int8_static clips the inputs, which are drawn from a normal distribution."""
+"""Magnitude beyond which int8_static clips the inputs, which are drawn from a normal distribution."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes a decoder as a GGUF file of fp32 tensors, for llama.cpp. No vocabulary: it is fed token ids."""
+"""Writes a decoder as a GGUF file of fp32 tensors, for llama.cpp. It has no vocabulary: it is fed token ids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-"""A block's modules in Hugging Face's and in llama.cpp's words."""
+"""llama.cpp's names of a block's modules, by Hugging Face's."""
 
 
 def write(decoder: Decoder, weights: Mapping[str, Any], path: Path) -> None:
@@ -50,7 +50,7 @@ def write(decoder: Decoder, weights: Mapping[str, Any], path: Path) -> None:
 
 
 def tensors(decoder: Decoder, weights: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """llama.cpp's names and arrays."""
+    """Yields llama.cpp's names and arrays."""
     yield "token_embd.weight", weights[f"{EMBEDDING}.weight"]
     for block in range(decoder.layers):
         for theirs, ours in NAMES.items():
@@ -64,8 +64,8 @@ def tensors(decoder: Decoder, weights: Mapping[str, Any]) -> Iterator[tuple[str,
 
 
 def tensor_types(path: Path) -> tuple[dict[str, int], int]:
-    """How many matrices of each type a file holds, and the bytes that one token reads: every tensor but an embedding
-    table that the head does not share."""
+    """Returns how many matrices of each type a file holds, and the bytes that one token reads: every tensor except an
+    embedding table that the head does not share."""
     import gguf
 
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
@@ -75,8 +75,8 @@ def tensor_types(path: Path) -> tuple[dict[str, int], int]:
 
 
 def _rotary(decoder: Decoder, name: str, value: Any) -> Any:
-    """llama.cpp turns neighbouring pairs of a Llama's query and key, Hugging Face element i with i + head_dim / 2: the
-    rows are put in that order. For Qwen2 both turn the same ones."""
+    """Reorders rows: llama.cpp rotates neighbouring pairs of a Llama's query and key, Hugging Face element i with i +
+    head_dim / 2. For Qwen2 both rotate the same ones."""
     heads = {"attn_q": decoder.heads, "attn_k": decoder.kv_heads}.get(name)
     if heads is None or decoder.family == "qwen2":
         return value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.peers.onnx_graph import Style
 
 Weights = Mapping[str, Any]
-"""numpy fp32, by their Hugging Face names."""
+"""numpy fp32 arrays by their Hugging Face names."""
 
 PART = 64
 """Tokens of a prompt that DeepSparse runs at once."""
@@ -48,7 +48,7 @@ class PeerModel:
         return int(self._peer.call("decode", token=token))
 
     def logits(self) -> list[float]:
-        """Of the last token run."""
+        """Returns the logits of the last token run."""
         found: list[float] = self._peer.call("logits")
         return found
 
@@ -73,8 +73,8 @@ def onnxruntime(decoder: Decoder, weights: Weights, style: Style, threads: int) 
 def deepsparse(
     decoder: Decoder, weights: Callable[[], Weights], style: Style, threads: int, largest: Mapping[str, float]
 ) -> PeerModel | Unavailable:
-    """`weights` loads them, for each compilation again. `largest`: for style int8_static, the largest input magnitude
-    of each linear, by its name."""
+    """Returns the model in DeepSparse. `weights` loads them, for each compilation again. `largest` has, for style
+    int8_static, the largest input magnitude of each linear, by name."""
     python = python_of("deepsparse")
     if isinstance(python, Unavailable):
         return python
@@ -137,7 +137,8 @@ class DeepSparseModel(PeerModel):
 
 
 def llamacpp(decoder: Decoder, weights: Weights, file_type: str, threads: int) -> PeerModel | Unavailable:
-    """`file_type`: Q8_0 or Q4_K_M; llama.cpp quantizes, and falls back to other types where a width does not divide."""
+    """Returns the model in llama.cpp. `file_type` is Q8_0 or Q4_K_M; llama.cpp quantizes, and falls back to other types
+    if a width does not divide."""
     python = python_of("llamacpp")
     if isinstance(python, Unavailable):
         return python
@@ -166,7 +167,7 @@ def _shapes(decoder: Decoder) -> dict[str, int]:
 
 
 def _round_trip_seconds(peer: Peer) -> float:
-    """The median of what a call costs besides its work."""
+    """Returns the median overhead of a call."""
     seconds = []
     for _ in range(20):
         start = time.perf_counter()

@@ -23,7 +23,7 @@ from engine.peers.onnx_graph import Dimension, Graph, Input, Style
 
 @dataclass(frozen=True)
 class Lengths:
-    """T and P: names where they are free (ONNX Runtime), numbers where the runtime needs them (DeepSparse)."""
+    """T and P: names if they are free (ONNX Runtime), numbers if the runtime needs them (DeepSparse)."""
 
     new: Dimension = "new"
     past: Dimension = "past"
@@ -33,7 +33,7 @@ class Lengths:
         return self.past + self.new if isinstance(self.past, int) and isinstance(self.new, int) else "total"
 
     def rows(self, sharing: int) -> Dimension:
-        """Of the scores, where so many queries share a key head."""
+        """Returns the rows of the scores, where so many queries share a key head."""
         return self.new * sharing if isinstance(self.new, int) else "rows"
 
 
@@ -46,9 +46,9 @@ def write(
     lengths: Lengths | None = None,
     largest: Mapping[str, float] | None = None,
 ) -> int:
-    """Returns the bytes of weights that one token reads: all but the embedding's other rows.
+    """Writes the graph and returns the bytes of weights that one token reads: all but the embedding's other rows.
 
-    `largest`: for style int8_static, the largest input magnitude of each linear, by its name.
+    `largest` has, for style int8_static, the largest input magnitude of each linear, by name.
     """
     writer = _Writer(decoder, weights, style, largest or {})
     lengths = lengths or Lengths()
@@ -115,7 +115,7 @@ class _Writer:
         return self._linear(graph.add("Mul", silu, up), f"{name}.down_proj")
 
     def _linear(self, x: str, name: str, stored: str = "", out: str = "") -> str:
-        """`stored`: the module whose weight it is, where that is another one."""
+        """Adds a linear. `stored` is the module that holds its weight, if that is another one."""
         weight = self._weights[f"{stored or name}.weight"]
         bias = self._weights.get(f"{name}.bias")
         largest = self._largest[name] if self._style == "int8_static" else 0.0
@@ -135,7 +135,8 @@ class _Writer:
         )
 
     def _rotary_table(self, kind: str) -> str:
-        """Cosines or sines of every position, both halves, looked up for this call's positions: [1, 1, T, head_dim]."""
+        """Adds cosines or sines of every position, both halves, looked up for this call's positions: [1, 1, T,
+        head_dim]."""
         decoder = self._decoder
         half = np.arange(0, decoder.head_dim, 2, dtype=np.float64) / decoder.head_dim
         angles = np.outer(np.arange(decoder.context), decoder.rope_theta**-half)
@@ -150,7 +151,7 @@ class _Writer:
         return graph.add("Add", graph.add("Mul", x, cos), graph.add("Mul", turned, sin))
 
     def _slice(self, x: str, start: int, end: int) -> str:
-        """Of the last axis."""
+        """Slices the last axis."""
         bounds = [self.graph.constant(np.array([at], np.int64), f"index.{at}") for at in (start, end, 3)]
         return self.graph.add("Slice", x, *bounds)
 

@@ -1,4 +1,4 @@
-"""ONNX graphs, node by node, and linear layers in the three forms that the peers run.
+"""Builds ONNX graphs, node by node, and linear layers in the three forms that the peers run.
 
 Graphs are of opset 13 and IR version 8, the newest that DeepSparse 1.8 reads.
 """
@@ -22,7 +22,7 @@ Dimension = int | str
 OPSET = 13
 IR_VERSION = 8
 LARGEST_FILE = 1 << 30
-"""Beyond it the weights go into a file beside the graph: protobuf ends at 2 GB."""
+"""Size beyond which the weights go into a file beside the graph: protobuf ends at 2 GB."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Graph:
         self._quantized: dict[tuple[str, Style, float], tuple[str, ...]] = {}
 
     def add(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """A node with one output; returns that output's name."""
+        """Adds a node with one output; returns that output's name."""
         return self.add_all(op, *inputs, names=(name or f"{op}_{len(self._nodes)}",), **attributes)[0]
 
     def add_all(self, op: str, *inputs: str, names: tuple[str, ...], **attributes: Any) -> tuple[str, ...]:
-        """A node with the outputs named; returns them."""
+        """Adds a node with the named outputs; returns them."""
         node = helper.make_node(op, list(inputs), list(names), name=f"node_{len(self._nodes)}", **attributes)
         self._nodes.append(node)
         return names
 
     def constant(self, value: Any, name: str = "") -> str:
-        """An initializer; a value given again under the same name is stored once."""
+        """Adds an initializer; a value given again under the same name is stored once."""
         name = name or f"constant_{len(self._weights)}"
         if name not in self._weights:
             self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
@@ -58,7 +58,7 @@ class Graph:
     def linear(
         self, x: str, name: str, W_OI: Any, bias_O: Any = None, *, style: Style, largest: float = 0.0, out: str = ""
     ) -> str:
-        """`x W_OIᵀ + bias_O`. `largest`: for int8_static, the largest magnitude expected in x."""
+        """Adds `x W_OIᵀ + bias_O`. `largest` is, for int8_static, the largest magnitude expected in x."""
         product = "" if bias_O is not None else out
         if style == "fp32":
             y = self.add("MatMul", x, self.constant(W_OI.T, f"{name}.weight"), name=product)
@@ -79,7 +79,7 @@ class Graph:
         return self.add("Mul", product, folded, name=out)
 
     def _quantize_input(self, x: str, style: Style, largest: float) -> tuple[str, ...]:
-        """Names of x quantized, its scale and its zero point; layers that share an input share them."""
+        """Returns the names of x quantized, its scale and its zero point; layers that share an input share them."""
         key = (x, style, largest)
         if key not in self._quantized:
             if style == "int8_dynamic":
@@ -93,7 +93,7 @@ class Graph:
         return self._quantized[key]
 
     def weight_bytes(self) -> dict[str, int]:
-        """Of each constant, by its name."""
+        """Returns the bytes of each constant, by its name."""
         return {name: len(weight.raw_data) for name, weight in self._weights.items()}
 
     def save(self, path: Path, inputs: list[Input], outputs: dict[str, tuple[Dimension, ...]]) -> None:
@@ -111,14 +111,15 @@ class Graph:
 
 
 def quantize(W_OI: Any) -> tuple[Any, Any]:
-    """`(q_OI int8, scale_O fp32)`: symmetric, each row by its largest magnitude; a row of zeros gets scale 1."""
+    """Returns `(q_OI int8, scale_O fp32)`: symmetric, each row by its largest magnitude; a row of zeros gets scale
+    1."""
     largest_O = np.abs(W_OI).max(axis=1)
     scale_O = np.where(largest_O > 0, largest_O / 127, 1).astype(np.float32)
     return np.rint(W_OI / scale_O[:, None]).astype(np.int8), scale_O
 
 
 def static_scale(largest: float) -> float:
-    """The step of uint8 around 128 that reaches `largest`; 1 where nothing but zeros is expected."""
+    """Returns the step of uint8 around 128 that reaches `largest`; 1 if only zeros are expected."""
     return largest / 127 if largest > 0 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""A peer's process, seen from here: requests and answers as JSON lines through pipes; arrays go through files."""
+"""The parent's side of a peer's process: requests and answers as JSON lines through pipes; arrays go through files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SERVE = Path(__file__).parent / "children" / "serve.py"
 
 
 class Peer:
-    """`call(method, **arguments)` on the `Runtime` of a module in `children`. The process ends with this object."""
+    """Calls `call(method, **arguments)` on the `Runtime` of a module in `children`. The process ends with this
+    object."""
 
     def __init__(self, python: Path, module: str, variables: Mapping[str, str] | None = None) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
@@ -41,7 +42,7 @@ class Peer:
         return self._process.pid
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """The method's answer. Raises EngineError with its error in one line, or with why the process ended."""
+        """Returns the method's answer. Raises EngineError with its error in one line, or with why the process ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -61,7 +62,7 @@ class Peer:
         self._end()
 
     def _last_words(self) -> str:
-        """How the process ended, and the first line of what it said that tells of an error, else its last."""
+        """Returns how the process ended, and the first line of its output that reports an error, else its last."""
         if self._said.closed:
             return "its process was closed"
         status = self._process.wait()

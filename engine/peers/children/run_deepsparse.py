@@ -26,7 +26,7 @@ class Runtime:
     def load_model(
         self, part: str, token: str, length: int, layers: int, kv_heads: int, head_dim: int, sharing: int, threads: int
     ) -> None:
-        """`part`, `token`: graphs for a part of a prompt and for one token, both over `length` positions."""
+        """Loads the graphs `part`, for a part of a prompt, and `token`, for one token, both over `length` positions."""
         cached = [False] + [True] * (2 * layers)  # of the outputs, all but the logits
         self._part, self._token = (
             deepsparse.compile_model(path, batch_size=1, num_cores=threads, cached_outputs=cached)
@@ -49,12 +49,12 @@ class Runtime:
         return self._run(self._token, [token])
 
     def logits(self) -> list[float]:
-        """Of the last token run."""
+        """Returns the logits of the last token run."""
         found: list[float] = self._logits_V.tolist()
         return found
 
     def _run(self, engine: Any, ids: list[int]) -> int:
-        """The engine keeps the cache, its newest entry last, and gets arrays of no rows in its place."""
+        """Runs a graph. The engine keeps the cache, its newest entry last, and gets arrays of no rows in its place."""
         new, past = len(ids), self._past
         # each token sees those before it and itself; what lies to the left of the first one is not filled yet
         mask = np.full((new, self._length), np.finfo(np.float32).min, np.float32)

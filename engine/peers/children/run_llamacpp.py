@@ -14,12 +14,12 @@ ROOM = 256
 
 class Runtime:
     def system_info(self) -> str:
-        """The instruction sets and options that llama.cpp was compiled with."""
+        """Returns the instruction sets and options that llama.cpp was compiled with."""
         _, _, listed = llama_cpp.llama_print_system_info().decode().partition(":")
         return " ".join(item.split("=")[0].strip() for item in listed.split("|") if item.strip().endswith("= 1"))
 
     def quantize(self, source: str, target: str, file_type: str, threads: int) -> None:
-        """file_type: the end of a LLAMA_FTYPE_MOSTLY_ name: Q8_0, Q4_K_M."""
+        """Quantizes a file. `file_type` is the end of a LLAMA_FTYPE_MOSTLY_ name: Q8_0, Q4_K_M."""
         parameters = llama_cpp.llama_model_quantize_default_params()
         parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{file_type}")
         parameters.nthread = threads
@@ -51,7 +51,7 @@ class Runtime:
         return self._run([token])
 
     def logits(self) -> list[float]:
-        """Of the last token run."""
+        """Returns the logits of the last token run."""
         found: list[float] = self._logits().tolist()
         return found
 

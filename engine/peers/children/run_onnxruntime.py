@@ -32,7 +32,8 @@ class Runtime:
         return self._run([token])
 
     def _run(self, ids: list[int]) -> int:
-        """The cache stays in the runtime's own memory: what one call returns, the next one takes."""
+        """Runs the graph. The cache stays in the runtime's own memory: the output of one call is the input of the
+        next."""
         new, past = len(ids), self._length
         binding = self._session.io_binding()
         binding.bind_cpu_input("input_ids", np.array([ids], np.int64))
@@ -51,7 +52,7 @@ class Runtime:
         return int(self._logits_V.argmax())
 
     def logits(self) -> list[float]:
-        """Of the last token run."""
+        """Returns the logits of the last token run."""
         found: list[float] = self._logits_V.tolist()
         return found
 

@@ -17,7 +17,7 @@ from typing import Any
 
 
 def seconds(call: Callable[[], object], flush_bytes: int) -> float:
-    """Seconds of one call, after `flush_bytes` of other memory were read."""
+    """Returns the seconds of one call, after `flush_bytes` of other memory were read."""
     if flush_bytes:
         _other_memory(flush_bytes).sum()
     start = time.perf_counter()
