@@ -1,4 +1,4 @@
-"""Exports a checkpoint for the sparse CPU engine, runs it, measures it and shows its contents."""
+"""Export a checkpoint for the sparse CPU engine, run it, measure it, or show what it holds."""
 
 from __future__ import annotations
 

@@ -2,17 +2,17 @@
 
 commands      __main__, report, reproduce, dashboard; and those of store, sweeps, tracking
 api           the same for notebooks and scripts
-command       behind __main__: Hydra composes a configuration, a job is planned and run, errors are explained
-the way       schema (a checked configuration) -> resolve -> recipes, steps (nodes of a graph) -> fingerprint,
+command       behind __main__: composes a configuration with Hydra, plans and runs a job, explains errors
+path of a job schema (a checked configuration) -> resolve -> recipes, steps (nodes of a graph) -> fingerprint,
               plan (hit, or run and why) -> preflight
-              -> run (log, progress: what a running stage says) -> store -> record, table
-estimating    what a plan will take: time, memory, disk
-record        what jobs, sweeps and results are on disk, with their metrics: all others read it from here
+              -> run (log, progress: output of a running stage) -> store -> record, table
+estimating    estimates time, memory and disk of a plan
+record        the records of jobs, sweeps and results on disk, with their metrics: all others read them here
 store         results on disk: published whole, verified, deleted
-sweeps        many jobs of one line: planned together, what they share made first, watched (hydra_plugins calls it)
+sweeps        many jobs of one command: planned together, shared results made first, watched (hydra_plugins calls it)
 tracking      MLflow, a view of the record
-reporting     tables, figures and pages of runs and sweeps; references: the published figures beside ours
-for all       gpu, heap, process, environment, disk
+reporting     tables, figures and pages of jobs and sweeps; references: the published figures beside ours
+shared        gpu, heap, process, environment, disk
 """
 
 from pathlib import Path

@@ -164,14 +164,14 @@ def frame(*found: Result) -> DataFrame:
     for result in found:
         for outcome in result.outcomes.values():
             about = (result.job.name, outcome.name, outcome.stage, outcome.status.value, outcome.fingerprint)
-            node = dict(zip(COLUMNS, (*about, outcome.seconds), strict=False)) | result.job.dials
+            node = dict(zip(COLUMNS, (*about, outcome.seconds), strict=False)) | result.job.swept_parameters
             rows += [
                 node | {"metric": it.name, "value": it.value, "stderr": it.stderr, "unit": it.unit}
                 | {"higher_is_better": it.higher_is_better, "recovery": it.recovery}
                 for it in outcome.metrics.values()
             ] or [node]  # fmt: skip
-    dials = dict.fromkeys(key for result in found for key in result.job.dials)
-    return DataFrame(rows, columns=[*COLUMNS, *dials])
+    swept = dict.fromkeys(key for result in found for key in result.job.swept_parameters)
+    return DataFrame(rows, columns=[*COLUMNS, *swept])
 
 
 def load(checkpoint: Checkpoint | Path | str) -> Loaded:

@@ -141,7 +141,7 @@ class _Bar:
         self, progress: Progress, task: TaskID, file: ProgressFile, what: str, unit: str,
         say: Callable[[str], None] | None,
     ) -> None:  # fmt: skip
-        """`say` receives a line now and then where there is no terminal to draw on."""
+        """Calls `say` with a line now and then if there is no terminal to draw on."""
         self._progress = progress
         self._task = task
         self._file = file

@@ -124,8 +124,8 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: boo
 
 
 def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
-    """Names the input that a forced or strict run made again, with contents other than those this result was made
-    from."""
+    """Returns a note on an input that a forced or strict run made again, with contents other than those this result was
+    made from; empty if there is none."""
     known = entry.meta.get("contents", {})
     for role, source in node.inputs.items():
         there = plan[source].entry

@@ -131,10 +131,10 @@ class DataSet(Artifact):
 
 @dataclass(frozen=True)
 class Corpus(DataSet):
-    """One JSON Lines file a split. Rows by `format`: text {"text", "id"}; qa {"prompt", "completion", "answer",
-    "question", "id"}; prompted {"prompt", "completion", "id"} and what metrics read; messages {"messages", "id"};
-    translation {"source", "target", "id"}, the source with its prefix; speech {"audio", "seconds", "text", "id"}, the
-    audio a path inside this folder (FLAC, 16 kHz, mono)."""
+    """A data set with one JSON Lines file for each split. Rows by `format`: text {"text", "id"}; qa {"prompt",
+    "completion", "answer", "question", "id"}; prompted {"prompt", "completion", "id"} and what metrics read; messages
+    {"messages", "id"}; translation {"source", "target", "id"}, the source with its prefix; speech {"audio", "seconds",
+    "text", "id"}, the audio a path inside this folder (FLAC, 16 kHz, mono)."""
 
     @property
     def loss_on(self) -> str:

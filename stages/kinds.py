@@ -76,8 +76,8 @@ class Kinds(Generic[T]):
         return member
 
     def validated(self, base: type[M], cls: type[M], value: Any, handler: Callable[[Any], M], key: str = "method") -> M:
-        """For a wrap validator of `base`, called for `cls`: the options in `value`, of the class that the member named
-        by its `key` has as its `options`."""
+        """Validates `value` in a wrap validator of `base`, called for `cls`: returns an instance of the class that the
+        member named by its `key` has as its `options`."""
         if cls is base and isinstance(value, dict) and isinstance(value.get(key), str):
             member: Any = self.get(value[key])
             options: type[M] = member.options

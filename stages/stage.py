@@ -73,5 +73,5 @@ class Stage:
 
     @property
     def module(self) -> str:
-        """Module of `run`, imported only when the stage runs."""
+        """Returns the module of `run`, which is imported only when the stage runs."""
         return f"{self.options.__module__.rpartition('.')[0]}.run"

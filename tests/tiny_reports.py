@@ -72,7 +72,7 @@ class Runs:
         overrides.append(f"finetune.lr={lr}")
         planned = self._planned(sparsity, loss, value, seed, error, int8, lr)
         nodes = {name: SweepNode(it["stage"], it["fingerprint"]) for name, it in planned.items()}
-        self.asked.append(SweepJob(num, " ".join(overrides), overrides, dials={}, nodes=nodes))
+        self.asked.append(SweepJob(num, " ".join(overrides), overrides, swept_parameters={}, nodes=nodes))
         place = self.place / str(num)
         if folder:
             self._leave(place, sparsity, loss, seed, lr, planned, overrides)
@@ -100,8 +100,8 @@ class Runs:
             "finetune": {"lr": lr},
             "tracking": {"enabled": False, "uri": "", "experiment": "squarehead", "artifacts": "all"},
         }  # fmt: skip
-        dials = dict(line.split("=", 1) for line in overrides)
-        record = {"name": " ".join(overrides), "sweep": self.sweep, "config": config, "dials": dials}
+        swept = dict(line.split("=", 1) for line in overrides)
+        record = {"name": " ".join(overrides), "sweep": self.sweep, "config": config, "swept_parameters": swept}
         (place / "job.json").write_text(json.dumps(record | {"environment": {}}))
         plan = {
             name: {"stage": it["stage"], "fingerprint": it["fingerprint"], "inputs": it["inputs"], "status": "run"}

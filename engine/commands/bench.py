@@ -1,9 +1,9 @@
-"""Measure an engine folder at batch 1: a prompt of random tokens, then greedy decoding with the key-value cache.
-The prompt of an encoder-decoder is what its encoder reads.
+"""Measure an engine folder at batch 1: a prompt of random tokens, then greedy decoding with the key-value cache. For an
+encoder-decoder the prompt is the encoder's input.
 
-Printed are medians over rounds and their range. Steps are decoded by transformers alone, and where the architecture
-allows by the engine's own decoding step. "MB read" is what one decoded token reads of the weights. Then
-follows where the time of the engine's step went (means), and how long reading its weights from memory takes.
+Prints medians over rounds and their range. Steps are decoded by transformers alone and, if the architecture allows it,
+by the engine's own decoding step. "MB read" is how much of the weights one decoded token reads. Then follow the phases
+of the engine's step (means) and the time of reading its weights from memory.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 class Measured:
     prefill_ms: dict[str, Spread]
     step_us: dict[str, Spread]
-    """Of one decoded token, by what decodes it."""
+    """Time of one decoded token, by the decoder."""
     step: Breakdown | None
     reason: str | None
     """Why the engine cannot decode this model."""
@@ -119,7 +119,7 @@ def _measure(model: Any, args: argparse.Namespace) -> Measured:
 
 
 def _random_prompt(model: Any, length: int) -> Prompt:
-    """The same tokens on every call; an encoder reads them where there is one."""
+    """Returns the same tokens on every call; if there is an encoder, it reads them."""
     import torch
 
     from engine.bench.decoding import Prompt
@@ -132,7 +132,7 @@ def _random_prompt(model: Any, length: int) -> Prompt:
 
 
 def _contender(name: str, runner: Runner, prompt: Prompt, steps: int) -> Contender[tuple[float, float]]:
-    """Its rounds are the seconds of the prompt, and those of one step."""
+    """Returns a contender whose rounds are the seconds of the prompt, and those of one step."""
     from engine.bench.decoding import greedy
     from engine.bench.rounds import Contender
 

@@ -1,7 +1,8 @@
-"""Measure single linear layers: torch, the engine and, where asked for, other runtimes, over shapes and sparsities.
+"""Measure single linear layers: torch, the engine and, if requested, other runtimes, over shapes and sparsities.
 
-In each round every contender runs once. Up to 8 tokens each of them first reads --flush MB of other memory, so that its
-weights come from memory, as they do in a model; with more tokens they may stay in the cache. Ctrl-C shows what is done.
+In each round every contender runs once. For up to 8 tokens each of them first reads --flush MB of other memory, so that
+its weights come from memory, as they do in a model; with more tokens they may stay in the cache. Ctrl-C shows the
+results so far.
 """
 
 from __future__ import annotations

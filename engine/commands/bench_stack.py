@@ -1,7 +1,8 @@
 """Measure decoding of a random stack of large layers, Llama-2-7B's by default: torch, the engine and llama.cpp.
 
-Only a few layers are built, enough not to fit the caches; speed is of the whole step: layers, norms, attention, head.
-In each round every contender decodes the same number of tokens from an empty cache. Ctrl-C shows what is done.
+Only a few layers are built, enough not to fit the caches; the speed is that of the whole step: layers, norms,
+attention, head. In each round every contender decodes the same number of tokens from an empty cache. Ctrl-C shows the
+results so far.
 """
 
 from __future__ import annotations

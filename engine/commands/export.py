@@ -1,8 +1,8 @@
 """Convert a checkpoint into a folder that the engine runs.
 
-CHECKPOINT is a folder in hub format, in floating point or quantized by this project's pipeline. Zeros among the weights
-of its linears are what the engine skips. Of a quantized checkpoint its int8 linears become the engine's, as they are,
-and no others: what it left in floating point, a sensitive layer say, stays so.
+CHECKPOINT is a folder in hub format, in floating point or quantized by this project's pipeline. The engine skips zeros
+among the weights of its linears. The int8 linears of a quantized checkpoint become the engine's unchanged, and no
+others: layers that are in floating point, such as sensitive ones, stay so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tell what an engine folder holds: its linears, their sparsity, and how much smaller they are."""
+"""Show what an engine folder holds: its linears, their sparsity, and how much smaller they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def show(folder: Path) -> None:
-    """Raises EngineError for a folder that is damaged, as far as the sizes of its files tell."""
+    """Prints the contents. Raises EngineError for a folder that is damaged, as far as the sizes of its files show."""
     found = record.read(folder)
     record.verify_sizes(folder, found)
     kinds: dict[tuple[str, str], list[LinearRecord]] = defaultdict(list)

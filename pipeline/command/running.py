@@ -17,7 +17,7 @@ from pipeline.record.headline import headline
 from pipeline.record.job import SUMMARY, Job, is_done
 from pipeline.record.outcome import Outcomes, read_outcomes, status_of, write_outcomes
 from pipeline.record.status import Status
-from pipeline.record.sweep import Sweep, dials, name_of
+from pipeline.record.sweep import Sweep, name_of, swept_parameters
 from pipeline.reporting import plots
 from pipeline.run import run_plan
 from pipeline.schema import Config
@@ -77,13 +77,13 @@ def _quality(folder: Path) -> float | None:
 
 def _job(planned: PlannedJob, sweep: Sweep | None) -> Job:
     listed = sweep.job(planned.num) if sweep else None
-    chosen = listed.dials if listed else dials(planned.overrides)
+    chosen = listed.swept_parameters if listed else swept_parameters(planned.overrides)
     return Job(
         name=name_of(chosen),
         sweep=sweep.id if sweep else "",
         folder=planned.folder,
         config=planned.config.model_dump(mode="json"),
-        dials=chosen,
+        swept_parameters=chosen,
         choices=planned.choices,
     )
 

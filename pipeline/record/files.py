@@ -11,6 +11,9 @@ from typing import Any
 from pipeline.credentials import public_values
 from pipeline.disk import replace_text
 
+OLD_KEYS = {"dials": "swept_parameters"}
+"""Keys of a job's record, in job.json and sweep.json, by their names in earlier versions."""
+
 
 def write_json(value: Any, path: Path) -> None:
     """Writes a JSON file, with its folder. A reader sees the old file or the new one."""
@@ -25,6 +28,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def with_current_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the record of a job with the names that its keys have now; earlier versions wrote others."""
+    return {OLD_KEYS.get(key, key): value for key, value in record.items()}
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.process import is_dead
-from pipeline.record.files import read_json
+from pipeline.record.files import read_json, with_current_keys
 from pipeline.record.job import PLAN, RECORD, SUMMARY, Job
 from pipeline.record.outcome import Outcome, Outcomes, is_damaged, read_outcomes, status_of
 from pipeline.record.status import Status
@@ -116,7 +116,7 @@ def read(path: Path) -> Folder:
 def read_job(folder: Path, sweep: Sweep | None = None) -> JobRecord:
     """Reads a job's folder. What is missing or unreadable there is taken from the record of its sweep."""
     asked = sweep.job(int(folder.name)) if sweep and folder.name.isdigit() else None
-    record = read_json(folder / RECORD)
+    record = with_current_keys(read_json(folder / RECORD))
     overrides = asked.overrides if asked else _yaml(folder / ".hydra" / "overrides.yaml") or []
     planned = read_json(folder / PLAN).get("nodes")
     if planned is None and asked:
@@ -134,7 +134,7 @@ def read_job(folder: Path, sweep: Sweep | None = None) -> JobRecord:
         name=record.get("name") or (asked and asked.name) or " ".join(overrides) or "defaults",
         sweep=record.get("sweep", sweep.id if sweep else ""),
         config=record.get("config", {}),
-        dials=record.get("dials", {}),
+        swept_parameters=record.get("swept_parameters", {}),
         environment=record.get("environment", {}),
         choices=record.get("choices") or _choices(folder),
         process=process,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.record.files import write_json
+from pipeline.record.files import with_current_keys, write_json
 from pipeline.record.outcome import Outcomes, read_outcomes, status_of
 from pipeline.record.status import Status
 from stages.contracts import UserError
@@ -27,8 +27,8 @@ class Job:
     """Hydra's output folder."""
     config: dict[str, Any]
     """The resolved configuration."""
-    dials: dict[str, str]
-    """The overrides that make this job what it is."""
+    swept_parameters: dict[str, str]
+    """The overrides that distinguish it from other jobs."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Versions and machine it runs on (`pipeline.environment`)."""
     choices: dict[str, str] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class Job:
     def read(cls, folder: Path) -> Job:
         """Reads the record of a job. Raises UserError if it is damaged."""
         try:
-            return cls(folder=folder, **json.loads((folder / RECORD).read_bytes()))
-        except (ValueError, TypeError) as error:
+            return cls(folder=folder, **with_current_keys(json.loads((folder / RECORD).read_bytes())))
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{folder / RECORD} cannot be read ({error!r}); repair or delete it", "runs") from None
 
 

@@ -6,16 +6,16 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """The values are those that records on disk hold.
+    """Status of a node, a job or a sweep. Records on disk hold these values.
 
     HIT          a node whose result was stored before; nothing has to be done
-    TO_RUN       planned, and its turn has not come
+    TO_RUN       planned, and not begun yet
     RUNNING      a process works on it
     DONE         ended well, and its result is stored
     FAILED       ended with an error, or could not be planned; `error` says why
-    INTERRUPTED  begun, and its process ended before it did; the same command continues
-    NOT_RUN      never begun: what it needs failed, or the job or sweep ended before its turn
-    UNNEEDED     a node that is not stored, but nothing that has to run asks for it
+    INTERRUPTED  begun, but its process ended first; the same command resumes
+    NOT_RUN      never begun: one of its inputs failed, or the job or sweep ended before
+    UNNEEDED     a node that is not stored, and that no running node reads
     """
 
     HIT = "hit"

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from pipeline.process import is_dead
-from pipeline.record.files import write_json
+from pipeline.record.files import with_current_keys, write_json
 from pipeline.record.outcome import Outcomes, read_outcomes
 from stages.contracts import UserError
 
@@ -36,7 +36,7 @@ class SweepJob:
     """Its number, which is also the name of its folder."""
     name: str
     overrides: list[str]
-    dials: dict[str, str]
+    swept_parameters: dict[str, str]
     """The overrides in which it differs from other jobs of the sweep."""
     nodes: dict[str, SweepNode] = field(default_factory=dict)
     """Its nodes by name; empty if it cannot be planned."""
@@ -141,20 +141,20 @@ def read_shared(folder: Path) -> Outcomes:
 
 def _job(record: Mapping[str, Any]) -> SweepJob:
     nodes = {name: SweepNode(**node) for name, node in record.get("nodes", {}).items()}
-    return SweepJob(**{**record, "nodes": nodes})
+    return SweepJob(**{**with_current_keys(record), "nodes": nodes})
 
 
 MECHANICS = ("runs", "dry_run", "until", "force", "cache.", "tracking", "hydra", "threads", "reference")
 """Options that change how a job runs but not its results; a job is not named by them."""
 
 
-def dials(overrides: Sequence[str], common: Sequence[str] = ()) -> dict[str, str]:
-    """The overrides that make a job what it is: of a sweep, those that are not `common` to its jobs."""
+def swept_parameters(overrides: Sequence[str], common: Sequence[str] = ()) -> dict[str, str]:
+    """Returns the overrides that distinguish a job: of a sweep, those that are not `common` to its jobs."""
     given = [line for line in overrides if not line.lstrip("+~").startswith(MECHANICS)]
     given = [line for line in given if line not in common] or given
     return {key: value for key, _, value in (line.partition("=") for line in given)}
 
 
-def name_of(dials: dict[str, str]) -> str:
-    """`sparsity=0.5 distill=ce`."""
-    return " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"
+def name_of(parameters: dict[str, str]) -> str:
+    """Returns the name of a job, `sparsity=0.5 distill=ce`."""
+    return " ".join(f"{key}={value}" for key, value in parameters.items()) or "defaults"

@@ -54,7 +54,7 @@ def _is_implied(values: list[str], columns: Mapping[str, list[str]], leaves: lis
 
 
 def _given(job: JobRecord) -> dict[str, str]:
-    lines = job.overrides or [f"{key}={value}" for key, value in job.dials.items()]
+    lines = job.overrides or [f"{key}={value}" for key, value in job.swept_parameters.items()]
     options = dict(line.lstrip("+~").partition("=")[::2] for line in lines)
     return {key: value for key, value in options.items() if not is_mechanics(key)}
 

@@ -21,7 +21,7 @@ class Results:
     """Results of all jobs of a report. Reads stores, never writes them."""
 
     def __init__(self, jobs: Sequence[JobRecord], runs: Path | None, otherwise: Path) -> None:
-        """`runs` is the folder that holds the store; None means the nearest one above each job."""
+        """Reads all results. `runs` is the folder that holds the store; None means the nearest one above each job."""
         self.stores: list[Store] = []
         self._found: dict[str, Result] = {}
         self.lost: dict[tuple[str, str], str] = {}

@@ -57,28 +57,28 @@ class Study:
 
     @cached_property
     def settings(self) -> list[dict[str, str]]:
-        """The options in which jobs differ, for each job."""
+        """Returns the options in which jobs differ, for each job."""
         return choices.settings(self.jobs)
 
     @cached_property
     def losses(self) -> list[str]:
-        """The loss of each job."""
+        """Returns the loss of each job."""
         return [choices.loss(job.config) for job in self.jobs]
 
     @cached_property
     def table(self) -> DataFrame:
-        """The tidy table."""
+        """Returns the tidy table."""
         return tidy(self.jobs, self.settings, self.losses, self.results, self.speeds)
 
     @cached_property
     def references(self) -> list[Reference]:
-        """The tables of published figures that jobs name, complete."""
+        """Returns the tables of published figures that jobs name, complete."""
         named = {job.config.get("reference") for job in self.jobs} - {None, ""}
         return [reference for reference in load() if reference.table in named] if named else []
 
     @cached_property
     def metric(self) -> str:
-        """The metric by which models are compared first."""
+        """Returns the metric by which models are compared first."""
         return analysis.main_metric(self.table, [reference.metric for reference in self.references])
 
     @cached_property
@@ -100,50 +100,50 @@ class Study:
 
     @cached_property
     def states(self) -> list[str]:
-        """The state of each job."""
+        """Returns the state of each job."""
         return report_problems.states(self.jobs, self.settings, self.results)
 
     @cached_property
     def problems(self) -> list[str]:
-        """What is failed, missing or running, in one line each."""
+        """Returns what is failed, missing or running, in one line each."""
         return report_problems.problems(self.jobs, self.settings, self.states, self.table, self.results)
 
     @cached_property
     def common(self) -> dict[str, str]:
-        """What all jobs share, in a few words each."""
+        """Returns what all jobs share, in a few words each."""
         return choices.common(self.jobs)
 
     @property
     def title(self) -> str:
-        """What was studied: the experiment, or the model and the data."""
+        """Returns what was studied: the experiment, or the model and the data."""
         about = ", ".join(filter(None, [short_name(self.common.get(key, "")) for key in ("model", "data")]))
         return self.common.get("experiment") or about or self.folders[0].path.name
 
     @property
     def heading(self) -> str:
-        """The model and the data by their labels, or else the title."""
+        """Returns the model and the data by their labels, or else the title."""
         paths = [self.common[key] for key in ("model", "data") if key in self.common]
         names = [label(path) or short_name(path) for path in paths]
         return " on ".join(names) if any(map(label, paths)) else self.title
 
     @property
     def columns(self) -> list[str]:
-        """Options in which jobs differ."""
+        """Returns the options in which jobs differ."""
         return list(dict.fromkeys(key for found in self.settings for key in found))
 
     @cached_property
     def model_columns(self) -> list[str]:
-        """`columns` without those by which no two models alone differ: sections that do not make a model."""
+        """Returns `columns` without those that alone distinguish no two models: sections that do not make a model."""
         return analysis.needed(self.columns, self.models)
 
     @cached_property
     def models(self) -> list[Row]:
-        """A row of the table for each evaluated model."""
+        """Returns a row of the table for each evaluated model."""
         return list(models(self.table).to_dict("records"))
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Metrics of quality, the main one first."""
+        """Returns the metrics of quality, the main one first."""
         return sorted(metrics(self.table), key=lambda name: name != self.metric)
 
     @cached_property
@@ -152,18 +152,18 @@ class Study:
 
     @cached_property
     def qualities(self) -> dict[str, dict[str, Row]]:
-        """Rows of the table by evaluation and metric."""
+        """Returns the rows of the table by evaluation and metric."""
         found: dict[str, dict[str, Row]] = {}
         for row in self.table[self.table["evaluation"] != ""].to_dict("records"):
             found.setdefault(row["evaluation"], {}).update({row["metric"]: row} if row["metric"] else {})
         return found
 
     def rows(self, metric: str) -> list[Row]:
-        """Rows of the table for one model each."""
+        """Returns a row of the table for each model."""
         return list(self.table[(self.table["metric"] == metric) & (self.table["evaluation"] != "")].to_dict("records"))
 
     def dense(self, metric: str) -> list[Row]:
-        """The dense models in floating point."""
+        """Returns the dense models in floating point."""
         return [row for row in self.rows(metric) if row["kind"] == "dense_eval"]
 
     @cached_property
@@ -197,7 +197,7 @@ class Study:
 
     @property
     def speed_references(self) -> list[Reference]:
-        """Published figures with speed of the tables that jobs name; none if no speed was measured."""
+        """Returns published figures with speed of the tables that jobs name; none if no speed was measured."""
         return speed_verdicts.published(self.jobs) if self.speeds else []
 
 

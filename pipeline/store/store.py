@@ -43,7 +43,7 @@ class Entry:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What `pipeline.run` writes (stage, version, fingerprint, config, inputs, ...), and `files`."""
+        """Returns what `pipeline.run` writes (stage, version, fingerprint, config, inputs, ...), and `files`."""
         found: dict[str, Any] = json.loads((self.path / record.META).read_text(encoding="utf-8"))
         return found
 

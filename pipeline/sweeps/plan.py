@@ -19,7 +19,7 @@ from pipeline.credentials import public
 from pipeline.plan import Plan, Planned, Stores, make_plan
 from pipeline.recipes import build
 from pipeline.record.status import Status
-from pipeline.record.sweep import SweepJob, SweepNode, dials, name_of
+from pipeline.record.sweep import SweepJob, SweepNode, name_of, swept_parameters
 from pipeline.resolve import resolve
 from pipeline.schema import Config, parse
 from stages.contracts import UserError
@@ -92,7 +92,7 @@ def plan_jobs(master: DictConfig, loader: ConfigLoader, jobs: Sequence[list[str]
 
 def sweep_job(num: int, overrides: list[str], common: Sequence[str], plan: Plan, error: str = "") -> SweepJob:
     """Returns a job for the record of its sweep, named by the overrides that are not `common` to its jobs."""
-    chosen = dials(overrides, common)
+    chosen = swept_parameters(overrides, common)
     nodes = {name: SweepNode(item.node.stage, item.fingerprint) for name, item in plan.items()}
     return SweepJob(num, name_of(chosen), overrides, chosen, nodes, error)
 

@@ -144,7 +144,7 @@ def _asked(state: SweepState) -> str:
     """Returns the swept parameters with their values: `experiment=gradual sparsity=0.5,0.6 distill=ce,kd`."""
     values: dict[str, dict[str, None]] = {}
     for job in state.jobs:
-        for key, value in job.job.dials.items():
+        for key, value in job.job.swept_parameters.items():
             values.setdefault(key, {})[value] = None
     chosen = [word for word in state.sweep.command if word.startswith("experiment=")]
     return " ".join([*chosen, *(f"{key}={','.join(found)}" for key, found in values.items() if key != "experiment")])

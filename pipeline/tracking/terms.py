@@ -84,9 +84,9 @@ def job_params(job: Job) -> dict[str, str]:
     For a swept group, only the chosen option is logged: `distill.kd` and `distill.squarehead` would take two of the
     three places in which MLflow's comparison begins, before `sparsity`. Stages' runs have them.
     """
-    swept_groups = {group for group in job.choices if group in job.dials}
+    swept_groups = {group for group in job.choices if group in job.swept_parameters}
     settings = {key: value for key, value in texts(job.config).items() if key.partition(".")[0] not in swept_groups}
-    return {key: public(value) for key, value in (job.dials | job.choices | settings).items()}
+    return {key: public(value) for key, value in (job.swept_parameters | job.choices | settings).items()}
 
 
 def curves(artifact: Path) -> Iterator[Point]:
@@ -150,6 +150,6 @@ def describe_nodes(outcomes: Outcomes, links: Mapping[str, str], experiment: str
 def series(job: Job) -> str:
     """Returns the name of a job's line in a chart over sparsity: its loss, and what else differs except sparsity and
     seed."""
-    others = [f"{key}={value}" for key, value in job.dials.items() if key not in SAME_LINE and key != LOSS]
-    loss = job.choices.get(LOSS) or job.dials.get(LOSS) or ""
+    others = [f"{key}={value}" for key, value in job.swept_parameters.items() if key not in SAME_LINE and key != LOSS]
+    loss = job.choices.get(LOSS) or job.swept_parameters.get(LOSS) or ""
     return " ".join([loss, *others]).strip() or "all"

@@ -134,7 +134,7 @@ class View:
             run_id = str(there.info.run_id)
             params = {key: value for key, value in params.items() if clean_name(key) not in there.data.params}
         else:
-            tags = {"job": job.key, **job.about, **texts({"dial": job.dials})}
+            tags = {"job": job.key, **job.about, **texts({"swept": job.swept_parameters})}
             run_id = self.runs.create("job", short_name(job.name, NAME_WIDTH), tags, sweep, record.started)
         self.runs.log(run_id, params=params, tags=environment_tags(job.environment))
         return run_id

@@ -42,11 +42,11 @@ class Entry(Contender[Round]):
 
 
 def run(config: BenchmarkOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`dense`, `data`, and optionally `sparse`, `quantized` (of the sparse model, or of the dense one if there is no
-    other) and `quantized_dense` -> Benchmark.
+    """Times the models and writes benchmark.json: {"machine", "protocol", "order", "rows"}.
 
-    benchmark.json: {"machine", "protocol", "order", "rows"}. Raises UserError when what is to be
-    decoded does not fit the model's context.
+    Inputs: `dense`, `data`, and optionally `sparse`, `quantized` (of the sparse model, or of the dense one if there is
+    no other) and `quantized_dense`. Output: Benchmark. Raises UserError when the decoded tokens do not fit the model's
+    context.
     """
     assert config.threads > 0, "the pipeline resolves benchmark.threads=0"
     dense, data = inputs["dense"], inputs["data"]

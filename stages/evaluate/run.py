@@ -57,9 +57,12 @@ def check(config: EvaluateOptions, model: Checkpoint, data: DataSet, test_data: 
 
 
 def run(config: EvaluateOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:
-    """`model` (Checkpoint), `data` (Corpus; of encoder-decoders Examples), and perhaps `test_data` (Corpus, whose items
-    metrics ask) and `baseline` (Metrics of the dense model) -> Metrics. Beside them `windows.jsonl` of perplexity,
-    `hypotheses.jsonl` of encoder-decoders, and what metrics keep of each item."""
+    """Measures the quality of the model. Also writes `windows.jsonl` of perplexity, `hypotheses.jsonl` of
+    encoder-decoders, and what metrics keep of each item.
+
+    Inputs: `model` (Checkpoint), `data` (Corpus; Examples for encoder-decoders), and optionally `test_data` (Corpus,
+    whose items metrics evaluate) and `baseline` (Metrics of the dense model). Output: Metrics.
+    """
     source, data, baseline = inputs["model"], inputs["data"], inputs.get("baseline")
     assert isinstance(source, Checkpoint)
     assert isinstance(data, DataSet)

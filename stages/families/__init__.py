@@ -51,12 +51,12 @@ class Family(Protocol):
 
     @property
     def auto_class(self) -> Any:
-        """The automatic class of transformers whose `from_pretrained` knows the family's architectures."""
+        """Returns the automatic class of transformers whose `from_pretrained` knows the family's architectures."""
 
     @property
     def model_types(self) -> set[str]:
-        """The `model_type`s of config.json that belong to the family. As in transformers, `model_type` decides: the
-        names in `architectures` may be those of older or of remote code."""
+        """Returns the `model_type`s of config.json that belong to the family. As in transformers, `model_type` decides:
+        the names in `architectures` may be those of older or of remote code."""
 
     def load(self, folder: Path, dtype: torch.dtype | None = None) -> Any:
         """Returns the model of a Hugging Face folder, in eval mode; dtype None keeps the stored one."""

@@ -210,7 +210,7 @@ def test_hydra_s_own_sweeper_works_and_its_jobs_are_recorded_as_they_come(place:
     line = ["hydra/sweeper=basic", f"hydra/launcher={launcher}", "distill=ce,squarehead", f"until={until}"]
     code, said, sweep = swept(place, *line)
     assert code == 0, said
-    assert sorted((job.num, job.dials["distill"]) for job in sweep.jobs) == [(0, "ce"), (1, "squarehead")]
+    assert sorted((job.num, job.swept_parameters["distill"]) for job in sweep.jobs) == [(0, "ce"), (1, "squarehead")]
     state = sweep_state.read(sweep)
     assert (state.status, state.counts) == ("done", {"done": 2})
     assert not (sweep.folder / "shared.json").exists()
@@ -225,7 +225,7 @@ def test_a_sweeper_that_searches_is_told_the_quality_of_each_job(place: Place, t
     code, said, sweep = swept(place, "hydra/sweeper=fake_search", more=plugins)
     assert code == 0, said
     assert "found [12.5, 12.5]" in said
-    assert [job.dials["sparsity"] for job in sweep.jobs] == ["0.5", "0.6"]
+    assert [job.swept_parameters["sparsity"] for job in sweep.jobs] == ["0.5", "0.6"]
     code, said, _ = swept(place, "hydra/sweeper=fake_search", "dry_run=true", more=plugins)
     assert (code, "dry_run: the jobs of this sweeper are not known beforehand" in said) == (1, True)
 

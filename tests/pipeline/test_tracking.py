@@ -69,11 +69,11 @@ def settings(**changed: Any) -> Tracking:
     return Tracking(**({"enabled": True, "uri": "", "experiment": "squarehead", "artifacts": "all"} | changed))
 
 
-def make_job(runs: Path, number: int = 0, sweep: str = SWEEP, **dials: str) -> Job:
+def make_job(runs: Path, number: int = 0, sweep: str = SWEEP, **swept_parameters: str) -> Job:
     folder = runs / "sweeps" / sweep / str(number) if sweep else runs / "jobs" / str(number)
-    name = " ".join(f"{key}={value}" for key, value in dials.items()) or "defaults"
+    name = " ".join(f"{key}={value}" for key, value in swept_parameters.items()) or "defaults"
     config = {"seed": 0, "distill": {"ce": 1.0}, "cache": {"folder": str(runs / "cache")}, "data": {"path": "texts"}}
-    return Job(name=name, sweep=sweep, folder=folder, config=config, dials=dials)
+    return Job(name=name, sweep=sweep, folder=folder, config=config, swept_parameters=swept_parameters)
 
 
 class Told:
@@ -236,7 +236,7 @@ def test_job_run_tells_of_all_its_nodes_and_links_a_hit_to_its_maker(runs: Path)
     link = f"runs/{maker.info.run_id}?workflowType=machine_learning"
     assert f"{link}) | hit |" in job.data.tags["mlflow.note.content"]
     assert only(job.inputs.dataset_inputs).dataset.name == "texts"
-    assert (job.data.params["distill.ce"], job.data.tags["dial.lr"]) == ("1.0", "2")
+    assert (job.data.params["distill.ce"], job.data.tags["swept.lr"]) == ("1.0", "2")
     assert {"summary.json", "job.json"} <= artifacts(view, job)
 
 
