@@ -8,22 +8,19 @@ from typing import Any, TypeVar
 from stages.options import Located, Options
 
 T = TypeVar("T", bound=Options)
-Identify = Callable[[str, str, str], dict[str, str]]
-"""Function from path, revision and option to an identity (`stages.sources.identity`)."""
 
 
-def with_identities(described: dict[str, Any], options: Options, where: str, identify: Identify) -> None:
+def with_identities(described: dict[str, Any], options: Options, where: str) -> None:
     """Replaces paths and revisions in `described`, the dump of `options`, by identities. `where` is the option that
     errors name."""
     where = options.section or where
-    if isinstance(options, Located):
-        described["identity"] = identify(described.pop("path"), described.pop("revision"), f"{where}.path")
+    options.identify(described, where)
     for keys, part in _parts(options):
         inner: Any = described
         for key in keys:
             inner = inner.get(key, {})
         if inner:  # else the dump left it out, as a default that came later than stored results
-            with_identities(inner, part, ".".join((where, *keys)), identify)
+            with_identities(inner, part, ".".join((where, *keys)))
 
 
 def changed(options: T, change: Callable[[Located, tuple[str, ...]], dict[str, str]], at: tuple[str, ...] = ()) -> T:

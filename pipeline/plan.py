@@ -15,10 +15,8 @@ from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry, Store
 from stages.contracts import Benchmark, Metrics, UserError
-from stages.evaluate.spec import EvaluateOptions
 from stages.index import STAGES, provider
 from stages.kinds import providers
-from stages.sources.identity import digest, identity, local
 from stages.stage import Stage
 
 MEASUREMENTS = (Metrics, Benchmark)
@@ -140,20 +138,13 @@ def code_of(spec: Stage) -> str:
 
 
 def _described(node: Node) -> dict[str, Any]:
+    """Returns what a fingerprint covers of a node's options: their dump, with identities and providers."""
     described = node.config.model_dump(mode="json")
     if brought := provider(node.stage) | providers(node.config):
         # what other packages bring changes with their versions
         described["providers"] = brought
     # outside data enter by digest or revision, never by path
-    with_identities(described, node.config, node.stage, identity)
-    if isinstance(node.config, EvaluateOptions):
-        for task in described["tasks"]:
-            if task["include"] not in ("", "packaged"):
-                if not local(task["include"]).is_dir():
-                    raise UserError(
-                        f"there is no folder {task['include']!r} with the task {task['name']}", "evaluate.tasks"
-                    )
-                task["include"] = digest(local(task["include"]), "evaluate.tasks")
+    with_identities(described, node.config, node.stage)
     return described
 
 

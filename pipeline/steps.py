@@ -186,6 +186,32 @@ def finetune(
     )  # fmt: skip
 
 
+def ladder(
+    graph: Graph, config: Config, levels: Sequence[float], model: str, data: str, teacher: str,
+    calibration: str | None, start: float = 0.0,
+) -> str:  # fmt: skip
+    """Adds a pruning and a fine-tuning for each level, and, if configured, the evaluation of each but the last. A model
+    that is at the level already, `start`, is only fine-tuned. Returns the last model."""
+    for rung, level in enumerate(levels, start=1):
+        name = level_name(config, level)
+        if level > start:
+            model = prune(graph, config, f"prune_{name}", model, level, calibration)
+        model = finetune(graph, config, name, rung, model, data, teacher)
+        if config.evaluate.every_rung and level != levels[-1]:
+            evaluate(graph, config, f"evaluate_{name}", model, data)
+    return model
+
+
+def finish(graph: Graph, config: Config, data: str, dense: str, sparse: str, calibration: str | None) -> None:
+    """Adds the one-shot baseline, if configured, the evaluation of the sparse model, and what `deploy` adds."""
+    if config.evaluate.one_shot and config.sparsity > 0:
+        one_shot = prune(graph, config, "one_shot", dense, config.sparsity, calibration)
+        evaluate(graph, config, "one_shot_eval", one_shot, data)
+    if sparse != dense:
+        evaluate(graph, config, "evaluate", sparse, data)
+    deploy(graph, config, data, dense, sparse, calibration)
+
+
 def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, calibration: str | None) -> None:
     """Adds quantization of the sparse model, and of the dense one if configured or if they are the same, their
     evaluations, and the benchmark of all."""

@@ -15,6 +15,8 @@ from pydantic import (
     model_serializer,
 )
 
+from stages.sources.identity import identity
+
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of numpy's generators
@@ -37,6 +39,10 @@ class Options(BaseModel):
     """Section in which users find these options, if it is not named like the stage or option that has them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    def identify(self, described: dict[str, Any], option: str) -> None:
+        """Replaces the outside paths in `described`, the dump of these options, by identities for a fingerprint. Most
+        options have none. `option` is their dotted name in errors."""
 
     @model_serializer(mode="wrap")
     def _without_added_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -62,6 +68,9 @@ class Located(Options):
 
     path: str
     revision: str
+
+    def identify(self, described: dict[str, Any], option: str) -> None:
+        described["identity"] = identity(described.pop("path"), described.pop("revision"), f"{option}.path")
 
 
 def _mentions(annotation: Any, kind: type) -> bool:

@@ -27,18 +27,8 @@ def foundation(config: Config) -> Graph:
     dense = steps.dense(graph, config, data)
     calibration = steps.calibrate(graph, config, data)
     targets = [target for target in rungs(config.schedule.levels, config.sparsity) if target >= level]
-    for rung, target in enumerate(targets, start=1):
-        name = steps.level_name(config, target)
-        if target > level:
-            sparse = steps.prune(graph, config, f"prune_{name}", sparse, target, calibration)
-        sparse = steps.finetune(graph, config, name, rung, sparse, data, dense)
-        if config.evaluate.every_rung and target != targets[-1]:
-            steps.evaluate(graph, config, f"evaluate_{name}", sparse, data)
-    if config.evaluate.one_shot and config.sparsity > 0:
-        one_shot = steps.prune(graph, config, "one_shot", dense, config.sparsity, calibration)
-        steps.evaluate(graph, config, "one_shot_eval", one_shot, data)
-    steps.evaluate(graph, config, "evaluate", sparse, data)
-    steps.deploy(graph, config, data, dense, sparse, calibration)
+    sparse = steps.ladder(graph, config, targets, sparse, data, dense, calibration, start=level)
+    steps.finish(graph, config, data, dense, sparse, calibration)
     return graph
 
 

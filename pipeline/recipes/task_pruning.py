@@ -28,18 +28,8 @@ def task_pruning(config: Config) -> Graph:
         sparse = steps.finetune(graph, config, level, 1, sparse, data, dense, steps.cubic(config), calibration)
     elif config.sparsity > 0:
         targets = rungs(config.schedule.levels, config.sparsity)
-        for rung, sparsity in enumerate(targets, start=1):
-            level = steps.level_name(config, sparsity)
-            pruned = steps.prune(graph, config, f"prune_{level}", sparse, sparsity, calibration)
-            sparse = steps.finetune(graph, config, level, rung, pruned, data, dense)
-            if config.evaluate.every_rung and sparsity != targets[-1]:
-                steps.evaluate(graph, config, f"evaluate_{level}", sparse, data)
-    if config.evaluate.one_shot and config.sparsity > 0:
-        one_shot = steps.prune(graph, config, "one_shot", dense, config.sparsity, calibration)
-        steps.evaluate(graph, config, "one_shot_eval", one_shot, data)
-    if sparse != dense:
-        steps.evaluate(graph, config, "evaluate", sparse, data)
-    steps.deploy(graph, config, data, dense, sparse, calibration)
+        sparse = steps.ladder(graph, config, targets, sparse, data, dense, calibration)
+    steps.finish(graph, config, data, dense, sparse, calibration)
     return graph
 
 

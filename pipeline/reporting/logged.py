@@ -9,6 +9,7 @@ from pipeline.record.folders import Folder, runs_of
 from pipeline.reporting.study import Study
 from pipeline.schema import Tracking
 from pipeline.tracking.server import connect, explain, failures
+from pipeline.tracking.sweep_runs import close_dead, close_sweep
 from pipeline.tracking.view import View
 from stages.contracts import UserError
 
@@ -30,7 +31,7 @@ def _log(folder: Folder, files: Sequence[Path], runs: Path) -> str:
     sweep = next((job.sweep for job in folder.jobs if job.sweep), "")
     try:
         view = View(connect(config.uri, config.experiment, runs), config.artifacts)
-        view.close_dead()
+        close_dead(view.runs)
         run = (
             view.runs.latest(kind="sweep", sweep=sweep)
             if sweep
@@ -41,7 +42,7 @@ def _log(folder: Folder, files: Sequence[Path], runs: Path) -> str:
         for file in files:
             view.runs.client.log_artifact(run.info.run_id, str(file), PLACE)
         if sweep:
-            view.close_sweep(sweep)
+            close_sweep(view.runs, sweep)
         run = view.runs.client.get_run(run.info.run_id)
     except UserError as error:
         return f"not in MLflow: {error}"

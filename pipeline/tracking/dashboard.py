@@ -20,8 +20,9 @@ from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 from pipeline.tracking.server import artifact_folder, connect, default_uri
+from pipeline.tracking.sweep_runs import QUALITY, close_dead
 from pipeline.tracking.terms import WORKFLOW, page
-from pipeline.tracking.view import QUALITY, View
+from pipeline.tracking.view import View
 from stages.contracts import UserError
 
 HOST = "127.0.0.1"
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"no folder {options.runs}; give the one that holds mlflow.db", "--runs")
         _check_free(options.port)
         view = View(connect("", options.experiment, options.runs))
-        view.close_dead()
+        close_dead(view.runs)
         address = f"http://{HOST}:{options.port}/{all_runs(view) if options.all else start_page(view, options.sweep)}"
         with _server(options.runs, options.port) as server:
             print(f"dashboard  {address}  (ctrl-C ends it)", flush=True)

@@ -12,7 +12,9 @@ from pipeline.record.outcome import Outcome
 from pipeline.record.status import Status
 from pipeline.record.sweep import read_shared, sweeps
 from pipeline.store.store import Store
-from pipeline.tracking.view import Record, View
+from pipeline.tracking.record import Record
+from pipeline.tracking.sweep_runs import close_dead
+from pipeline.tracking.view import View
 from stages.contracts import UserError
 
 
@@ -20,7 +22,7 @@ def relog(view: View, runs: Path) -> dict[str, int]:
     """Logs the records and returns how many runs of each kind it made. Raises UserError, and makes none, for a damaged
     result or record."""
     _refuse_damaged(Store(runs / "store"))
-    view.close_dead()
+    close_dead(view.runs)
     before = _counts(view)
     found = list(records(runs))
     for record in found:  # first the makers, so that a result stands under its own

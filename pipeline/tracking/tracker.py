@@ -21,9 +21,11 @@ from pipeline.process import this_process
 from pipeline.record.job import SUMMARY, Job, ended_at
 from pipeline.record.outcome import Outcomes
 from pipeline.schema import Tracking
+from pipeline.tracking.record import Record
 from pipeline.tracking.server import connect, explain, failures
+from pipeline.tracking.stage_runs import Live
 from pipeline.tracking.terms import Point
-from pipeline.tracking.view import Live, Record, View
+from pipeline.tracking.view import View
 from stages.contracts import UserError
 
 FLUSH_SECONDS = 2.0
@@ -135,7 +137,7 @@ class Stream:
         self._flush()
         report = public("".join(traceback.format_exception(error)))
         if live := self._live:
-            self._tracker.attempt(lambda view, record: view.fail(live, error, report))
+            self._tracker.attempt(lambda view, record: view.stages.fail(live, error, report))
 
     def _flush(self) -> None:
         points, self._waiting = self._waiting, []

@@ -6,11 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from stages.contracts import Metrics
+from stages.contracts import Metrics, UserError
 from stages.evaluate.cost import EvaluateCost
 from stages.evaluate.early import check_early
 from stages.evaluate.metrics import METRICS, MetricOptions
 from stages.options import Bos, Options, Seed
+from stages.sources.identity import digest, local
 from stages.stage import MetricSpec, Stage
 
 
@@ -139,6 +140,16 @@ class EvaluateOptions(Options):
     run_code: bool = False
     batch_size: int
     runtime: Literal["torch", "engine"]
+
+    def identify(self, described: dict[str, Any], option: str) -> None:
+        for task in described["tasks"]:
+            if task["include"] not in ("", "packaged"):
+                folder = local(task["include"])
+                if not folder.is_dir():
+                    raise UserError(
+                        f"there is no folder {task['include']!r} with the task {task['name']}", f"{option}.tasks"
+                    )
+                task["include"] = digest(folder, f"{option}.tasks")
 
 
 QUALITIES = tuple(

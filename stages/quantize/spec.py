@@ -33,11 +33,9 @@ class Quantize(Options):
     @model_validator(mode="wrap")
     @classmethod
     def _of_the_chosen_scheme(cls, value: Any, handler: ModelWrapValidatorHandler[Quantize]) -> Quantize:
-        if cls is Quantize and isinstance(value, dict) and isinstance(value.get("scheme"), str):
-            options = SCHEMES.get(value["scheme"]).options if value["scheme"] != "none" else Quantize
-            if options is not Quantize:
-                return options.model_validate(value)
-        return handler(value)
+        if isinstance(value, dict) and value.get("scheme") == "none":
+            return handler(value)
+        return SCHEMES.validated(Quantize, cls, value, handler, "scheme")
 
     @property
     def reads_inputs(self) -> bool:

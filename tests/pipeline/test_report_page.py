@@ -38,8 +38,9 @@ from pipeline.reporting import (
 from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.study import Study
 from pipeline.store.store import SHORT
+from pipeline.tracking.record import Record
 from pipeline.tracking.server import connect
-from pipeline.tracking.view import Record, View
+from pipeline.tracking.view import View
 from tests.tiny_reports import Runs
 
 NASTY = "<script>alert('&')</script> 100 % of_{x} | \\ #1"
