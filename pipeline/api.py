@@ -93,7 +93,7 @@ class Result:
         found = self.artifact(node)
         if not isinstance(found, Checkpoint):
             have = [name for name, it in self.outcomes.items() if issubclass(described(it.stage).makes, Checkpoint)]
-            raise UserError(f"{node} is no model; those of this job: {', '.join(have)}")
+            raise UserError(f"{node} is not a model; those of this job: {', '.join(have)}")
         return found
 
     def models(self) -> dict[str, str]:

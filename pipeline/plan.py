@@ -128,7 +128,7 @@ def _changed_since(entry: Entry, node: Node, plan: Plan) -> str:
     for role, source in node.inputs.items():
         there = plan[source].entry
         if there and role in known and known[role] != there.content:
-            return f"its input {source} was made again since, with another outcome"
+            return f"its input {source} was made again since, with another result"
     return ""
 
 
@@ -184,6 +184,6 @@ def _drop_unneeded(plan: Plan) -> Plan:
     return {
         name: item
         if item.status == Status.HIT or name in needed
-        else replace(item, status=Status.UNNEEDED, reason="not stored, and nothing that runs asks for it")
+        else replace(item, status=Status.UNNEEDED, reason="not stored, and no node that runs reads it")
         for name, item in plan.items()
     }

@@ -111,7 +111,7 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
         found.append(
             UserError(
                 f"the results need about {format_bytes(disk)} of disk, {place} has {format_bytes(free)} free; "
-                "make room, with `python -m pipeline.store gc` for one, or set a folder on another disk",
+                "make room, for example with `python -m pipeline.store gc`, or set a folder on another disk",
                 "runs",
             )
         )

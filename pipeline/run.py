@@ -82,14 +82,14 @@ class _Run:
                 refused = self._check()
             if refused and item.status == Status.TO_RUN:
                 outcome.status = Status.FAILED if name in refused else Status.NOT_RUN
-                outcome.error = refused.get(name, f"{', '.join(refused)} could not end well")
+                outcome.error = refused.get(name, f"{', '.join(refused)} would fail")
             elif item.status == Status.TO_RUN and (lost := self._lost_inputs(item)):
                 outcome.error = f"needs {', '.join(lost)}"
             elif item.fingerprint in self.failed:
                 outcome.status, outcome.error = Status.FAILED, self.failed[item.fingerprint]
                 self._say(f"[red]✗ {name}[/], shared: {escape(outcome.error)}")
             elif item.status == Status.TO_RUN and (broken := [it for it in item.node.after if self._is_lost(it)]):
-                outcome.error = f"nothing could judge it: {broken[0]} {self.outcomes[broken[0]].status}"
+                outcome.error = f"it cannot be evaluated: {broken[0]} {self.outcomes[broken[0]].status}"
             else:
                 self._node(item, outcome)
 
@@ -183,7 +183,7 @@ class _Run:
         name = item.node.name
 
         def waiting(who: str) -> None:
-            self.console.print(f"… {name}: waiting for {escape(who)}, which is making the same", highlight=False)
+            self.console.print(f"… {name}: waiting for {escape(who)}, which makes the same result", highlight=False)
 
         store = self.stores.for_stage(item.spec)
         with store.fill(item.node.stage, item.fingerprint, waiting, replace=item.replace) as slot:

@@ -259,7 +259,7 @@ class Config(Options):
     def _teacher_fits(self) -> Config:
         if self.finetune.teacher_cache_gb and self.data.speech and self.data.speech.window == "clip":
             raise UserError(
-                "in windows as long as the clips, states depend on what else is in a batch and cannot be kept; "
+                "in windows as long as the clips, states depend on the rest of the batch and cannot be cached; "
                 "expected 0, or data.speech.window=full",
                 "finetune.teacher_cache_gb",
             )
@@ -305,7 +305,7 @@ class Config(Options):
                 raise UserError(f"a cubic schedule is unstructured, got prune.pattern={self.prune.pattern}", "schedule")
             for level in self.schedule.levels:
                 if level < self.sparsity and abs(level * group - round(level * group)) > 1e-9:
-                    raise UserError(f"level {level:g} is no multiple of 1/{group} as N:M needs", "schedule.levels")
+                    raise UserError(f"level {level:g} is not a multiple of 1/{group} as N:M needs", "schedule.levels")
         return self
 
 

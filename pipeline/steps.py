@@ -70,7 +70,7 @@ def foundation(graph: Graph, config: Config, base: str) -> str:
     calibration = None
     if found.sparsity and reads_inputs(config):
         if config.calibrate.draw == "documents":
-            raise UserError("a packed corpus has windows to draw; expected windows", "calibrate.draw")
+            raise UserError("samples of a packed corpus are windows; expected windows", "calibrate.draw")
         calibration = add(graph, "calibrate_corpus", "calibrate", config.calibrate, model="model", data="corpus")
     model, level = base, 0.0
     for number, step in enumerate(found.steps, start=1):
@@ -228,7 +228,7 @@ def deploy(graph: Graph, config: Config, data: str, dense: str, sparse: str, cal
         evaluate(graph, config, "evaluate_q", quantized, data, runtime)
     if config.benchmark.enabled:
         if config.benchmark.beams > 1 and not FAMILIES.get(config.model.family).is_encoder_decoder:
-            raise UserError("beams are measured of encoder-decoders only; expected 0", "benchmark.beams")
+            raise UserError("beams are measured for encoder-decoders only; expected 0", "benchmark.beams")
         add(
             graph, "benchmark", "benchmark", _part(BenchmarkOptions, config.benchmark), data=data, dense=dense,
             sparse=sparse if sparse != dense else None, quantized=quantized, quantized_dense=quantized_dense,

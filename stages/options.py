@@ -90,5 +90,5 @@ def regular_expressions(patterns: list[str]) -> list[str]:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
     return patterns

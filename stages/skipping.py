@@ -22,7 +22,7 @@ def skipped(
         try:
             compiled = re.compile(pattern)
         except re.error as error:
-            raise UserError(f"{pattern!r} is no regular expression: {error}", option) from None
+            raise UserError(f"{pattern!r} is not a regular expression: {error}", option) from None
         hits = [name for name in names if compiled.fullmatch(name)]
         if not hits and not any(compiled.fullmatch(name) for name in left_alone):
             raise UserError(f"{pattern!r} matches no linear; there is for example {next(iter(names))}", option)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     encodes = model.config.is_encoder_decoder
     if encodes and (hasattr(tokenizer, "src_lang") or getattr(tokenizer, "supported_language_codes", None)):
         raise EngineError(
-            f"{args.folder} holds a model that is told languages by tokens, which no --prompt can do; from Python: "
+            f"{args.folder} holds a model that needs language tokens, which --prompt cannot give; from Python: "
             "engine.load(folder).generate(..., forced_bos_token_id=...)"
         )
     check_length(model.config, max(args.max_new_tokens, length) if encodes else args.max_new_tokens + length)

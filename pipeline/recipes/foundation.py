@@ -35,8 +35,8 @@ def foundation(config: Config) -> Graph:
 def _check(config: Config, level: float) -> None:
     if config.sparsity < level:
         raise UserError(
-            f"the foundation ends at {level:g}, and no weight comes back; expected at least that, or fewer steps in "
-            "foundation.steps",
+            f"the foundation ends at {level:g}, and pruned weights stay pruned; expected at least that, or fewer "
+            "steps in foundation.steps",
             "sparsity",
         )
     if config.schedule.kind == "cubic":

@@ -185,7 +185,7 @@ def published(study: Study) -> Table:
     notes = [f"Published: {title} ({it.model}){f': {it.note}' if it.note else ''}." for title, it in about.items()]
     notes += [f"{_letter(number)}: {source}." for number, source in enumerate(sources)]
     notes.append(
-        "Verdicts are about values, and only of the same model and data, by their names. Within error: they differ by "
+        "Verdicts compare values, and only for the same model and data, by name. Within error: they differ by "
         f"less than {SIGMAS:g} standard errors of ours; published errors are not known. Of other models and data only "
         "recoveries compare."
     )

@@ -102,7 +102,7 @@ def _about(references: list[Reference]) -> Iterator[str]:
         "published ratio compares with it."
     )
     if any(at.int8 and at.speedup_over == "fp32" and at.zeros_speedup for at in references):
-        yield "The paper tells its int8 ratios over fp32; of zeros at int8: that of the sparse over that of the dense."
+        yield "The paper states int8 ratios over fp32; zeros at int8: the sparse model's ratio over the dense one's."
     for title, at in {at.title: at for at in references}.items():
         note = f"; {at.note}" if at.note else ""
         yield f"Paper: {title} ({at.ran}), read in: {at.speed_source or at.source}{note}."

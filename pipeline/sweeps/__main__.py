@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "watch",
             "the sweep that runs, or the next that begins: the same, with the stages at work and the time left; "
-            "ctrl-C ends the watching only",
+            "ctrl-C only stops watching",
         ),
         ("retry-failed", "run the failed and missing jobs of a sweep again, in its folder and with their own options"),
     ):

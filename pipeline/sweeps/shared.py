@@ -111,9 +111,9 @@ class SharedWork:
             entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == Status.HIT}
             if found := preflight.problems(plan, entries, job.config.device):
                 name, error = next(iter(found.items()))
-                broken[job.job.num] = f"job {job.job.num} ({job.job.name}) cannot end well: {name}: {error}"
+                broken[job.job.num] = f"job {job.job.num} ({job.job.name}) would fail: {name}: {error}"
         if broken and len(broken) == sum(job.config is not None for job in self.plans):
-            raise UserError(f"no job of this sweep can end well; {next(iter(broken.values()))}")
+            raise UserError(f"every job of this sweep would fail; {next(iter(broken.values()))}")
         for line in broken.values():
             warn(line, self.console)
 

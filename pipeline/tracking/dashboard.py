@@ -132,7 +132,7 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> Non
             time.sleep(0.2)
         else:
             return
-    raise UserError(f"MLflow's server did not start; its own words are in {log}", "--port")
+    raise UserError(f"MLflow's server did not start; its output is in {log}", "--port")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -62,7 +62,7 @@ def _is_half_made(file: Path) -> bool:
             half = not version or any(name.startswith("_alembic_tmp") for name in tables)
             runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if half and "runs" in tables else 0
     except sqlite3.Error as error:
-        raise UserError(f"{file} is no database that can be read: {error}; {_WAY_OUT}", "tracking.uri") from None
+        raise UserError(f"{file} is not a readable database: {error}; {_WAY_OUT}", "tracking.uri") from None
     if runs:
         raise UserError(f"an upgrade of {file} was cut off, and it holds {runs} runs; {_WAY_OUT}", "tracking.uri")
     return half

@@ -43,7 +43,7 @@ class Benchmark(Options):
         if self.enabled and not self.backends:
             raise UserError("no backends to measure; name some, or choose benchmark=none", "benchmark.backends")
         if twice := sorted({name for name in self.backends if self.backends.count(name) > 1}):
-            raise UserError(f"{twice[0]} stands there twice", "benchmark.backends")
+            raise UserError(f"{twice[0]} is listed twice", "benchmark.backends")
         return self
 
 

@@ -43,7 +43,7 @@ def of(config: BenchmarkOptions, dense: Checkpoint, data: DataSet) -> Workload:
     if isinstance(family, EncoderDecoder):
         return _examples(config, family, dense, data)
     if config.beams > 1:
-        raise UserError(f"beams are measured of encoder-decoders only, not of {family.name}", "benchmark.beams")
+        raise UserError(f"beams are measured for encoder-decoders only, not for {family.name}", "benchmark.beams")
     assert isinstance(data, Corpus)
     context = family.context(family.build(dense.path))
     checkpoints.check_length(context, config.prompt_tokens + config.new_tokens, "benchmark.prompt_tokens")

@@ -89,7 +89,7 @@ def open_reader(name: str, source: Source, log: Log) -> Reader:
         raise UserError(f"got {source.subset!r}, but {source.path} has no subsets; leave it empty", f"{option}.subset")
     if source.data_dir and "hub" not in found:
         raise UserError(
-            f"got {source.data_dir!r}, but {source.path} is no hub id; leave it empty", f"{option}.data_dir"
+            f"got {source.data_dir!r}, but {source.path} is not a hub id; leave it empty", f"{option}.data_dir"
         )
     if "hub" in found:
         where = (source.subset, source.data_dir, source.split, source.column)

@@ -52,7 +52,7 @@ class _Packing:
         self.config, self.encoder, self.log = config, encoder, log
         self.count, self.progress = shards.restore(log.resume, Progress.start(config.sources), log)
         if self.count:
-            log.note(f"goes on behind {self.count} finished shards ({sum(self.progress.tokens.values()):,} tokens)")
+            log.note(f"resumes after {self.count} finished shards ({sum(self.progress.tokens.values()):,} tokens)")
         self.readers = {name: open_reader(name, source, log) for name, source in config.sources.items()}
         self.feeds = {name: Feed(reader, encoder, self.progress.places[name]) for name, reader in self.readers.items()}
         self.shard = Shard()
@@ -70,7 +70,9 @@ class _Packing:
                     bar.advance(self._done() - shown)
                     shown = self._done()
                     if self.log.should_stop:
-                        raise Stopped(f"stopped after {self.count} finished shards; the same line goes on behind them")
+                        raise Stopped(
+                            f"stopped after {self.count} finished shards; the same command resumes after them"
+                        )
                 name = next_source(tokens, config.weights, self._ended())
                 assert name is not None
                 self._take(name)

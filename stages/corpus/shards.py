@@ -89,7 +89,7 @@ def restore(folder: Path, start: Progress, log: Log) -> tuple[int, Progress]:
     for path in sorted(folder.glob(f"{PREFIX}*")):
         trouble = sealed.damage(path) if path.name == f"{PREFIX}{count:05d}" else "one before it is missing"
         if trouble:
-            log.note(f"{path.name} is unusable ({trouble}); packing goes on before it")
+            log.note(f"{path.name} is unusable ({trouble}); packing resumes before it")
             for later in sorted(folder.glob(f"{PREFIX}*"))[count:]:
                 shutil.rmtree(later)
             break

@@ -21,8 +21,7 @@ def verbatim(row: Row, columns: Mapping[str, str]) -> dict[str, str]:
     found = value(row, "text", columns["text"])
     if _is_missing(found):
         raise UserError(
-            f"{row.where}: nothing stands in column {columns['text']!r}, and verbatim rows are not left out; "
-            "expected text",
+            f"{row.where}: column {columns['text']!r} is empty, and verbatim rows are not left out; expected text",
             "data.verbatim",
         )
     return {"text": str(found), "id": text(row, "id", columns["id"])}

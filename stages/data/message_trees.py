@@ -32,7 +32,7 @@ def replies(row: Row) -> Iterator[Row]:
 def _root(row: Row) -> Mapping[str, Any]:
     root = row.values.get("prompt")
     if not isinstance(root, dict) or "message_tree_id" not in row.values:
-        raise UserError(f"{row.where} is no message tree: it has no prompt and message_tree_id", "data.unfold")
+        raise UserError(f"{row.where} is not a message tree: it has no prompt and message_tree_id", "data.unfold")
     return root
 
 

@@ -50,7 +50,7 @@ def run(config: Data, inputs: Mapping[str, Artifact], out: Path, log: Log) -> di
     clips = Clips(out) if FORMATS.get(config.format).rows == "clips" else None
     num_rows, num_skipped = _write(config, raw, out, clips)
     if left := [name for name in raw.unnamed if name not in config.splits.values()]:
-        log.note(f"left aside: {', '.join(left)}; their names say no split (data.splits would name one)")
+        log.note(f"not read: {', '.join(left)}; their names indicate no split (data.splits would name one)")
     if raw.note and not config.splits:
         log.note(raw.note)
     if num_skipped:

@@ -59,7 +59,7 @@ class Answer:
 def rows_of_items(options: ItemOptions, judged: Judged) -> list[dict[str, Any]]:
     """Returns the rows of items. Raises UserError for running text, and for fewer items than configured."""
     if rows_of(judged.tests) not in ("items", "conversations"):
-        raise UserError(f"{options.name} asks items, of which data of format {judged.tests.format} have none", OPTION)
+        raise UserError(f"{options.name} needs items, which data of format {judged.tests.format} do not have", OPTION)
     found = list(islice(json_lines.read(judged.tests.split(options.split)), options.limit or None))
     if len(found) < options.limit:
         raise UserError(f"the split {options.split!r} has {len(found)} items, not {options.limit}", OPTION)

@@ -124,7 +124,7 @@ def table(found: Sequence[Comparison], samples: int, several: bool) -> str:
     for it in found:
         sure = it.difference.low > 0 or it.difference.high < 0
         b_ahead = (it.difference.value > 0) == it.higher_is_better
-        verdict = ("B is better" if b_ahead else "A is better") if sure else "not told apart"
+        verdict = ("B is better" if b_ahead else "A is better") if sure else "no significant difference"
         p = f"p = {it.difference.p:.4f}" if it.difference.p else f"p < {1 / samples:g}"
         lines.append(
             f"{it.metric:<{width}} A {it.a:.2f}   B {it.b:.2f}   B - A {it.difference.value:+.2f} "
@@ -163,7 +163,9 @@ def _find(name: str, runs: Path) -> Metrics:
     if not (folder / "metrics.json").exists():
         found = sorted((runs / "store" / "evaluate").glob(f"{name[:SHORT]}*")) if name.isalnum() else []
         if len(found) != 1:
-            raise UserError(f"{name} is no folder with metrics.json, and {len(found)} results in {runs} begin like it")
+            raise UserError(
+                f"{name} is not a folder with metrics.json, and {len(found)} results in {runs} begin like it"
+            )
         folder = found[0]
     return Metrics(folder, folder.name)
 

@@ -39,7 +39,7 @@ def check_options(options: EvaluateOptions, family: str, data_format: str) -> No
     if not FAMILIES.get(family).is_encoder_decoder:
         if options.generation:
             raise UserError(
-                f"texts are scored of encoder-decoders, not of {family}; it has perplexity and tasks",
+                f"generated texts are scored for encoder-decoders only; {family} has perplexity and tasks",
                 "evaluate.generation",
             )
     else:

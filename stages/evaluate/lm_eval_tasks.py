@@ -120,7 +120,7 @@ def load(task: Task, data: Corpus) -> Any:
         # whatever datasets, huggingface_hub and lm-eval raise of an unreachable hub, an unknown data set, a loading
         # script, a file that is cut off, or a definition with a mistake
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise UserError(f"the data of the task {task.name} cannot be had: {reason}", "evaluate.tasks") from error
+        raise UserError(f"the data of the task {task.name} cannot be loaded: {reason}", "evaluate.tasks") from error
 
 
 def check(task: Task, data: Corpus) -> None:

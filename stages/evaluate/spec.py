@@ -126,7 +126,7 @@ class Evaluate(Options):
     def _tasks_by_name(self) -> Evaluate:
         names = [*(task.name for task in self.tasks), *(metric.name for metric in self.metrics)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{twice[0]} stands there twice, and its metrics have one name; run it alone")
+            raise ValueError(f"{twice[0]} is listed twice, and its metrics would have the same name; list it once")
         return self
 
 

@@ -130,7 +130,7 @@ def restore(
             else:
                 _put(state, optimizer)
                 if damaged:
-                    log.note(f"{damaged[0]}; the checkpoint before it serves")
+                    log.note(f"{damaged[0]}; the checkpoint before it is used")
                 return state.pruned, state.done
         damaged.append(f"the checkpoint {checkpoint.name} is unusable ({trouble})")
         shutil.rmtree(checkpoint)

@@ -101,7 +101,9 @@ class Training(Options):
         if self.decay != "wsd" and self.decay_fraction != DECAY_FRACTION:
             raise ValueError(f"decay_fraction belongs to decay=wsd, not to {self.decay}")
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size={self.batch_size} is no multiple of micro_batch_size={self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}"
+            )
         return self
 
     @property

@@ -67,7 +67,7 @@ class CachedTeacher:
         depend on the batch."""
         if not rows.independent:
             raise UserError(
-                "in windows as long as the clips, states depend on what else is in a batch and cannot be kept; "
+                "in windows as long as the clips, states depend on the rest of the batch and cannot be cached; "
                 "expected 0, or data.speech.window=full",
                 f"{option}.teacher_cache_gb",
             )

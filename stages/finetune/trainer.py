@@ -191,7 +191,7 @@ class _Run:
         weights = self.plan.weights
         if mean - began > SMALL_RISE * sum(term.weight for term in weights.terms):
             raise self._diverged(
-                f"loss {mean:.4g}, the mean of the last steps, is over {factor:g} times {began:.4g}, where it began",
+                f"loss {mean:.4g}, the mean of the last steps, is over {factor:g} times the initial {began:.4g}",
                 f"lower {section}.lr, or raise {section}.divergence to train on",
                 f"{section}.divergence",
             )
@@ -210,6 +210,6 @@ class _Run:
 
     def _diverged(self, what: str, way_out: str, option: str) -> UserError:
         kept = resume.last(self.log.resume)
-        good = f"the last good checkpoint, where the same run would go on, is kept in {kept}"
+        good = f"the last good checkpoint, from which the same run would resume, is kept in {kept}"
         checkpoint = good if kept else "no checkpoint was made yet"
         return UserError(f"diverged at step {self.done.step + 1}: {what}; {checkpoint}; {way_out}", option)

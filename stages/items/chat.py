@@ -57,8 +57,8 @@ def _by_tokenizer(messages: Sequence[Message], tokenizer: Any, name: str) -> lis
         until = _rendered(messages[: number + 1], tokenizer, name)
         if not (whole.startswith(until) and until.startswith(before) and len(before) >= at):
             raise UserError(
-                f"the tokenizer's chat template renders the beginning of a conversation ({name}) otherwise than the "
-                "whole, so that the assistant's turns cannot be told; use data.template=zephyr",
+                f"the tokenizer's chat template renders the beginning of a conversation ({name}) differently from the "
+                "whole, so that the assistant's turns cannot be identified; use data.template=zephyr",
                 OPTION,
             )
         said = until[len(before) :]

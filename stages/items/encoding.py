@@ -132,9 +132,7 @@ class Items:
         """Returns the ids of the parts together, and the number of the part in which each token ends. The text is
         tokenised in one piece, since a token may span the border of two parts."""
         if not self.tokenizer.is_fast:
-            raise UserError(
-                "its tokenizer does not tell which characters a token stands for (no fast one)", "model.path"
-            )
+            raise UserError("its tokenizer does not map tokens to characters (it is not a fast one)", "model.path")
         found = self.tokenizer(
             "".join(part.text for part in texts),
             add_special_tokens=not self._by_tokenizer,

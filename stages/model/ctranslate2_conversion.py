@@ -107,7 +107,7 @@ def read(path: Path, option: str) -> Variables:
             tensors = dict(_variable(file) for _ in range(_number(file, "I")))
             aliases = {_string(file): _string(file) for _ in range(_number(file, "I"))}
         except (struct.error, UnicodeDecodeError, KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path.name} is no whole CTranslate2 file: {error}", option) from None
+            raise UserError(f"{path.name} is not a complete CTranslate2 file: {error}", option) from None
     return Variables(tensors, aliases)
 
 

@@ -36,13 +36,13 @@ def check(
     found = int((~previous[worst]).sum())
     what = (
         f"{len(over)} of {len(shapes)} linears hold more zeros than {sparsity:g} leaves room for: {worst} has "
-        f"{found} of {previous[worst].numel()}, {asked[worst]} are asked for"
+        f"{found} of {previous[worst].numel()}, {asked[worst]} are to be pruned"
     )
     if sum(over.values()) > TOLERANCE * weights:
         reached = sum(comes_to.values()) / weights
         raise UserError(
-            f"{what}; zeros stay zeros, so the sparsity would come to {reached:.3f}; ask for more, or for a pattern "
-            "that the zeros have, or start from a model without them (model.masks=none)",
+            f"{what}; zeros stay zeros, so the sparsity would come to {reached:.3f}; choose a higher sparsity, or a "
+            "pattern that the zeros have, or start from a model without them (model.masks=none)",
             "sparsity",
         )
     return f"{what}; they keep theirs"

@@ -82,7 +82,7 @@ class Walk:
                 self.model(**self.family.inputs(self.batches[i]), use_cache=False)
             except Reached as end:
                 return end.output
-        raise AssertionError(f"the forward pass never came to block {self.done}")
+        raise AssertionError(f"the forward pass never reached block {self.done}")
 
     @contextmanager
     def _short_cut(self, i: int) -> Iterator[None]:

@@ -42,7 +42,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
     bpe.train_from_iterator(texts, trainer)
     if bpe.get_vocab_size() < vocabulary:
         raise UserError(
-            f"these texts give {bpe.get_vocab_size()} pieces, not {vocabulary}; expected at most so many",
+            f"these texts give {bpe.get_vocab_size()} pieces, not {vocabulary}; expected at most that many",
             "model.scratch.vocabulary",
         )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=SPECIAL[EOS], pad_token=SPECIAL[PAD])

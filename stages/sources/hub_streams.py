@@ -73,6 +73,6 @@ class HubStream:
         except Exception as error:
             raise UserError(
                 f"the stream of {self.repo} was cut off after {count:,} documents ({type(error).__name__}: {error}); "
-                "finished shards are kept, and the same command goes on behind them",
+                "finished shards are kept, and the same command resumes after them",
                 f"{self.option}.path",
             ) from error

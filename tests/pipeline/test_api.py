@@ -48,7 +48,7 @@ def test_the_example_of_the_page_runs_in_any_folder_and_leaves_nothing_behind(
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(api.UserError, match="damaged"):
         api.load(weights.parent)
-    with pytest.raises(api.UserError, match="is no model; those of this job: model, dense, prune_50, finetune_50"):
+    with pytest.raises(api.UserError, match="is not a model; those of this job: model, dense, prune_50, finetune_50"):
         result.checkpoint("evaluate")
     with pytest.raises(api.UserError, match="no node 'prune_60'"):
         result.artifact("prune_60")

@@ -138,14 +138,14 @@ def test_the_table_of_peers_has_every_backend() -> None:
         ("+schedule.levels=[0.2]", "schedule", "kind=ladder"),
         ("+finetune.learning_rate=1", "finetune.learning_rate", "unknown option"),
         ("prune.method=oracle", "prune.method", "oracle"),
-        ("prune.skip=['(']", "prune.skip", "is no regular expression"),
-        ("quantize.skip=['[']", "quantize.skip", "is no regular expression"),
+        ("prune.skip=['(']", "prune.skip", "is not a regular expression"),
+        ("quantize.skip=['[']", "quantize.skip", "is not a regular expression"),
         ("runs=''", "runs", "at least 1 character"),
         ("tracking.experiment=''", "tracking.experiment", "at least 1 character"),
         ("benchmark.backends=[]", "benchmark.backends", "no backends to measure"),
         ("reference=t6", "reference", "no published table 't6'"),
         ("dense.training.teacher_cache_gb=1", "dense", "finetune.teacher_cache_gb"),
-        ("evaluate.tasks=[{name: gsm8k}, {name: gsm8k, shots: 8}]", "evaluate", "gsm8k stands there twice"),
+        ("evaluate.tasks=[{name: gsm8k}, {name: gsm8k, shots: 8}]", "evaluate", "gsm8k is listed twice"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_option(override: str, option: str, says: str) -> None:

@@ -141,7 +141,7 @@ def test_a_killed_run_comes_to_the_same_bytes_however_often(
         behind.append(len(list(log.resume.glob("shard_*"))))
     assert [0, *behind] == sorted({0, *behind}), "each attempt came further"
     assert contents(pack(options(folder), model, tmp_path / "killed", log)) == whole
-    assert any("goes on behind" in note for note in log.notes)
+    assert any("resumes after" in note for note in log.notes)
 
 
 def test_a_damaged_shard_and_those_behind_it_are_made_again(model: Checkpoint, folder: Path, tmp_path: Path) -> None:

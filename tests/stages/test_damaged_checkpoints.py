@@ -97,7 +97,7 @@ def test_the_checkpoint_before_a_damaged_one_serves(
     log = go_on(trained, tmp_path, lambda folder: damage(folder / "step_00000004" / name) and None)
     assert len(log.notes) == 2
     assert "step_00000004 is unusable" in log.notes[0]
-    assert "the checkpoint before it serves" in log.notes[0]
+    assert "the checkpoint before it is used" in log.notes[0]
     assert log.notes[1] == "resumes after step 2 of 6"
     whole = trained["log"]
     assert isinstance(whole, RecordingLog)

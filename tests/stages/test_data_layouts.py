@@ -134,7 +134,7 @@ def test_files_whose_names_say_no_split_are_named_and_can_be_chosen(tmp_path: Pa
     (folder / "validation.jsonl").rename(folder / "heldout.jsonl")
     found, log = made(folder)
     assert sum(found.values()) == 80
-    assert "left aside: heldout" in log.notes[0]
+    assert "not read: heldout" in log.notes[0]
     other = tiny.save_texts(tmp_path / "b" / "texts")
     (other / "validation.jsonl").rename(other / "heldout.jsonl")
     found, log = made(other, splits={"train": "train", "validation": "heldout", "test": "test"})

@@ -189,7 +189,7 @@ def test_a_level_below_the_zeros_is_refused_by_name_and_number(
 ) -> None:
     checkpoint, _, _ = imported(save_sparse(tmp_path / "m", 0.5, how), tmp_path)
     with pytest.raises(
-        UserError, match=r"linears hold more zeros than .*_proj has \d+ of \d+, \d+ are asked for"
+        UserError, match=r"linears hold more zeros than .*_proj has \d+ of \d+, \d+ are to be pruned"
     ) as caught:
         pruned_to(sparsity, checkpoint, tmp_path, **changes)
     assert caught.value.option == "sparsity"

@@ -118,7 +118,7 @@ def test_trees_are_unfolded_into_threads_and_into_ranked_replies() -> None:
     (ranked,) = UNFOLDS.get("oasst_replies")(Row("t:1", TREE))
     assert ranked.values["replies"] == ["best", "second"]
     assert ranked.values["messages"] == [{"role": "user", "content": "Hi?"}]
-    with pytest.raises(UserError, match="t:1 is no message tree"):
+    with pytest.raises(UserError, match="t:1 is not a message tree"):
         list(UNFOLDS.get("oasst_threads")(Row("t:1", {"text": "x"})))
 
 

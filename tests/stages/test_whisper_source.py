@@ -146,7 +146,7 @@ def quantized(found: Variables) -> bytes:
         (of_another_shape, "size mismatch for model.decoder.layers.0.final_layer_norm.weight"),
         (with_relu, "expected decoder/activation = 3, found 0"),
         (quantized, "linear_0/weight is in torch.int8; expected floating point"),
-        (lambda found: tiny_whisper.ctranslate2(found)[:-1000], "no whole CTranslate2 file"),
+        (lambda found: tiny_whisper.ctranslate2(found)[:-1000], "not a complete CTranslate2 file"),
         (lambda found: tiny_whisper.ctranslate2(found, version=5), "expected WhisperSpec in version 6"),
     ],
 )
