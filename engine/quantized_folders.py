@@ -40,7 +40,7 @@ def quantization_config(folder: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
     except (OSError, ValueError, AttributeError):
-        return None  # the loader of models in floating point tells what is wrong
+        return None  # the loader of models in floating point reports what is wrong
     if found is None and (folder / "quantization.json").exists():
         raise EngineError(
             f"{folder} was quantized by an earlier version, in a format no longer read; quantize it again"

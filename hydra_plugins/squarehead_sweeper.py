@@ -1,5 +1,5 @@
-"""Hydra finds this sweeper by itself: it plans all jobs of a sweep, has what they share made once and first, then gives
-them to the launcher that was chosen.
+"""The sweeper, which Hydra finds by itself: it plans all jobs of a sweep, makes what they share once and first, then
+passes them to the chosen launcher.
 
 This folder has no `__init__.py`: other packages have plugins in the same namespace. Hydra imports the module at every
 start, so it imports little; and before its name is known, so annotations must not be texts.
@@ -33,9 +33,9 @@ ConfigStore.instance().store(
 class SquareheadSweeper(Sweeper):  # type: ignore[misc]
     def __init__(self, max_batch_size: int | None, params: dict[str, str] | None) -> None:
         self.max_batch_size = max_batch_size
-        """Jobs that the launcher is given at once; None: all."""
+        """Jobs that are passed to the launcher at once; None: all."""
         self.params = params or {}
-        """Options and their values, as an experiment brings them; the command line goes before."""
+        """Options and their values from an experiment; the command line takes precedence."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from pipeline.sweeps.launch import ReportedJob

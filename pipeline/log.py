@@ -157,7 +157,7 @@ class _Bar:
         else:
             self._progress.update(self._task, advance=steps)
         task = self._progress.tasks[0]
-        self._file.tell(self._what, int(task.completed), int(task.total or 0), self._unit, shown)
+        self._file.update(self._what, int(task.completed), int(task.total or 0), self._unit, shown)
         if self._say and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._say(f"{self._what} {task.completed:.0f}/{task.total:.0f} {self._unit}  {text}".rstrip())
             self._said = time.monotonic()

@@ -64,9 +64,9 @@ class ProgressFile:
 
     def begin(self, what: str, total: int, unit: str) -> None:
         self._samples.clear()
-        self._tell(what, 0, total, unit, {})
+        self._record(what, 0, total, unit, {})
 
-    def tell(self, what: str, done: int, total: int, unit: str, shown: dict[str, float]) -> None:
+    def update(self, what: str, done: int, total: int, unit: str, shown: dict[str, float]) -> None:
         now = time.monotonic()
         # samples begin with the first step: a stage that resumes takes all it had done in one
         if self._samples and now - self._written < SECONDS_BETWEEN and done < total:
@@ -74,9 +74,9 @@ class ProgressFile:
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[0][0] > RATE_SECONDS:
             self._samples.popleft()
-        self._tell(what, done, total, unit, shown)
+        self._record(what, done, total, unit, shown)
 
-    def _tell(self, what: str, done: int, total: int, unit: str, shown: dict[str, float]) -> None:
+    def _record(self, what: str, done: int, total: int, unit: str, shown: dict[str, float]) -> None:
         (then, before), (now, after) = (self._samples[0], self._samples[-1]) if self._samples else ((0.0, 0), (0.0, 0))
         rate = (after - before) / (now - then) if now > then else 0.0
         self._write(Progress(this_process(), self._started, time.time(), what, done, total, unit, rate, dict(shown)))

@@ -164,7 +164,7 @@ def _within(seconds: int) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def look_at(model_type: str) -> Found:
+def inspect_model(model_type: str) -> Found:
     families.get("causal_lm")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -213,7 +213,7 @@ stays near, and the engine computes what torch does. Refused: in one line, which
 def main(say: Callable[[str], None] = print) -> int:
     found = []
     for model_type in sys.argv[1:] or model_types():
-        found.append(look_at(model_type))
+        found.append(inspect_model(model_type))
         say(f"{found[-1].model_type}: {found[-1].outcome} {found[-1].told}")
     if not sys.argv[1:]:
         DOCS.write_text(table(found), encoding="utf-8")

@@ -12,7 +12,7 @@ RIGHT = ["qwen2", "mistral", "phi3", "gpt_neox", "opt", "gemma2", "gemma3_text",
 
 @pytest.mark.parametrize("model_type", RIGHT)
 def test_a_class_goes_through_every_stage(model_type: str) -> None:
-    found = model_zoo.look_at(model_type)
+    found = model_zoo.inspect_model(model_type)
     assert (found.outcome, found.told) == ("right", "")
 
 

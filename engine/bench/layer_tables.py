@@ -93,8 +93,8 @@ def _notes(rows: list[Row]) -> Iterator[str]:
         if row["status"] != "ok":
             reasons[row["reason"]][row["contender"]].append(f"{row['sparsity']:.4g}")
     for reason, contenders in reasons.items():
-        told = ", ".join(f"{name} at {' '.join(sparsities)}" for name, sparsities in contenders.items())
-        yield f"n/a ({reason}): {told}"
+        where = ", ".join(f"{name} at {' '.join(sparsities)}" for name, sparsities in contenders.items())
+        yield f"n/a ({reason}): {where}"
 
 
 def _spread(row: Row) -> float:

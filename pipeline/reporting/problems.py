@@ -43,7 +43,7 @@ def state(job: JobRecord, results: Results) -> str:
     working = [node for node in todo if results.is_working(node)]
     alive = bool(working) or (is_here(job.process) and not is_dead(job.process))
     if not todo and job.nodes and not alive:
-        return DONE  # it did not live to say so
+        return DONE  # it was killed before it could record that
     at = working or todo
     where = f"at {at[0].name}, {len(todo)} of {len(job.nodes)} stages to go" if at else "all its stages are stored"
     return f"running: {where}" if alive else f"stopped: {job.reason or where}"

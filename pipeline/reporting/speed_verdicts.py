@@ -128,7 +128,9 @@ def merged(found: Sequence[SpeedComparison]) -> list[SpeedComparison]:
     int8."""
     groups: dict[tuple[object, ...], list[SpeedComparison]] = {}
     for one in found:
-        level = ("sparsity", "prune", "row") if not one.reference.sparsity else ("sparsity",)  # the reference tells it
+        level = (
+            ("sparsity", "prune", "row") if not one.reference.sparsity else ("sparsity",)
+        )  # the reference determines it
         options = {key: value for key, value in one.options.items() if not _is_of(key, (*VALUES_ALONE, *level))}
         key = one.reference, one.gain, one.machine, tuple(options.items())
         groups.setdefault(key, []).append(replace(one, options=options))

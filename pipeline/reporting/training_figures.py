@@ -24,8 +24,8 @@ MARGIN = 0.08
 """Space of a panel above and below its curves, as a share of their range."""
 SMOOTHED = 10
 """Steps over which a training curve is averaged."""
-SETTLED = 0.15
-"""Share of the steps after which a curve must fit into its panel: the first ones after pruning would hide the rest."""
+SKIPPED_SHARE = 0.15
+"""Share of the steps that may leave the panel: the first ones after pruning would hide the rest."""
 Line = list[tuple[int, float]]
 
 
@@ -126,9 +126,9 @@ def _smooth(line: Line) -> Line:
 
 def _limit(axes: Axes, lines: Sequence[Line]) -> None:
     last = max((step for line in lines for step, _ in line), default=0)
-    settled = [value for line in lines for step, value in line if step >= SETTLED * last]
-    if settled:
-        low, high = min(settled), max(settled)
+    later = [value for line in lines for step, value in line if step >= SKIPPED_SHARE * last]
+    if later:
+        low, high = min(later), max(later)
         axes.set_ylim(low - MARGIN * (high - low or high), high + MARGIN * (high - low or high))
 
 

@@ -34,15 +34,15 @@ def _rows(transcripts: Path, sounds: Path) -> Iterator[Row]:
     # lines are `clip: text`; comments begin with a semicolon, and remarks on sounds that are no speech, or not what
     # the text says, stand in brackets
     lines = gzip.decompress(transcripts.read_bytes()).decode("utf-8").splitlines()
-    told = set()
+    seen = set()
     for number, line in enumerate(lines, start=1):
         clip, _, text = (part.strip() for part in line.partition(": "))
         sound = sounds / f"{clip}.wav"
         words = tuple(re.findall(r"\w+", text.casefold()))
         # some prompts were recorded twice: a split by clip could put one text on both sides
-        if line.startswith(";") or set(line) & set("[(") or len(text.split()) < _FEWEST_WORDS or words in told:
+        if line.startswith(";") or set(line) & set("[(") or len(text.split()) < _FEWEST_WORDS or words in seen:
             continue
         if sound.exists():
-            told.add(words)
+            seen.add(words)
             where = f"{transcripts.name.removesuffix('.gz')}:{number}"
             yield Row(where, {"audio": {"bytes": sound.read_bytes()}, "text": text, "clip": clip})

@@ -39,7 +39,7 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
     _check_context(lm.max_length, loaded["tasks"].values())
     results = evaluator.evaluate(lm, task_dict=loaded, limit=task.limit or None, log_samples=False)
     found: dict[str, dict[str, Any]] = {}
-    for name, values in _to_tell(task.name, results).items():
+    for name, values in _own_or_all(task.name, results).items():
         samples = results["n-samples"].get(name, {})
         for key, value in values.items():
             metric, _, lm_filter = key.partition(",")
@@ -67,7 +67,7 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
     return found
 
 
-def _to_tell(name: str, results: Mapping[str, Any]) -> Mapping[str, Any]:
+def _own_or_all(name: str, results: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the group's own results, if it has any: one figure of MMLU says more than a table of its 57 subjects."""
     groups = results.get("groups", {})
     return {name: groups[name]} if name in groups else results["results"]

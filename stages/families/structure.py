@@ -71,10 +71,10 @@ def share_note(found: Structure) -> str:
     reasons: dict[str, list[str]] = {}
     for name, reason in found.left_alone.items():
         reasons.setdefault(reason, []).append(name)
-    told = "; ".join(f"{reason}: {len(names)}, first {names[0]}" for reason, names in list(reasons.items())[:3])
+    reasons_text = "; ".join(f"{reason}: {len(names)}, first {names[0]}" for reason, names in list(reasons.items())[:3])
     return (
         f"{found.prunable_share:.1%} of the weights inside the blocks can be pruned; the rest is not prunable and is "
-        f"left dense ({told})"
+        f"left dense ({reasons_text})"
     )
 
 

@@ -146,7 +146,7 @@ def _is_complete(file: Path, done: Path, held: dict[str, Any], log: Log) -> bool
         if json.loads(done.read_text(encoding="utf-8")) == held | {"sha256": sealed.digest(file)}:
             return True
     except (OSError, ValueError):
-        pass  # told below, as any other damage
+        pass  # reported below, as any other damage
     log.note("the cached teacher states of an earlier attempt are damaged; they are made again")
     for path in (done, file):
         path.unlink(missing_ok=True)

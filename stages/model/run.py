@@ -155,7 +155,7 @@ def _from_folder(folder: Path, label: str, family: Family, dtype: torch.dtype, l
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            # told below, in one line
+            # reported below, in one line
             ignore_mismatched_sizes=True,
             **_LOCAL,
         ),

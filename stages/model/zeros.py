@@ -40,20 +40,20 @@ def find(linears: Mapping[str, nn.Linear], choice: str) -> Zeros:
     shares = {name: masks.sparsity({name: keep}) for name, keep in found.items()}
     empty = [name for name, zeros in shares.items() if zeros == 1]
     is_sparse = {name: zeros > SPARSE_SHARE for name, zeros in shares.items()}
-    told = f"{share:.1%} of the prunable weights are zero"
+    summary = f"{share:.1%} of the prunable weights are zero"
     if choice == "from_zeros":
         if not share:
             raise UserError("none of the prunable weights is zero; expected auto or none", OPTION)
-        return Zeros(share, found, f"{told}: {_KEPT}")
+        return Zeros(share, found, f"{summary}: {_KEPT}")
     if sum(is_sparse.values()) == len(empty):
         untrained = f"{len(empty)} linears are all zeros, first {empty[0]}: training fills them" if empty else ""
         return Zeros(share, {}, f"{untrained} (model.masks=from_zeros does not)" if untrained else "")
     if choice == "none":
-        return Zeros(share, {}, f"{told}: training will revive them (model.masks=none)")
+        return Zeros(share, {}, f"{summary}: training will revive them (model.masks=none)")
     assert choice == "auto", choice
     pruned = {name: keep if is_sparse[name] else torch.ones_like(keep) for name, keep in found.items()}
     partly = "" if all(is_sparse.values()) else f" ({sum(is_sparse.values())} of {len(linears)} linears are sparse)"
-    return Zeros(share, pruned, f"{told}{partly}: {_KEPT}")
+    return Zeros(share, pruned, f"{summary}{partly}: {_KEPT}")
 
 
 _KEPT = (

@@ -121,7 +121,7 @@ FIRST_PENALTY = 0.1
 RAISE_EVERY = 3
 FASTEST, FAST, SLOW = (0.1, 1.3), (0.005, 1.2), (0.0, 1.1)
 """Pairs of a share of the support that changed and the factor of the penalty."""
-SETTLED, AT_LEAST = 3e-4, 30
+STABLE_SHARE, MIN_ITERATIONS = 3e-4, 30
 """The search ends where less of the support changes, after as many iterations."""
 
 
@@ -150,7 +150,7 @@ def alps_mask(
             continue
         changed = int((keep_OI ^ earlier_OI).sum()) / size
         earlier_OI = keep_OI
-        if number >= AT_LEAST and changed < SETTLED:
+        if number >= MIN_ITERATIONS and changed < STABLE_SHARE:
             break
         factor = next((factor for share, factor in (FASTEST, FAST, SLOW) if changed > share), None)
         if factor in (None, SLOW[1]) and not has_risen:

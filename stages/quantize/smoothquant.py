@@ -88,7 +88,7 @@ def _maxima(
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x_TI, use_T = args[0].reshape(-1, args[0].shape[-1]), family.input_token_mask(batch, name).flatten()
-            # an expert sees some of the tokens; padding among them is not told apart
+            # an expert sees some of the tokens, and padding among them cannot be identified
             amax_I = (x_TI[use_T] if len(x_TI) == len(use_T) else x_TI).abs().amax(0).float()
             found[name] = torch.maximum(found[name], amax_I) if name in found else amax_I
 

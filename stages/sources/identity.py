@@ -23,7 +23,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_KINDS = {"model": "model", "data": "dataset", "corpus": "dataset"}
 _HUB_SECONDS = 10
-_SETTLED_NS = 2_000_000_000
+_STABLE_NS = 2_000_000_000
 """A file younger than this could change again within one tick of the file system's clock: not remembered."""
 
 
@@ -116,7 +116,7 @@ def _content(file: Path, known: dict[str, list[int | str]], fresh: dict[str, lis
         return str(seen[2])
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+    if time.time_ns() - stat.st_mtime_ns > _STABLE_NS:
         fresh[str(file)] = [stat.st_size, stat.st_mtime_ns, sha256]
     return sha256
 

@@ -226,9 +226,9 @@ def test_progress_goes_with_a_failed_stage_and_checkpoints_stay(tmp_path: Path) 
 def test_progress_is_written_at_most_once_a_second(tmp_path: Path) -> None:
     file = ProgressFile(tmp_path / "progress.json")
     file.begin("train", 10**6, "step")
-    file.tell("train", 1, 10**6, "step", {})
+    file.update("train", 1, 10**6, "step", {})
     for step in range(2, 3000):
-        file.tell("train", step, 10**6, "step", {})
+        file.update("train", step, 10**6, "step", {})
     found = progress.read(tmp_path / "progress.json")
     assert found is not None
     assert found.done == 1, "2998 steps took less than a second"
