@@ -95,7 +95,7 @@ class SharedInput:
             self._input, self._version = x, _version(x)
         mine = self._outputs.pop(member)
         if not self._outputs:
-            self._input = None  # keeps no activation alive
+            self._input = None  # releases the activation
         return mine
 
 

@@ -26,7 +26,7 @@ def build(folder: Path) -> Any:
         raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # of a quantized checkpoint: it is about the file, not about this model
+        # of a quantized checkpoint: it describes the file, not this model
         vars(config).pop("quantization_config", None)
         with init_empty_weights(include_buffers=False):
             model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -34,7 +34,7 @@ def build(folder: Path) -> Any:
         unfuse_(model)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
-    except Exception as error:  # a wrong value in a config can end in anything
+    except Exception as error:  # a wrong value in a config can raise anything
         raise EngineError(f"{folder}: no language model can be built from config.json: {error}") from None
     return model.requires_grad_(False).eval()
 

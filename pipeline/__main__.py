@@ -20,8 +20,10 @@ from pipeline.ending import Ending
 
 def main() -> None:
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries, which fill log files; ours print lines there
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions; `explain` makes one line of them
+        os.environ.setdefault(
+            "TQDM_DISABLE", "1"
+        )  # progress bars of libraries would fill log files; ours print lines there
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as exceptions, which `explain` shows in one line
     sys.argv = [arguments.PROGRAM, *arguments.prepare(sys.argv[1:])]
     if "--version" in sys.argv:
         print(arguments.version())
@@ -39,7 +41,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted()
     except EXPECTED as error:
-        if Ending.asked:  # and the launcher made an error of its own of it
+        if Ending.asked:  # the launcher has wrapped the interruption in an error of its own
             _interrupted()
         sys.exit(1 if arguments.completes(sys.argv) else f"squarehead: {explain(error)}")
 

@@ -126,7 +126,7 @@ def run(job: PlannedJob, quiet: bool = False) -> Result:
     Raises UserError for a folder or server that cannot be used, and JobFailedError if a node failed; `read` then
     returns what the other nodes made.
     """
-    from pipeline.command.running import run as run_planned  # runs stages: nothing that a plan needs
+    from pipeline.command.running import run as run_planned  # not needed for a plan
 
     if job.config.dry_run:
         raise UserError("a dry run is a plan; leave it out to run the job", "dry_run")

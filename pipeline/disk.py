@@ -97,7 +97,7 @@ def locked(path: Path, waiting: Callable[[str], None] | None) -> Iterator[bool]:
         waiting(path.read_text(encoding="utf-8") or "another process")
         lock.acquire(poll_interval=POLL_SECONDS)
     try:
-        with suppress(OSError):  # who we are is a courtesy: a full disk must not stop the work for it
+        with suppress(OSError):  # the holder's name is optional: a full disk must not stop the work
             path.write_text(f"pid {os.getpid()} on host {socket.gethostname()}", encoding="utf-8")
         yield waited
     finally:
@@ -119,7 +119,7 @@ def is_held(path: Path) -> bool:
 def is_full(error: BaseException | None) -> bool:
     """Returns whether an error comes from a full disk or quota, also where a library has wrapped it."""
     seen: list[BaseException] = []
-    while error is not None and error not in seen:  # what an error came of may lead back to itself
+    while error is not None and error not in seen:  # causes of an error may be cyclic
         seen.append(error)
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

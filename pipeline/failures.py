@@ -14,7 +14,7 @@ def explain(error: Exception, name: str, folder: Path) -> str:
     `folder`, under `name`."""
     if isinstance(error, UserError | Stopped):
         return public(str(error))
-    if isinstance(error, OSError) and error.errno:  # what the system says of a disk, a folder or a limit is no bug
+    if isinstance(error, OSError) and error.errno:  # errors of a disk, a folder or a limit are not bugs
         where = f": {error.filename}" if error.filename else ""
         return public(f"{error.strerror or type(error).__name__}{where}")
     kept = folder / f"{name}.traceback.txt"

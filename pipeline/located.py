@@ -19,7 +19,7 @@ def with_identities(described: dict[str, Any], options: Options, where: str) -> 
         inner: Any = described
         for key in keys:
             inner = inner.get(key, {})
-        if inner:  # else the dump left it out, as a default that came later than stored results
+        if inner:  # else the dump omits it: a default of an option that is newer than stored results
             with_identities(inner, part, ".".join((where, *keys)))
 
 

@@ -68,7 +68,7 @@ class ProgressFile:
 
     def update(self, what: str, done: int, total: int, unit: str, shown: dict[str, float]) -> None:
         now = time.monotonic()
-        # samples begin with the first step: a stage that resumes takes all it had done in one
+        # samples begin with the first step: a stage that resumes counts all its earlier steps at once
         if self._samples and now - self._written < SECONDS_BETWEEN and done < total:
             return
         self._samples.append((now, done))
@@ -83,5 +83,5 @@ class ProgressFile:
 
     def _write(self, progress: Progress) -> None:
         self._written = time.monotonic()
-        with suppress(OSError):  # a courtesy: a full disk must not stop the work for it
+        with suppress(OSError):  # progress is optional: a full disk must not stop the work
             replace_text(self._path, json.dumps(asdict(progress)))

@@ -81,7 +81,7 @@ def reproduce(name: str, options: Sequence[str]) -> int:
     if given.get("dry_run") == "true":
         return subprocess.call(sweep)
     made = subprocess.call([*sweep, f"hydra.sweep.dir={_quoted(folder)}"])
-    if not folder.exists():  # it stopped before its first job, and has said why
+    if not folder.exists():  # it stopped before its first job and printed why
         return made
     reported = subprocess.call([sys.executable, "-m", "pipeline.report", str(folder)])
     return made or reported

@@ -99,7 +99,7 @@ class _Run:
             if item.status == Status.HIT and item.entry:
                 self.stores.for_stage(item.spec).tidy(item.node.stage, item.fingerprint)
                 self.entries[outcome.name], outcome.status = item.entry, Status.HIT
-                if item.spec.makes in MEASUREMENTS:  # the end of the job shows their figures
+                if item.spec.makes in MEASUREMENTS:  # the job's tables show their figures
                     self._mend(outcome.name)
                 self._stored(outcome, self.entries[outcome.name], outcome.status)
             else:

@@ -271,7 +271,7 @@ class Config(Options):
         if asked is None:
             return self
         if speech is None and FORMATS.get(self.data.format).rows != "pairs":
-            return self  # which the stage refuses by the family
+            return self  # the stage refuses it, by the family
         if speech is None:
             if asked.normalizer != "none":
                 raise UserError(
@@ -318,7 +318,7 @@ def parse(composed: dict[str, Any]) -> Config:
         return Config.model_validate(composed)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        # a value that others interpolate is wrong in each place; the shortest name is where the user gave it
+        # a wrong value that others interpolate is wrong in each place; the user gave the one with the shortest name
         same = [other for other in found if (other["type"], other["msg"]) == (found[0]["type"], found[0]["msg"])]
         first = min(same, key=lambda other: len(other["loc"]))
         option = ".".join(str(part) for part in first["loc"])

@@ -46,7 +46,7 @@ def sources(graph: Graph, config: Config) -> str:
     add(graph, "data", "data", config.data)
     if config.test_data:
         add(graph, TEST_DATA, "data", config.test_data)
-    if config.corpus:  # after the sources, with which all is checked before anything works
+    if config.corpus:  # after the sources, with which everything is checked before any stage works
         add(graph, "corpus", "corpus", config.corpus, model="model")
     if FORMATS.get(config.data.format).rows in PREPARED:
         return add(graph, "prepare", "prepare", PrepareOptions(), model="model", data="data")

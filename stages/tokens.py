@@ -115,7 +115,7 @@ def training_rows(
     ids_NL = torch.full(shape, pad)
     labels_NL = torch.full(shape, IGNORED)
     mask_NL = torch.zeros(shape, dtype=torch.long)
-    # padding counts as one more item: position ids that restart at 0 cut it off from what stands before
+    # padding counts as one more item: position ids that restart at 0 separate it from the items before
     positions_NL = torch.zeros(shape, dtype=torch.long)
     for n, row in enumerate(filled):
         at = 0

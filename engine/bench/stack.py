@@ -165,7 +165,7 @@ def runner_of(name: str, model: Any, layers: int, context: int, threads: int) ->
 def _engine(form: EngineForm, model: Any, layers: int, context: int) -> Decoder:
     own = convert(without_copies(model), dtype=form.dtype, head=form.head, keep_dense=form.dense)
     decoder = Decoder(repeated(own, layers), context)
-    # a step reads the kernels' forms; those they were made from would take as much memory again
+    # a step reads the kernels' forms; their sources would take as much memory again
     own.model.layers = nn.ModuleList()
     return decoder
 

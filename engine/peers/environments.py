@@ -97,7 +97,7 @@ LLAMACPP = Environment(
     # compiled here, for this processor: wheels stop at AVX2, and so would its figures; pip's cache may hold one of
     # another processor
     pip_arguments=("--no-binary", "llama-cpp-python", "--no-cache-dir"),
-    # gcc 12 takes the stores that make up AMX's tile configuration for dead, and llama.cpp would end by a signal
+    # gcc 12 removes the stores of AMX's tile configuration as dead, and llama.cpp would end by a signal
     variables={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF", "CXXFLAGS": "-fno-tree-dse -fno-dse"},
     notice="llama.cpp comes under the MIT licence. It is compiled for this processor, which takes minutes.",
 )

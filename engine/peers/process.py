@@ -83,5 +83,5 @@ def _end(process: subprocess.Popen[str], said: IO[bytes]) -> None:
         try:
             pipe.close()
         except BrokenPipeError:
-            continue  # what was still to be written is for nobody now
+            continue  # unread requests are dropped
     said.close()

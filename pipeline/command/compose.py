@@ -36,7 +36,7 @@ class JobFunction:
     """The error of a single job. Hydra would print its own line for an error that it sees, before ours."""
 
     def __call__(self, composed: DictConfig) -> float | None:
-        from pipeline.command.job import run_job  # plans and runs: nothing that --help needs
+        from pipeline.command.job import run_job  # not needed for --help
 
         try:
             return run_job(composed)
@@ -51,7 +51,7 @@ class JobFunction:
 
     def _fail(self, error: Exception) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise error  # the sweeper knows what to do
+            raise error  # the sweeper handles it
         self.error = error
 
 

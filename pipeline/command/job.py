@@ -54,7 +54,7 @@ def run_job(composed: DictConfig) -> float | None:
         raise UserError("the jobs of this sweeper are not known beforehand; leave out hydra/sweeper", "dry_run")
     sweep = None
     if multirun:
-        from pipeline.sweeps.join import sweep_of_this_job  # nothing that a dry run needs
+        from pipeline.sweeps.join import sweep_of_this_job  # not needed for a dry run
 
         sweep = sweep_of_this_job(parsed.cache.folder)
         ending.listen()
@@ -65,7 +65,7 @@ def run_job(composed: DictConfig) -> float | None:
     if config.dry_run:
         _show(job, console)
         return None
-    from pipeline.command.running import run  # the same
+    from pipeline.command.running import run  # not needed for a dry run
 
     return run(job, sweep, console)
 
@@ -105,7 +105,7 @@ def _with_paths(config: Config) -> Config:
 
     def absolute(located: Located, _: tuple[str, ...]) -> dict[str, str]:
         here = Path(to_absolute_path(located.path))
-        return {"path": str(here)} if here.exists() else {}  # others are of a hub or a package
+        return {"path": str(here)} if here.exists() else {}  # else a hub id or a package
 
     return changed(found, absolute).model_copy(
         update={

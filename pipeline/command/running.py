@@ -52,7 +52,7 @@ def run(planned: PlannedJob, sweep: Sweep | None, console: Console) -> float | N
         plan = with_results(plan, made_before(sweep.folder, stores))
     else:
         say_where(stores, console)
-    (folder / SUMMARY).unlink(missing_ok=True)  # of an earlier attempt
+    (folder / SUMMARY).unlink(missing_ok=True)  # left by an earlier attempt
     write_json({"nodes": {name: item.as_json() for name, item in plan.items()}}, folder / "plan.json")
     show_warnings(plan, console)
     side_by_side = sweep is not None and sweep.parallel > 1
@@ -106,7 +106,7 @@ def _run(
             console.print(f"[red]✗ record[/]: {escape(explain(error))}", highlight=False, soft_wrap=True)
         done = [it.stage for it in outcomes.values() if it.status == Status.DONE]
         measured = any(described(stage).makes is kind for stage in done for kind in MEASUREMENTS)
-        # of a sweep's jobs only those that bring something new: plotting costs as much as the rest of a cached job
+        # only for jobs with new results: plotting costs as much as the rest of a cached job
         plot = _plot(stores, folder, console) if measured or not job.sweep else None
         try:
             tracker.finish(outcomes)

@@ -140,7 +140,7 @@ def _seconds(
         return None, "unknown"
     if found := _speed(near, cost):
         return work / found, "measured"
-    guess = FLOPS_PER_THREAD * threads if config.device == "cpu" else None  # of a GPU nothing is known beforehand
+    guess = FLOPS_PER_THREAD * threads if config.device == "cpu" else None  # the speed of a GPU is not known beforehand
     found = _speed(same_kind, cost) or guess
     return (work / found, "rough") if found else (None, "unknown")
 
@@ -151,7 +151,7 @@ def _speed(pasts: Iterable[tuple[Past, Workload]], cost: Cost) -> float | None:
     for past, load in pasts:
         try:
             work = cost.operations(load, past.parameters) if past.parameters else None
-        except KeyError:  # of an earlier version, with other options
+        except KeyError:  # made by an earlier version with other options
             continue
         if work and past.seconds > 0:
             speeds.append(work / past.seconds)

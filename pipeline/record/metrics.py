@@ -44,7 +44,7 @@ Metrics = dict[str, Metric]
 def of_result(stage: str, summary: Mapping[str, float], folder: Path | None) -> Metrics:
     """Returns the metrics of a stage's `summary`, completed from `metrics.json` and `benchmark.json` in its folder.
     Without a folder (a record by an older version, whose result is gone) the summary is the only source."""
-    # here, because listing the store is to be fast and reads no metrics
+    # imported here: listing the store must be fast, and reads no metrics
     from stages.index import described
 
     specs = {metric.name: metric for metric in described(stage).metrics}

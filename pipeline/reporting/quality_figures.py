@@ -94,7 +94,7 @@ def quality(study: Study, metric: str) -> str | None:
 
 def _draw(axes: Axes, metric: str, name: str, line: list[Level], shift: float, color: str, marker: str) -> None:
     seeds = max(len(level.each) for level in line)
-    if any(isnan(level.place) for level in line):  # the option at the axis does not make these models
+    if any(isnan(level.place) for level in line):  # these models do not depend on the option at the axis
         for level in line:
             axes.axhline(plain(metric, level.value), color=color, linestyle=":", linewidth=1.2, label=name)
         return

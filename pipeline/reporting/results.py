@@ -93,11 +93,11 @@ class Results:
                     damage = wrong
                 elif entry:
                     return Result.of(entry.meta, entry.path)
-            except OSError:  # deleted between the two looks
+            except OSError:  # deleted between the two reads
                 continue
         if not node.status.is_stored and not damage:
             return None
-        # copies of sources in the user's cache may be cleared, and are fetched again
+        # sources may be cleared from the user's cache, and are fetched again
         if not described(node.stage).in_cache:
             self.lost[node.stage, node.fingerprint] = damage or "not in the store any more"
         return Result(node.stage, node.fingerprint, node.inputs or {}, flat(node.metrics), node.seconds)

@@ -38,7 +38,10 @@ def mark(axes: Axes, point: Point, shape: str, color: str, fill: str = "white", 
     bars = axes.errorbar(
         point.speedup,
         point.quality,
-        xerr=[[max(point.speedup - point.slowest, 0)], [max(point.fastest - point.speedup, 0)]],  # one ulp under
+        xerr=[
+            [max(point.speedup - point.slowest, 0)],
+            [max(point.fastest - point.speedup, 0)],
+        ],  # rounding may make it negative by one ulp
         yerr=point.stderr,
         fmt=shape,
         color=color,
@@ -74,7 +77,7 @@ def write_names(
         at = axes.transData.transform((x, y))
         return float(at[0]), float(at[1])
 
-    axes.autoscale(False)  # lines to the names are no data
+    axes.autoscale(False)  # lines to the names are not data
     labels = [axes.text(0, 0, name, fontsize=FONT, color=color) for name, color in zip(names, colors, strict=True)]
     extents = [label.get_window_extent() for label in labels]
     obstacles: list[Box] = []

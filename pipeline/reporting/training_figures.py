@@ -158,7 +158,7 @@ def layers(study: Study) -> str | None:
     if not lines:
         return None
     panels = {}
-    if any(layer["error"] for _, linears in lines for layer in linears):  # magnitude pruning does not look at outputs
+    if any(layer["error"] for _, linears in lines for layer in linears):  # magnitude pruning does not measure outputs
         panels["error"] = "relative error of outputs"
     if any(len({layer["sparsity"] for layer in linears}) > 1 for _, linears in lines):
         panels["sparsity"] = "sparsity"

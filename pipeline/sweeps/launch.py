@@ -60,7 +60,7 @@ def run_sweep(
     if master.dry_run:
         _show(plans, side_by_side > 0, console)
         return []
-    from pipeline.sweeps.begin import begin  # runs stages: nothing that a dry run needs
+    from pipeline.sweeps.begin import begin  # not needed for a dry run
 
     sweep = begin(master, plans, side_by_side, console)
     size = batch or len(jobs)

@@ -44,8 +44,8 @@ def _make(file: Path) -> None:
     prefix = f".{file.name}.new"
     for leftover in file.parent.glob(f"{prefix}*"):
         leftover.unlink()
-    new = file.with_name(f"{prefix}-{uuid4().hex[:8]}")  # MLflow keeps what it has opened under a name
-    new.touch()  # with the rights that the umask gives: SQLite's own files are never writable for the group
+    new = file.with_name(f"{prefix}-{uuid4().hex[:8]}")  # MLflow caches databases by name
+    new.touch()  # with the umask's permissions: SQLite's own files are never writable for the group
     uri = uri_of(new)
     MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
     disk.fsync(new)

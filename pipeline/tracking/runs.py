@@ -32,7 +32,7 @@ class Runs:
         """Creates a run with status RUNNING, owned by this process. Returns its id."""
         all_tags = {
             **{clean_name(key): cut(value, TAG_CHARACTERS) for key, value in tags.items()},
-            # MLflow's table opens a parent by itself if its children are of this type; else it is all one sees.
+            # MLflow's table expands a parent automatically if its children have this type; else it hides them.
             **({"mlflow.parentRunId": parent, "mlflow.runType": "evaluation"} if parent else {}),
             "kind": kind,
             "process": this_process(),
@@ -113,5 +113,5 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a user without a name, as in containers
         return str(os.getuid())

@@ -86,11 +86,11 @@ def _create(client: Any, uri: str, experiment: str, runs: Path) -> Any:
     is_server = urlsplit(uri).scheme in ("http", "https", "databricks", "uc")
     location = None if is_server else artifact_folder(runs).as_uri()
     try:
-        # The kind spares the reader MLflow's question what the experiment is for.
+        # With this kind, MLflow does not ask what the experiment is for.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return client.get_experiment(client.create_experiment(experiment, location, tags))
     except MlflowException:
-        found = client.get_experiment_by_name(experiment)  # somebody on another machine was faster
+        found = client.get_experiment_by_name(experiment)  # created on another machine meanwhile
         if found is None:
             raise
         return found
@@ -113,7 +113,7 @@ def _silence() -> None:
     """Turns off telemetry, messages about database migrations, tracebacks, and links with credentials."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    # errors come as exceptions, of which one line is made
+    # errors come as exceptions, which are shown in one line
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

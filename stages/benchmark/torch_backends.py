@@ -23,7 +23,7 @@ class BeamSearch:
 
     def search(self, sample: Sample, beams: int, new_tokens: int) -> None:
         """Encodes the sample and decodes the given number of tokens, whatever they are."""
-        # the end of a text would leave models with different work
+        # an end of text would give models different amounts of work
         decoding = Decoding(sample.ids_1T[0].tolist(), beams, 1.0, new_tokens, min_new_tokens=new_tokens)
         [ids] = self.family.generate(self.model, dict(sample.encoder), decoding)
         assert len(ids) == new_tokens, (len(ids), new_tokens)

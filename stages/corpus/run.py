@@ -110,7 +110,7 @@ class _Packing:
 
     def _keep_for_validation(self, name: str, ids: Ids) -> None:
         progress = self.progress
-        # of a source that is read again, those of the first round are all there are
+        # later rounds of a source have no further validation documents
         if progress.validation_tokens[name] < self.config.validation_tokens and not self.feeds[name].place.rounds:
             self.shard.validation.setdefault(name, shards.Part()).add(ids)
             progress.validation_tokens[name] += len(ids)

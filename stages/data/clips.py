@@ -35,7 +35,7 @@ class Clips:
         found = self._found(row, value)
         if isinstance(found, Path) and not found.is_file():
             self.missing.append(f"{row.where}: {value}")
-        if self.missing:  # an error to come: only the others that are missing are still of interest
+        if self.missing:  # this will be an error: only further missing files are still of interest
             return None
         try:
             sound = audio.decode(found if isinstance(found, bytes) else found.read_bytes())
@@ -50,7 +50,7 @@ class Clips:
         pcm_N = audio.pcm(sound)
         seconds = len(pcm_N) / audio.RATE
         self.seconds[split] = self.seconds.get(split, 0) + seconds
-        # of the samples: encoders of different versions write different files
+        # digest of the samples, since versions of encoders write different files
         self._digests.setdefault(split, hashlib.sha256()).update(f"{len(pcm_N)}\n".encode() + pcm_N.tobytes())
         name = f"audio/{split}/{number:06d}.flac"
         (self.out / name).parent.mkdir(parents=True, exist_ok=True)

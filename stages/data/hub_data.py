@@ -18,13 +18,13 @@ def read(repo: str, commit: str, subset: str) -> Raw:
 
     try:
         builder = load_dataset_builder(repo, subset or None, revision=commit)
-        if builder.hash != commit:  # offline, `datasets` takes any other commit that it has
+        if builder.hash != commit:  # offline, `datasets` uses any commit that it has
             raise UserError(f"{repo} at {commit[:12]} is not in the cache, and there is no way to the hub", "data.path")
         builder.download_and_prepare()
         loaded = builder.as_dataset()
     except UserError:
         raise
-    except Exception as error:  # `datasets`, fsspec and the HTTP library of the day each raise their own
+    except Exception as error:  # `datasets`, fsspec and HTTP libraries raise errors of their own
         option = "data.subset" if "config" in str(error).lower() else "data.path"
         raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {error}", option) from error
     return Raw({str(name): Rows(str(name), _undecoded(rows)) for name, rows in loaded.items()}, _license(repo, commit))

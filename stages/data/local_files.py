@@ -63,7 +63,7 @@ def read(path: Path, subset: str = "") -> Raw:
     for file in files:
         by_name.setdefault(_stem(file), []).append(file)
     used = {file for members in by_split.values() for file in members}
-    # what a README leaves out belongs to its other subsets
+    # files that the README does not list belong to its other subsets
     left = tuple(name for name, members in by_name.items() if not stated and not used.issuperset(members))
     splits = {name: Rows(members, path) for name, members in (by_name | by_split).items()}
     note = "; ".join(filter(None, [*notes, _note(by_split, path)]))
@@ -90,7 +90,7 @@ def _splits(folder: Path, files: Sequence[Path], stated: Mapping[str, Any]) -> d
     chosen = {str(split): [file for name in names if (file := Path(name)) in known] for split, names in found.items()}
     chosen = {split: members for split, members in chosen.items() if members}
     if not stated and list(chosen) == ["train"] and not all(_names_train(file, folder) for file in chosen["train"]):
-        # names that say nothing: several files may be anything
+        # names without a split: several such files are ambiguous
         return chosen if len(files) == 1 else {}
     return chosen
 

@@ -58,7 +58,7 @@ def run(task: Task, model: Any, tokenizer: Any, data: Corpus, log: Log) -> dict[
                     "metric": metric,
                     "filter": lm_filter,
                     "higher_is_better": results["higher_is_better"].get(name, {}).get(metric),
-                    # of a group whose tasks differ there is no one number
+                    # a group whose tasks differ has no single number
                     "shots": shots.get(name, task.shots if len(set(shots.values())) > 1 else max(shots.values())),
                     "documents": samples.get("effective"),
                     "of_documents": samples.get("original"),

@@ -84,7 +84,7 @@ def transcripts(items: Sequence[Item], config: Generation, log: Log) -> Scored:
 def check_references(references: Sequence[str], config: Generation) -> None:
     """Raises UserError if WER of these references is undefined, or is not that of their words."""
     normalizers.check(config.normalizer, references)
-    if config.normalizer != "english":  # whose spelling map has to be fetched, and leaves no words out
+    if config.normalizer != "english":  # its spelling map has to be fetched, and it drops no words
         normalizer = normalizers.without_package(config.normalizer)
         _with_words([normalizer.apply(reference) for reference in references], config)
 

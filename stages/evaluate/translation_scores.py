@@ -23,7 +23,7 @@ class TranslationScore:
 
     def stats(self, references: Sequence[str], hypotheses: Sequence[str]) -> Array:
         """Returns `stats_NK`: BLEU's lengths and n-gram counts, or chrF's n-gram counts, of each sentence."""
-        # sacrebleu gives them out nowhere else; its own significance tests are built on these two methods
+        # sacrebleu has no public access to them; its own significance tests use these two methods
         found = self._metric._extract_corpus_statistics(list(hypotheses), [list(references)])
         return np.array(found, dtype=np.float64)
 

@@ -14,7 +14,7 @@ from engine import architectures
 from stages.contracts import DataSet, UserError
 from stages.model.families import FAMILIES, family_of_type
 
-# a bar for each read and write of weights says little; the stages have their own
+# no bar for each read and write of weights; the stages have their own
 logging.disable_progress_bar()
 
 Batch = dict[str, Tensor]

@@ -148,7 +148,7 @@ class CausalLM(HuggingFaceFolder):
             h_ND = h_BTD.flatten(0, 1)
             for head in (OwnHead(model, decoder, output) for decoder in decoders):
                 if agree(head(h_ND), logits_BTV.flatten(0, 1)):
-                    # some transform what the decoder puts out first; a cap shows in large logits only
+                    # some models transform the decoder's output first; a cap shows in large logits only
                     fits = next(plain.parameters()).shape[-1] == h_ND.shape[-1]
                     is_plain = fits and all(agree(head(size * h_ND), plain(size * h_ND)) for size in (1, 100))
                     return plain if is_plain else head
@@ -201,7 +201,7 @@ def _run_in_training(model: Any) -> None:
     try:
         with torch.random.fork_rng(devices):
             model(input_ids=probe_ids(model), use_cache=False)
-    except Exception as error:  # whatever a model of transformers demands of its inputs
+    except Exception as error:  # models of transformers may have any demands on their inputs
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{type(model).__name__} cannot run in training: {reason}", "model.path") from error
     finally:

@@ -96,7 +96,7 @@ class OwnHead(nn.Module):
             output = self._kind(last_hidden_state=h_1ND)
         else:
             output = (h_1ND,) if issubclass(self._kind, tuple) else h_1ND
-        # ids are what the model's code may count; nothing looks them up
+        # the model's code may read the shape of the ids, never their values
         ids_1N = torch.zeros(h_1ND.shape[:2], dtype=torch.long, device=h_ND.device)
         model, decoder = self._around
         with _answering(decoder, output):

@@ -161,7 +161,7 @@ class EncoderDecoder(HuggingFaceFolder, ABC):
         """Returns the ids generated for each row, without prompt, eos and padding. The checkpoint's generation settings
         apply, except those that `decoding` sets."""
         own = model.generation_config
-        # as an argument of `generate`, what is unset would be taken from the model's own
+        # if passed to `generate`, unset values would be taken from the model's own settings
         model.generation_config = self.settings(own, decoding)
         try:
             ids_BT = self._decode(model, batch, decoding)

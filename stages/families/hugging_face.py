@@ -43,7 +43,7 @@ class HuggingFaceFolder:
         from transformers.initialization import no_init_weights
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        # of a quantized checkpoint: it is about the file, not about this model
+        # of a quantized checkpoint: it describes the file, not this model
         vars(config).pop("quantization_config", None)
         with no_init_weights():
             model = self.auto_class.from_config(config, attn_implementation=self.attention).eval()

@@ -60,7 +60,7 @@ def _versions(model: nn.Module) -> dict[str, int]:
 
 
 def save(found: Structure, folder: Path) -> None:
-    described = {name: value for name, value in asdict(found).items() if name != "zeros"}  # which is in the record
+    described = {name: value for name, value in asdict(found).items() if name != "zeros"}  # the record has it
     (folder / FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 

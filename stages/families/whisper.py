@@ -174,11 +174,11 @@ class Whisper(EncoderDecoder):
         if settings.no_timestamps_token_id not in decoding.prompt:
             rules.append(WhisperTimeStampLogitsProcessor(settings, begin_index=len(decoding.prompt)))
         features_BMF = batch["input_features"]
-        # the model's own generate is for audio of any length, and asks for whole windows
+        # the model's own generate handles audio of any length, and needs whole windows
         ids_BT: Tensor = GenerationMixin.generate(
             model,
             input_features=features_BMF,
-            # nothing is hidden from Whisper; not said, it would be guessed from the padding
+            # Whisper sees everything; without this, the mask would be guessed from the padding
             attention_mask=torch.ones_like(features_BMF[:, 0], dtype=torch.long),
             decoder_input_ids=prompt_ids(decoding.prompt, len(features_BMF), features_BMF.device),
             past_key_values=growing_cache(),

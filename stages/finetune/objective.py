@@ -49,7 +49,7 @@ class Objective:
         `micro` are the step's micro-batches with their row numbers. The teacher's states of all of them are held until
         the step ends, since the totals of SquareHead need them all.
         """
-        # one cast of the weights serves all micro-batches
+        # the weights are cast once for all micro-batches
         with autocast(self.precision, next(model.parameters()).device):
             return self._backward(model, head, micro)
 

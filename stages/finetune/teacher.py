@@ -161,7 +161,7 @@ def _check_room(gigabytes: float, budget: float, num_rows: int, file: Path, opti
             f"{option}.teacher_cache_gb",
         )
     free = shutil.disk_usage(file.parent).free / 1e9
-    # of a run that was killed, some or all may be there already; blocks are of 512 bytes
+    # a killed run may have left some or all of them; blocks have 512 bytes
     allocated = file.stat().st_blocks * 512 / 1e9 if file.exists() else 0.0
     if gigabytes - allocated > free:
         raise UserError(

@@ -78,7 +78,7 @@ class MasterWeights:
     def adopt(self, name: str) -> None:
         exact, parameter = self.exact[name], self.parameters[name]
         if exact is not parameter:
-            # where nothing was changed, the copy knows more digits
+            # where nothing was changed, the copy has more digits
             exact.copy_(torch.where(exact.to(parameter.dtype) == parameter, exact, parameter.float()))
 
     def zero(self, name: str, keep: Tensor) -> None:

@@ -45,7 +45,7 @@ def load(gguf: Path, auto_class: Any, dtype: torch.dtype) -> tuple[Any, Any, set
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model, loading = auto_class.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype, output_loading_info=True)
-    # transformers would refuse to save what it believes to be a GGUF-quantized model
+    # transformers refuses to save a model that it takes for GGUF-quantized
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config

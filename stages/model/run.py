@@ -70,7 +70,7 @@ def run(config: Model | ModelOptions, inputs: Mapping[str, Artifact], out: Path,
     sparse = zeros.find(family.prunable(loaded.model), config.masks)
     if sparse.note:
         log.note(sparse.note)
-    # one file whatever the size: `model.safetensors` is what an artifact promises
+    # one file of any size: artifacts have a single `model.safetensors`
     with fused(loaded.model):
         loaded.model.save_pretrained(out, max_shard_size="1TB")
     loaded.tokenizer.save_pretrained(out)
@@ -134,7 +134,7 @@ def _snapshot(repo: str, commit: str) -> Path:
 
     try:
         return Path(snapshot_download(repo, revision=commit, allow_patterns=_HUB_FILES))
-    except Exception as error:  # whatever the HTTP library of the day raises
+    except Exception as error:  # each HTTP library raises its own errors
         raise UserError(f"could not get {repo} at {commit[:12]} from the hub: {_first_line(error)}", OPTION) from error
 
 
@@ -343,7 +343,7 @@ def _other_weights(folder: Path) -> Iterator[tuple[str, str]]:
                     if kind not in _FLOATS and not name.endswith((*_BUFFERS, *_INTEGER_BUFFERS)):
                         yield name, kind
         except (SafetensorError, OSError):
-            return  # loading says what is wrong
+            return  # loading reports what is wrong
 
 
 def _first_line(error: Exception) -> str:

@@ -127,7 +127,7 @@ class Collector:
             self._accumulate(name, X)
         elif name not in self.groups[leader].names:
             self.groups[leader].names.append(name)
-        # what follows the last linear's input is of no use to its Hessian; which experts run, nobody knows beforehand
+        # computation after the last linear's input is not needed; which experts run is not known beforehand
         if self._order and not self._routed and len(self._called) == len(self._order) == len(self.linears):
             raise Reached
 
@@ -273,7 +273,7 @@ def _prune_block(
             reports.append(
                 LayerReport(name, _sparsity(keep_OI), error, found.damping, seconds, group.reached, goals[name])
             )
-    # only now, for all Hessians are those of the block as it was
+    # only now, since all Hessians are those of the unpruned block
     for name, W_OI in pruned.items():
         linears[name].weight.data.copy_(W_OI)
     return masks, reports

@@ -127,7 +127,7 @@ def prune(
         identity_BB = torch.eye(stop - start, dtype=R_BB.dtype, device=R_BB.device)
         U_BB = torch.linalg.solve_triangular(R_BB, identity_BB, upper=True)
         original_BO = W_BO.clone()
-        # all that the blocks before have changed, made up for as well as this block alone can
+        # the changes of all earlier blocks, compensated as far as this block alone can
         W_BO.addmm_((shared.R_II[:start, start:stop] @ U_BB).T, change_IO[:start])
         if not isinstance(goal, tuple):
             _choose_(keep_BO, W_BO, U_BB, rows, [of_linear[start // block_size] for of_linear in counts])

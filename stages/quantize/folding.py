@@ -222,7 +222,7 @@ def _fits(model: nn.Module, fold: Fold) -> bool:
 def _changes_nothing(model: nn.Module, inputs: Mapping[str, Tensor], folds: Sequence[Fold], logits: Tensor) -> bool:
     with _scaled(model, folds):
         found = _logits(model, inputs)
-    # a scale that goes astray may end in an overflow: NaN is not the same
+    # a misplaced scale may cause an overflow: NaN is not equal
     return bool((found - logits).abs().max() <= SAME * logits.abs().max())
 
 

@@ -36,7 +36,7 @@ def texts_of_corpus(config: CorpusOptions, num_bytes: int, log: Log) -> tuple[li
         name = next_source(taken, weights, ())
         assert name is not None
         text = next(feeds[name], None)
-        if text is None:  # what the others have fills the rest
+        if text is None:  # the other sources fill the rest
             del taken[name]
             continue
         if text and not is_validation(text, config.validation_fraction):

@@ -29,7 +29,7 @@ class HubStream:
     def texts(self, state: dict[str, Any] | None, skip: int) -> Iterator[str]:
         """Yields texts from a state on, or from the beginning, without the first `skip`. A row without text gives an
         empty one."""
-        # a new one each time: one that was read starts where it was last put
+        # a new stream each time: one that was read continues from its last state
         self._stream = self._open()
         if state is not None:
             self._stream.load_state_dict(state)
@@ -52,7 +52,7 @@ class HubStream:
                 revision=self.commit,
                 streaming=True,
             )
-        except Exception as error:  # `datasets`, fsspec and the HTTP library of the day each raise their own
+        except Exception as error:  # `datasets`, fsspec and HTTP libraries raise errors of their own
             raise UserError(
                 f"could not get {self.repo} at {self.commit[:12]} from the hub: {error}", f"{self.option}.path"
             ) from error

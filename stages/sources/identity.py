@@ -138,7 +138,7 @@ def _commit(repo: str, revision: str, option: str) -> str:
         except RepositoryNotFoundError:
             message = f"{repo!r} is neither a file or folder here nor a {kind} on the hub (or it is private: log in)"
             raise UserError(message, option) from None
-        except Exception as error:  # whatever the HTTP library of the day raises when there is no way to the hub
+        except Exception as error:  # each HTTP library raises its own errors when the hub is unreachable
             unreachable = f"{type(error).__name__}: {error}"
         else:
             remembered.remember("commits", {name: commit})
