@@ -155,7 +155,7 @@ class Config(Options):
     pretrain: Training | None = None
     """Training of the model on the corpus before everything else, for a model from scratch; null: none."""
     foundation: Foundation | None = None
-    """Sparse pretraining, for recipe=foundation."""
+    """Only for recipe=foundation."""
     prune: SerializeAsAny[Prune]
     schedule: Schedule
     distill: Distill

@@ -83,5 +83,5 @@ def _end(process: subprocess.Popen[str], said: IO[bytes]) -> None:
         try:
             pipe.close()
         except BrokenPipeError:
-            continue  # unread requests are dropped
+            continue  # unwritten requests are dropped
     said.close()

@@ -89,9 +89,9 @@ class Data(Located):
     seed: Seed
     """Seed of generated data."""
     speech: Speech | None = None
-    """Speech options, only for format=speech."""
+    """Only for format=speech."""
     languages: Languages | None = None
-    """Language options, only for format=translation."""
+    """Only for format=translation."""
 
     def item_facts(self) -> dict[str, Any]:
         """Returns how items are presented to a model, for the record."""

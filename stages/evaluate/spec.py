@@ -101,7 +101,7 @@ class Evaluate(Options):
 
     perplexity: Perplexity | None
     generation: Generation | None = None
-    """Generation options, only for encoder-decoders."""
+    """Only for encoder-decoders."""
     tasks: Tasks
     """Tasks of lm-eval, or groups of them, by name: `[arc_easy, hellaswag]`, `[{name: hellaswag, shots: 10}]`."""
     metrics: FurtherMetrics = Field([])

@@ -48,9 +48,9 @@ class Model(Located):
     pruned and stays zero. none: they are ordinary weights, which training may change. auto: from_zeros for linears with
     more than 5 % zeros."""
     scratch: Scratch | None = None
-    """Description of a model from scratch, only for path=scratch."""
+    """Only for path=scratch."""
     size: Size | None = None
-    """Size for estimates until the model is here; null: no estimate until then."""
+    """Used for estimates until the model is here; null: no estimate until then."""
 
     @model_validator(mode="after")
     def _described(self) -> Model:
