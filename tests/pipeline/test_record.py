@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.record import folders
 from pipeline.record import metrics as measured
 from pipeline.record.headline import headline
 from pipeline.record.job import ended_jobs
@@ -115,6 +116,7 @@ def test_a_job_of_an_older_version_is_read(recorded: Path) -> None:
     assert (alone.sweep, of_sweep.sweep) == ("", "20261128-113453-499410")
     assert {outcome.status for outcome in alone.outcomes.values()} == {Status.HIT}
     assert status_of(of_sweep.outcomes) == (Status.DONE, "")
+    assert of_sweep.swept_parameters == folders.read_job(of_sweep.folder).swept_parameters == {"distill": "ce"}
     for job in (alone, of_sweep):
         found = headline(job.outcomes)
         assert found.quality is not None
@@ -128,6 +130,7 @@ def test_a_job_of_an_older_version_is_read(recorded: Path) -> None:
 def test_a_sweep_of_an_older_version_is_read(recorded: Path) -> None:
     (sweep,) = sweeps(recorded)
     assert [job.name for job in sweep.jobs] == ["distill=ce", "distill=squarehead", "distill=kd"]
+    assert [job.swept_parameters["distill"] for job in sweep.jobs] == ["ce", "squarehead", "kd"]
     assert sweep.jobs[0].nodes["finetune_50"].stage == "finetune"
     shared = read_shared(sweep.folder)
     assert {outcome.name for outcome in shared.values()} >= {"model", "dense", "dense_eval"}
