@@ -40,7 +40,7 @@ MACHINE = ("device=cpu", "threads=2", "finetune.precision=fp32", "dense.training
 def fingerprints(folder: Path) -> dict[str, dict[str, str]]:
     """{experiment or variant: {node: fingerprint}}. `folder` is an empty one, for a store that holds nothing."""
     asked = {name: (f"experiment={name}",) for name in EXPERIMENTS} | VARIANTS
-    with patch("pipeline.plan.identity", _identity):
+    with patch("stages.options.identity", _identity):
         return {name: _of(folder, *overrides) for name, overrides in asked.items()}
 
 
