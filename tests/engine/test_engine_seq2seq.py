@@ -184,8 +184,8 @@ def test_prompts_of_other_text_to_text_models(tmp_path: Path, capsys: pytest.Cap
     for kind, prompt, says in (
         ("bart", "the red river", ""),
         ("bart", "the red river " * 12, "do not fit the model's context of 30"),
-        ("mbart50", "the red river", "told languages by tokens"),
-        ("marian_multilingual", "the red river", "told languages by tokens"),
+        ("mbart50", "the red river", "needs language tokens"),
+        ("marian_multilingual", "the red river", "needs language tokens"),
     ):
         out = tmp_path / f"{kind} out"
         if not out.exists():

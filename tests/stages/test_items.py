@@ -197,7 +197,7 @@ def test_any_chat_template_teaches_the_assistants_turns(tmp_path: Path, tokenize
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}" + CHATML
-    with pytest.raises(UserError, match=r"otherwise than the whole.*zephyr") as refused:
+    with pytest.raises(UserError, match=r"differently from the whole.*zephyr") as refused:
         chat.parts(TURNS, "tokenizer", tokenizer, "c")
     assert refused.value.option == "data.template"
     tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
