@@ -302,7 +302,7 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
 
 
 def _settings(file: Path, label: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError."""
+    """Returns the JSON object in a file. Raises UserError."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,8 @@ UNKNOWN = "unknown"
 
 
 def _header(readme: Path) -> dict[str, Any]:
-    """The front matter; empty if there is none. Raises ValueError, YAMLError or OSError for one that cannot be read."""
+    """Returns the front matter; empty if there is none. Raises ValueError, YAMLError or OSError for one that cannot be
+    read."""
     if not readme.exists():
         return {}
     from huggingface_hub import metadata_load
@@ -23,8 +24,8 @@ def _header(readme: Path) -> dict[str, Any]:
 
 
 def configs_in(readme: Path) -> list[dict[str, Any]]:
-    """The `configs` of a data set's card that say where its files lie; empty where none does. Raises UserError for a
-    card that cannot be read: it might."""
+    """Returns the `configs` of a data set's card that state where its files are; empty if there are none. Raises
+    UserError for a card that cannot be read, since it might have some."""
     try:
         found = _header(readme).get("configs")
     except (ValueError, yaml.YAMLError, OSError) as error:
@@ -39,7 +40,7 @@ def configs_in(readme: Path) -> list[dict[str, Any]]:
 
 
 def license_in(readme: Path) -> str:
-    """The `license` of the card's front matter; `unknown` if there is no card, or it does not say."""
+    """Returns the `license` of the card's front matter; `unknown` if there is no card, or it does not say."""
     try:
         stated = _header(readme).get("license")
     except (ValueError, yaml.YAMLError, OSError):
