@@ -37,6 +37,17 @@ _TOKEN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """Token in the query of a URI, or in the ODBC settings that a URI may hold."""
+_KNOWN_FORM = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16})\b"
+)
+"""Tokens of hubs, which tell what they are."""
+_NAMED = re.compile(
+    r"""(\b(?:[A-Z][A-Z0-9_]*_)?(?:TOKEN|PASSWORD|PASSWD|SECRET|API_KEY|ACCESS_KEY)(?:_[A-Z0-9_]*)?['"]?\s*[=:]\s*['"]?
+      | \bAuthorization['"]?\s*[=:]\s*['"]?(?:Basic|Bearer)\s+)
+      [^\s,}'"]+""",
+    re.VERBOSE,
+)
+"""Variables of the environment and headers of requests: `HF_TOKEN=...`, `Authorization: Bearer ...`."""
 _BACKSLASH = "\\"
 _OPTION = re.compile(r"(\+{0,2}tracking\.uri=)(.*)", re.DOTALL)
 
@@ -66,7 +77,7 @@ def public_values(value: Any) -> Any:
 
 def _hidden(text: str) -> str:
     without_names = _BARE_USER_INFO.sub(r"\1", _USER_INFO.sub(r"\1", text))
-    return _TOKEN.sub(r"\1***", without_names)
+    return _KNOWN_FORM.sub("***", _NAMED.sub(r"\1***", _TOKEN.sub(r"\1***", without_names)))
 
 
 def withdraw(uri: str) -> str:
@@ -112,6 +123,8 @@ def refuse_elsewhere(arguments: Sequence[str]) -> None:
         option, _, value = argument.lstrip("+~").partition("=")
         if _holds_credentials(value):
             raise UserError("a name, password or token in this address would be recorded; leave it out", option)
+        if _NAMED.search(f"{option.rpartition('.')[2]}={value}"):
+            raise UserError("a password or token would be recorded; set it in the environment instead", option)
 
 
 def clean_files(folder: Path, pattern: str) -> None:

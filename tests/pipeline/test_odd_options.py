@@ -88,6 +88,9 @@ def test_a_launcher_has_a_sensible_number_of_jobs(jobs: int) -> None:
         f"https://host/x?X-Amz-Security-Token={SECRET}", f"https://host/x?AWSAccessKeyId={SECRET}",
         f"https://host/?session_id={SECRET}", f"admin:{SECRET}@host:5000/x", f"admin:{SECRET}@127.0.0.1",
         f"admin\\:{SECRET}@host", f"admin:{SECRET}/x@host", f"[http://one,a:{SECRET}@two]",
+        f"hf_{SECRET}abcdefghijklmnopqr", f"ghp_{SECRET}abcdefghijklmnopqr", f"HF_TOKEN={SECRET}",
+        f"AWS_SECRET_ACCESS_KEY: {SECRET}", f"{{HF_TOKEN: {SECRET}}}", f"Authorization: Bearer {SECRET}",
+        f"{{'Authorization': 'Basic {SECRET}'}}", f"MLFLOW_TRACKING_PASSWORD='{SECRET}'",
     ],
 )  # fmt: skip
 def test_credentials_are_hidden_in_texts_and_found_in_options(address: str) -> None:
@@ -96,6 +99,14 @@ def test_credentials_are_hidden_in_texts_and_found_in_options(address: str) -> N
     with pytest.raises(UserError, match=r"^model.path: ") as caught:
         refuse_elsewhere(["seed=1", f"++model.path={address}"])
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["hydra.job.env_set.HF_TOKEN", "+hydra.job.env_set.MLFLOW_TRACKING_PASSWORD"])
+def test_secrets_of_the_environment_are_set_in_the_environment(option: str) -> None:
+    with pytest.raises(UserError, match="set it in the environment") as caught:
+        refuse_elsewhere([f"{option}={SECRET}"])
+    assert caught.value.option == option.lstrip("+")
+    refuse_elsewhere(["hydra.job.env_set.OMP_NUM_THREADS=4", "benchmark.new_tokens=4", "tokens=3", "tracking.uri=x"])
 
 
 @pytest.mark.parametrize(
@@ -118,7 +129,8 @@ def test_the_address_of_the_server_is_used_and_not_shown(address: str, monkeypat
     ["http://host:5000/a@b", "sqlite:////x/mlflow.db?timeout=60", "pypi:name==1#sha256=ab",
      "${oc.env:MLFLOW_TRACKING_URI}", "s3://bucket/key", "a folder of 'mine'", "file:///a folder/of 'mine'",
      "git@github.com:owner/name", "/a/b:c@d", "Q: who? A: a@b.c", "https://host/?keyword=x&encoding=utf-8&author=me&lang_code=de",
-     "C:/x@y", "{question}: {answer}", "image@sha256:0123"],
+     "C:/x@y", "{question}: {answer}", "image@sha256:0123", "hf_config", "the basic normaliser", "TOKENS: 5",
+     "${oc.env:HF_TOKEN}", "PRIMARY KEY: id"],
 )  # fmt: skip
 def test_what_holds_no_credentials_is_left_alone(address: str) -> None:
     assert public(address) == address
