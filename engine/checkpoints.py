@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
@@ -17,6 +19,11 @@ from engine.errors import EngineError
 from engine.unfused import unfuse_
 from engine.weights import Quantized
 
+OLD_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
+"""Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
+_INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "token_type_ids")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+"""Of safetensors. Narrower ones (F8_E4M3) stand for weights by a scale, as integers do."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -38,8 +45,8 @@ def read_tokenizer(folder: Path | str) -> Any:
         return None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineError(f"{folder}: the tokenizer cannot be read: {error}") from None
+    except Exception as error:  # a wrong value in a file can raise anything
+        raise EngineError(f"{folder}: the tokenizer cannot be read: {_told(error)}") from None
 
 
 def read_feature_extractor(folder: Path | str) -> Any:
@@ -47,14 +54,37 @@ def read_feature_extractor(folder: Path | str) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if reads_speech(config) else None
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineError(f"{folder}: the feature extractor cannot be read: {error}") from None
+    except Exception as error:  # a wrong value in a file can raise anything
+        raise EngineError(f"{folder}: the feature extractor cannot be read: {_told(error)}") from None
+
+
+def numbers_of_scales(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields name and kind of the weights of a folder that are no floating-point numbers of 16 bits or more, by the
+    headers of its files. transformers would take them for weights, which they are only times a scale."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                    kind = tensors.get_slice(name).get_dtype()
+                    if kind not in _FLOATS and not name.endswith((*OLD_BUFFERS, *_INTEGER_BUFFERS)):
+                        yield name, kind
+        except (SafetensorError, OSError):
+            return  # loading says what is wrong
+
+
+def _told(error: Exception) -> str:
+    is_clear = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
+    return ("" if is_clear else f"{type(error).__name__}: ") + " ".join(str(error).split())[:300]
 
 
 def _read_floating(folder: Path) -> Any:
     if not (folder / "config.json").exists():
         raise EngineError(f"there is no config.json in {folder}; expected the folder of a model in hub format")
+    for name, kind in numbers_of_scales(folder):
+        raise EngineError(f"{folder}: {name} is stored as {kind}, a quantized number without its scale")
     try:
+        if (folder / "generation_config.json").exists():  # transformers would go on without it
+            json.loads((folder / "generation_config.json").read_bytes())
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, found = auto_class(config).from_pretrained(
             folder,
@@ -64,8 +94,8 @@ def _read_floating(folder: Path) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise EngineError(f"{folder}: the checkpoint cannot be read: {error}") from None
+    except Exception as error:  # a wrong value in a config can raise anything
+        raise EngineError(f"{folder}: the checkpoint cannot be read: {_told(error)}") from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if odd := sorted(map(str, found[what])):
             raise EngineError(f"{folder}: {len(odd)} {what.replace('_', ' ')} in the weights, first {odd[0]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages.contracts import Corpus, DataSet, Structure
+from stages.data.formats import rows_of
 from stages.record_checks import check_length
 
 if TYPE_CHECKING:
@@ -13,6 +14,6 @@ if TYPE_CHECKING:
 
 def check_early(options: BenchmarkOptions, model: Structure, data: DataSet | None) -> None:
     """Raises UserError for options that cannot work with a model of this structure and these data."""
-    if isinstance(data, Corpus):  # encoder-decoders read whole examples
+    if isinstance(data, Corpus) and rows_of(data) not in ("pairs", "clips"):  # encoder-decoders read whole examples
         length = options.prompt_tokens + options.new_tokens
         check_length(model, length, "benchmark.prompt_tokens")

@@ -39,6 +39,19 @@ class Decoded:
     audio."""
 
 
+def chosen_items(config: Generation, examples: Any) -> list[list[int]]:
+    """Returns the row numbers of each of the first `config.limit` items. Raises UserError for more items than there
+    are."""
+    grouped = _items(examples)
+    if not grouped:
+        raise UserError(f"the split {config.split!r} has no items", "evaluate.generation.split")
+    if config.limit > len(grouped):
+        raise UserError(
+            f"the split {config.split!r} has {len(grouped)} items, not {config.limit}", "evaluate.generation.limit"
+        )
+    return grouped[: config.limit or None]
+
+
 def decode(
     config: Generation, rows: ExampleRows, prompt: list[int], batch_size: int, model: Any, tokenizer: Any, log: Log
 ) -> Decoded:
@@ -48,14 +61,7 @@ def decode(
     """
     decoding = Decoding(prompt, config.beams, config.length_penalty, config.max_new_tokens)
     examples = rows.examples.with_format(None)
-    grouped = _items(examples)
-    if not grouped:
-        raise UserError(f"the split {config.split!r} has no items", "evaluate.generation.split")
-    if config.limit > len(grouped):
-        raise UserError(
-            f"the split {config.split!r} has {len(grouped)} items, not {config.limit}", "evaluate.generation.limit"
-        )
-    grouped = grouped[: config.limit or None]
+    grouped = chosen_items(config, examples)
     chosen = [row for item in grouped for row in item]
     with _checked(model), log.bar(f"decode {config.split}", total=len(chosen), unit="row") as bar:
         ids_of, seconds = _decode(rows, chosen, batch_size, model, decoding, bar)

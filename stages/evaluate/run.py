@@ -45,6 +45,7 @@ def check(config: EvaluateOptions, model: Checkpoint, data: DataSet, test_data: 
         _check_generation(config.generation, data, family.context(shell))
         assert isinstance(family, EncoderDecoder)
         family.rows(shell, model.path, data, config.generation.split, UNLIMITED, "evaluate.generation.split")
+        generation.chosen_items(config.generation, encoder_decoder.load(data, config.generation.split))
     if isinstance(data, Corpus):
         tokenizer = family.tokenizer(model.path)
         if config.perplexity:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from engine.checkpoints import OLD_BUFFERS, numbers_of_scales
 from engine.unfused import fused, unfuse_
 from stages import families, masks
 from stages.contracts import Artifact, Log, UserError
@@ -31,11 +31,6 @@ T = TypeVar("T")
 OPTION = "model.path"
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "README.md"]
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
-"""Suffixes of tensors that older versions of transformers stored and that follow from the configuration."""
-_INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "token_type_ids")
-_FLOATS = ("F64", "F32", "F16", "BF16")
-"""Floating-point types of safetensors. Narrower ones (F8_E4M3) need a scale to represent weights, as integers do."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 
 
@@ -247,7 +242,7 @@ def _check_shapes(label: str, mismatched: Collection[tuple[str, Sequence[int], S
 
 def _check_used(label: str, unexpected: Collection[str]) -> None:
     """Raises UserError for unexpected weights, which transformers would ignore."""
-    left_over = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
+    left_over = sorted(name for name in unexpected if not name.endswith(OLD_BUFFERS))
     if left_over:
         raise UserError(
             f"{label}: {len(left_over)} weights of its files have no place in the model that config.json describes, "
@@ -292,7 +287,7 @@ def _check(folder: Path, label: str, family: Family) -> dict[str, Any]:
             f"{label}: models of type {model_type} are not of the family {family.name}{_suggestion(config)}",
             "model.family",
         )
-    for name, kind in _other_weights(folder):
+    for name, kind in numbers_of_scales(folder):
         raise UserError(
             f"{label}: {name} is stored as {kind}, a quantized number without its scale; expected weights of 16 to 64 "
             "bits in floating point",
@@ -331,19 +326,6 @@ def _suggestion(config: Mapping[str, Any]) -> str:
     except UserError as error:
         return f": {error.message}"
     return f"; set model.family={name}" if model_type in families.get(name).model_types else ""
-
-
-def _other_weights(folder: Path) -> Iterator[tuple[str, str]]:
-    """Returns the weights that are not floating-point numbers of 16 bits or more, by the headers of the files."""
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (no mapping)
-                    kind = tensors.get_slice(name).get_dtype()
-                    if kind not in _FLOATS and not name.endswith((*_BUFFERS, *_INTEGER_BUFFERS)):
-                        yield name, kind
-        except (SafetensorError, OSError):
-            return  # loading reports what is wrong
 
 
 def _first_line(error: Exception) -> str:

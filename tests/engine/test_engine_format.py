@@ -456,6 +456,36 @@ def test_a_quantized_checkpoint_is_read_with_its_int8_weights(tmp_path: Path) ->
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_numbers_that_lack_their_scale_are_no_weights(kind: torch.dtype, tmp_path: Path) -> None:
+    file = tiny.save_model(tmp_path / "m") / "model.safetensors"
+    tensors = tensors_of(tmp_path / "m")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name].to(kind)}, file, {"format": "pt"})
+    with pytest.raises(EngineError, match=f"{name} is stored as"):
+        checkpoints.read_checkpoint(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", {"num_attention_heads": 0}), ("config.json", {"pad_token_id": 99999}),
+        ("config.json", {"vocab_size": 0}), ("config.json", {"model_type": ["llama"]}), ("config.json", "[]"),
+        ("generation_config.json", "{"), ("generation_config.json", "[]"), ("tokenizer.json", "[]"),
+        ("tokenizer.json", "{}"), ("tokenizer_config.json", "[]"),
+    ],
+)  # fmt: skip
+def test_odd_folders_are_one_line(
+    file: str, content: str | dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny.save_model(tmp_path / "m") / file
+    whole = content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content)
+    path.write_text(whole)
+    assert main(["export", str(tmp_path / "m"), str(tmp_path / "out"), "--dtype", "fp32"]) == 2
+    assert f"{tmp_path / 'm'}: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_in_floating_point_is_read_in_fp32(tmp_path: Path) -> None:
     source = tiny.build().bfloat16()
     source.save_pretrained(tmp_path)

@@ -20,7 +20,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 
 from stages import families, json_lines
 from stages.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
-from stages.evaluate import bootstrap, compare, normalizers, scoring, word_errors
+from stages.evaluate import bootstrap, compare, generation, normalizers, scoring, word_errors
 from stages.evaluate import run as evaluate
 from stages.evaluate.generation import Item
 from stages.evaluate.spec import EvaluateOptions, Generation
@@ -191,6 +191,14 @@ def settings(**changes: object) -> dict[str, object]:
         "split": "test", "limit": 0, "beams": 1, "length_penalty": 1.0, "max_new_tokens": 6, "normalizer": "none",
         "full_window": False, "bootstrap": 100, "seed": 0, **changes,
     }  # fmt: skip
+
+
+def test_items_are_counted_before_anything_is_decoded() -> None:
+    pieces = datasets.Dataset.from_dict({"piece": [0, 1, 0, 0, 1]})
+    assert generation.chosen_items(Generation.model_validate(settings(limit=2)), pieces) == [[0, 1], [2]]
+    with pytest.raises(UserError, match="has 3 items, not 4") as caught:
+        generation.chosen_items(Generation.model_validate(settings(limit=4)), pieces)
+    assert caught.value.option == "evaluate.generation.limit"
 
 
 def test_references_without_words_are_left_out_and_counted(tmp_path: Path) -> None:
