@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import re
+import subprocess
 from pathlib import Path
 
 from stages.contracts import UserError
@@ -19,6 +20,19 @@ def models() -> list[str]:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return []
     return [_model(card) for card in sorted(DRIVER.glob("*/information"))]
+
+
+def memory_bytes() -> float | None:
+    """Returns the memory of the GPU that a job uses, as `nvidia-smi` reports it; None if it cannot."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(
+            [*command, f"--id={first or 0}"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+        return float(said.strip()) * (1 << 20)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def check(device: str) -> None:

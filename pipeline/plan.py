@@ -113,7 +113,9 @@ def _decide(node: Node, plan: Plan, config: Config, stores: Stores, reasons: boo
     if entry is None:
         if damage := store.damage(node.stage, key):
             return planned(Status.TO_RUN, f"the stored result is damaged: {damage}", replace=True)
-        return planned(Status.TO_RUN, _why_missing(node, spec, described, inputs, store) if reasons else "not stored")
+        new = "" if spec.is_source else _new_source(node, plan)
+        why = new or (_why_missing(node, spec, described, inputs, store) if reasons else "not stored")
+        return planned(Status.TO_RUN, why)
     outdated = "its code changed since" if entry.meta.get("code") != code_of(spec) else ""
     outdated = outdated or _changed_since(entry, node, plan)
     if outdated and config.cache.code == "strict":
@@ -146,6 +148,21 @@ def _described(node: Node) -> dict[str, Any]:
     # outside data enter by digest or revision, never by path
     with_identities(described, node.config, node.stage)
     return described
+
+
+NEW = "new "
+"""Start of the reason of a node whose model or data are not stored, so that there can be no earlier result."""
+
+
+def _new_source(node: Node, plan: Plan) -> str:
+    """Returns `new model` or `new data` if that is why there is no earlier result; else an empty string."""
+    for name in node.inputs.values():
+        source = plan[name]
+        if source.spec.is_source and source.entry is None:
+            return NEW + name
+        if source.reason.startswith(NEW):
+            return source.reason
+    return ""
 
 
 def _why_missing(node: Node, spec: Stage, described: Mapping[str, Any], inputs: Mapping[str, str], store: Store) -> str:

@@ -16,18 +16,22 @@ import psutil
 
 from pipeline import gpu
 from pipeline.disk import format_bytes, free_bytes
-from pipeline.estimating.estimates import of_plan, total
+from pipeline.estimating.estimates import Estimate, of_plan, total
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.record.status import Status
 from pipeline.schema import Config
 from pipeline.store.store import Entry
 from stages.contracts import Artifact, Checkpoint, DataSet, UserError
+from stages.dense.spec import DenseOptions
+from stages.finetune.spec import FinetuneOptions
 from stages.index import STAGES
 
 Problems = dict[str, UserError]
 """Node -> why it would fail."""
 DATA_NODES = ("prepare", "data")
 """Nodes of the data as the model reads them; the first one present counts."""
+MAX_NAMED = 3
+"""How many nodes that need too much memory are named."""
 Check = Callable[[Planned, Checkpoint, DataSet | None], None]
 """Check of a node, given the model and the data as the model reads them. Raises UserError."""
 
@@ -84,27 +88,36 @@ def _problems(
 
 
 def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: Stores) -> list[UserError]:
-    """Returns what this machine has too little of for the plan: disk, and memory where no GPU is used.
-
-    The estimates are low rather than high, so what they ask for is needed.
-    """
+    """Returns what this machine has too little of to run the rest of a plan. `entries`: the results that are there, by
+    node."""
     filled = {
         name: replace(item, entry=entries[name], status=Status.HIT) if name in entries else item
         for name, item in plan.items()
     }
-    estimates = of_plan(filled, config, stores)
+    return too_little(filled, of_plan(filled, config, stores), stores)
+
+
+def too_little(items: Mapping[str, Planned], estimates: Mapping[str, Estimate], stores: Stores) -> list[UserError]:
+    """Returns what this machine has too little of to run these nodes: memory, GPU memory or disk. `items` and
+    `estimates` have the same keys.
+
+    The estimates are low rather than high, so what they ask for is needed.
+    """
     found = []
-    needed = {name: it.memory_bytes for name, it in estimates.items() if it.memory_bytes is not None}
-    has = psutil.virtual_memory().total
-    if config.device == "cpu" and needed and max(needed.values()) > has:
-        largest = max(needed, key=lambda name: needed[name])
-        found.append(
-            UserError(
-                f"{largest} needs about {format_bytes(needed[largest])} of memory, this machine has "
-                f"{format_bytes(has)}; use a smaller model, shorter or fewer sequences at once, or another machine",
-                "model.path",
-            )
-        )
+    for on_gpu, of_whom in ((False, "this machine"), (True, "this GPU")):
+        needed = {
+            name: it.memory_bytes
+            for name, it in estimates.items()
+            if it.memory_bytes is not None and it.on_gpu == on_gpu
+        }
+        has = (gpu.memory_bytes() if on_gpu else psutil.virtual_memory().total) if needed else None
+        if has is None:
+            continue
+        if over := sorted((name for name in needed if needed[name] > has), key=lambda name: -needed[name]):
+            named = [f"{items[name].node.name} needs about {format_bytes(needed[name])}" for name in over[:MAX_NAMED]]
+            more = f" (and {len(over) - MAX_NAMED} more)" if len(over) > MAX_NAMED else ""
+            has_only = f"{of_whom} has {format_bytes(has)} of memory, {', '.join(named)}{more}"
+            found.append(UserError(f"{has_only}; {_less_memory([items[name] for name in over])}", "model.path"))
     disk, place = total(estimates.values()).disk_bytes, stores.runs.root
     free = free_bytes(place)
     if disk > free:
@@ -116,6 +129,18 @@ def shortages(plan: Plan, entries: Mapping[str, Entry], config: Config, stores: 
             )
         )
     return found
+
+
+def _less_memory(items: Sequence[Planned]) -> str:
+    """Returns what to change so that these nodes need less memory."""
+    trainings = (it.node.config for it in items if isinstance(it.node.config, DenseOptions | FinetuneOptions))
+    if not (training := next(trainings, None)):
+        return "use a smaller model, shorter or fewer sequences at once, or another machine"
+    option = training.option
+    return (
+        f"training needs less with model.dtype=bfloat16, {option}.bf16_updates=stochastic_rounding, "
+        f"{option}.optimizer=adafactor, {option}.activation_checkpointing=true, {option}.micro_batch_size=1"
+    )
 
 
 def _check_early(item: Planned, model: Checkpoint, data: DataSet | None) -> None:

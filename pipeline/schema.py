@@ -123,6 +123,8 @@ class Tracking(Options):
     """Name of the MLflow experiment."""
     artifacts: Literal["all", "small", "none"]
     """Which files of a result MLflow gets: all, those under 1 MB, or none."""
+    system_metrics: bool = False
+    """Record the machine's load (processor, memory, disk, network, GPU) every 10 seconds while a job runs."""
 
 
 class CacheRules(Options):

@@ -104,10 +104,13 @@ def show_outcomes(outcomes: Outcomes, console: Console) -> None:
 def show_quality(outcomes: Outcomes, console: Console) -> None:
     """Prints a row for each evaluated model: its quality, and its recovery."""
     judged = {name: it.metrics for name, it in outcomes.items() if described(it.stage).makes is Metrics and it.metrics}
-    names = list(dict.fromkeys(metric.name for metrics in judged.values() for metric in qualities(metrics)))
+    ranked = [metric for metrics in judged.values() for metric in qualities(metrics)]
+    names = list(dict.fromkeys(metric.name for metric in ranked))
     if not names:
         return
-    table = Table(title="quality (test split)", title_justify="left", box=None, pad_edge=False)
+    measured_on = {_measured_on(metric) for metric in ranked}
+    title = "quality" + (f" ({measured_on.pop()})" if len(measured_on) == 1 and "" not in measured_on else "")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
     came = (outcomes["model"].value("sparsity") if "model" in outcomes else None) or 0.0
     labels = LABELS | {"dense_eval": baseline_label(came, False), "dense_eval_q": baseline_label(came, True)}
@@ -118,6 +121,15 @@ def show_quality(outcomes: Outcomes, console: Console) -> None:
         cells = [text for name in names for text in _quality(metrics.get(name))]
         table.add_row(labels.get(node, node.removeprefix("evaluate_")), *cells)
     console.print(table)
+
+
+def _measured_on(metric: Metric) -> str:
+    """Returns `test split, 32 windows of 256 tokens`, as far as the protocol of the metric says."""
+    protocol = metric.protocol
+    split = f"{protocol['split']} split" if "split" in protocol else ""
+    windows = f"{protocol['windows']} windows of {protocol['length']} tokens" if "windows" in protocol else ""
+    items = f"{protocol['items']} items" if "items" in protocol else ""
+    return ", ".join(filter(None, [split, windows, items]))
 
 
 def _quality(metric: Metric | None) -> tuple[str, str]:
@@ -202,6 +214,8 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
     if best:
         legend = f"× over torch_fp32 dense; own: over the same backend dense; best: over the fastest dense row, {best}"
         console.print(f"[dim]{legend}[/]", highlight=False)
+    if scattered := [f"{row['backend']} {row['model']}" for row in found["rows"] if _is_scattered(row)]:
+        warn(f"rounds differ by over {SCATTER:.0%} ({', '.join(scattered)}): other work disturbed them", console)
     for row in found["rows"]:
         note = f"n/a ({row['reason']})" if row["status"] != "ok" else row["note"]
         if note:
@@ -213,6 +227,15 @@ COLUMNS = ("backend", "model", "prefill ms", "×", "decode tokens/s", "×", "own
 each decoded token."""
 ONLY_SOME = {"real_time_factor": "real-time factor", "beam_tokens_per_second": "beam tokens/s"}
 """Columns of encoder-decoders only. The factor is the time of transcribing over that of the audio."""
+
+
+SCATTER = 0.2
+"""Range of the decoding speed over its median from which the terminal warns."""
+
+
+def _is_scattered(row: dict[str, Any]) -> bool:
+    key = "decode_tokens_per_second"
+    return row["status"] == "ok" and bool(row[f"{key}_max"] - row[f"{key}_min"] > SCATTER * row[key])
 
 
 def _with_range(row: dict[str, Any], key: str) -> str:

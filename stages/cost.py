@@ -7,8 +7,8 @@ whole model. A forward pass costs 2 P operations a token, a backward pass twice 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 from stages.model_size import ModelSize
 
@@ -57,36 +57,35 @@ class Workload:
     def calibration_tokens(self) -> float:
         return float(self.calibration["samples"] * self.calibration["length"]) if self.calibration else 0.0
 
+    @property
+    def steps_alone(self) -> Workload:
+        """The same training without its validations."""
+        return replace(self, config={**self.config, "training": {**self.config["training"], "eval_windows": 0}})
 
-class Cost(Protocol):
+
+class Cost:
+    """The cost of a stage about which nothing is known beforehand; stages override what they know."""
+
     def kind(self, load: Workload) -> str:
         """Returns what separates runs of different speed: with or without a teacher, by torch or the engine, which
         pruner."""
+        return ""
+
+    def on_gpu(self, load: Workload) -> bool:
+        """Returns whether the stage runs on the GPU if the job has one, so that `memory_bytes` is needed there."""
+        return False
 
     def operations(self, load: Workload, parameters: float) -> float | None:
         """Returns the operations of a run; None if the amount of work is unknown."""
+        return None
 
     def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
         """Returns the peak memory of the process: copies of the weights, optimizer, activations, logits; libraries."""
-
-    def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float | None:
-        """Returns the size of the stored result; None if it depends on the data."""
-
-
-class Unknown:
-    """The cost of a stage about which nothing is known beforehand."""
-
-    def kind(self, load: Workload) -> str:
-        return ""
-
-    def operations(self, load: Workload, parameters: float) -> float | None:
-        return None
-
-    def memory_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float:
         return LIBRARIES
 
     def result_bytes(self, load: Workload, size: ModelSize, setting: Setting) -> float | None:
+        """Returns the size of the stored result; None if it depends on the data."""
         return None
 
 
-UNKNOWN = Unknown()
+UNKNOWN = Cost()

@@ -84,9 +84,10 @@ def plan_job(config: Config, hydra: Any, folder: Path, num: int = 0) -> PlannedJ
 
 def _show(job: PlannedJob, console: Console) -> None:
     """Shows the plan and its estimate. Raises JobFailedError for a job that is known to fail."""
-    show_plan(job.plan, of_plan(job.plan, job.config, job.stores), console)
+    estimates = of_plan(job.plan, job.config, job.stores)
+    show_plan(job.plan, estimates, console)
     show_warnings(job.plan, console)
-    for line in preflight.shortages(job.plan, {}, job.config, job.stores):
+    for line in preflight.too_little(job.plan, estimates, job.stores):
         warn(str(line), console)
     if refused := preflight.early_problems(job.plan, job.config.device):
         for node, error in refused.items():

@@ -12,9 +12,9 @@ EXTRAS = {
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/submitit": "submitit",
     "hydra/launcher/ray": "ray",
+    "hydra/sweeper/optuna": "optuna",
 }
 """Extra that a plugin of Hydra needs: `pip install 'squarehead[EXTRA]'`."""
-OPTUNA = "hydra/sweeper/optuna"
 OURS = "hydra/sweeper/squarehead"
 
 
@@ -40,8 +40,6 @@ def for_option(said: str) -> str:
     for plugin, extra in EXTRAS.items():
         if found[1].startswith(plugin):
             return f"it needs pip install 'squarehead[{extra}]'"
-    if found[1].startswith(OPTUNA):
-        return "it needs pip install hydra-optuna-sweeper"
     if found[1] == OURS:
         return "it came after this installation: pip install -e . in the checkout, or `make env`, adds it"
     group, _, option = found[1].partition("/")

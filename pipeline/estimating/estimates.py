@@ -1,10 +1,10 @@
 """Estimates time, memory and disk of every node that has to run.
 
-Time is work over speed. Work is floating-point operations by the stages' formulas. Speed is what the same stage reached
-on this machine before (measured), what it reached with another model, other data or other threads (rough), or else
-`FLOPS_PER_THREAD` (rough too, within a factor of several). Where neither the work nor a result of the very same
-settings is known, the time is unknown. Memory always comes from a formula; disk from earlier results of the stage and
-model, or else from a formula.
+Time is start-up plus work over speed. Work is floating-point operations by the stages' formulas. Speed and start-up are
+what the same stage reached on this machine before: for about as much work (measured), or for much more or less work,
+another model, other data or other threads (rough). Without any earlier run the speed is `FLOPS_PER_THREAD` (rough too,
+within a factor of several). Without the work or a result of the very same settings, the time is unknown. Memory always
+comes from a formula; disk from earlier results of the stage and model, or else from a formula.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Literal
 
 from pipeline.disk import format_bytes
 from pipeline.estimating.history import SOURCES, History, Past
+from pipeline.estimating.speeds import Measured, reliable_seconds, rough_seconds
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.record.status import Status
 from pipeline.schema import Config
 from stages import model_size
 from stages.contracts import Corpus, PackedCorpus
-from stages.cost import Cost, Setting, Workload
+from stages.cost import Setting, Workload
 from stages.data.formats import FORMATS
 from stages.index import STAGES
 from stages.model.spec import ModelOptions
@@ -46,6 +47,8 @@ class Estimate:
     afterwards and not included."""
     basis: Basis
     """Where `seconds` comes from."""
+    on_gpu: bool = False
+    """Whether `memory_bytes` is needed on the GPU."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class Total:
 
     seconds: float
     memory_bytes: float | None
+    """Largest memory of the nodes that run on the processor."""
+    gpu_bytes: float | None
+    """Largest memory of the nodes that run on the GPU."""
     disk_bytes: float
     nodes: int
     rough: int
@@ -92,9 +98,11 @@ def _estimates(plan: Plan, config: Config, history: History, known: Container[st
 def total(estimates: Iterable[Estimate]) -> Total:
     """Sums time and disk and takes the largest memory. Unknown parts are counted, not guessed."""
     found = list(estimates)
+    known = [(one.memory_bytes, one.on_gpu) for one in found if one.memory_bytes is not None]
     return Total(
         seconds=sum(one.seconds or 0 for one in found),
-        memory_bytes=max((one.memory_bytes for one in found if one.memory_bytes is not None), default=None),
+        memory_bytes=max((needed for needed, on_gpu in known if not on_gpu), default=None),
+        gpu_bytes=max((needed for needed, on_gpu in known if on_gpu), default=None),
         disk_bytes=sum(one.disk_bytes or 0 for one in found),
         nodes=len(found),
         rough=sum(one.basis == "rough" for one in found),
@@ -110,7 +118,8 @@ def _estimate(item: Planned, plan: Plan, config: Config, size: ModelSize | None,
     written = [past.num_bytes for past in history.of(item.node.stage) if _is_size(past, size)]
     cost, setting = item.spec.cost, setting_of(config)
     disk = median(written) if written else cost.result_bytes(load, size, setting)
-    return Estimate(seconds, cost.memory_bytes(load, size, setting), disk, basis)
+    on_gpu = config.device == "cuda" and cost.on_gpu(load)
+    return Estimate(seconds, cost.memory_bytes(load, size, setting), disk, basis, on_gpu)
 
 
 def setting_of(config: Config) -> Setting:
@@ -128,34 +137,26 @@ def _seconds(
     if size is None:
         again = [past for past, _ in same_kind if _is_same(past, item) and past.threads == threads]
         return (median(past.seconds for past in again), "measured") if again else (None, "unknown")
-    near = [
-        (past, then) for past, then in same_kind
-        if _is_size(past, size) and past.threads == threads and past.version == item.spec.version
-        and _data(past.inputs) == _data(item.inputs)
-    ]  # fmt: skip
-    if again := [past for past, _ in near if past.config == item.config]:
+
+    def is_same_model(past: Past) -> bool:
+        return _is_size(past, size) and past.threads == threads and past.version == item.spec.version
+
+    def is_near(past: Past) -> bool:
+        return is_same_model(past) and _data(past.inputs) == _data(item.inputs)
+
+    if again := [past for past, _ in same_kind if is_near(past) and past.config == item.config]:
         return median(past.seconds for past in again), "measured"
     work = cost.operations(load, size.parameters)
     if work is None:
         return None, "unknown"
-    if found := _speed(near, cost):
-        return work / found, "measured"
-    guess = FLOPS_PER_THREAD * threads if config.device == "cpu" else None  # the speed of a GPU is not known beforehand
-    found = _speed(same_kind, cost) or guess
-    return (work / found, "rough") if found else (None, "unknown")
-
-
-def _speed(pasts: Iterable[tuple[Past, Workload]], cost: Cost) -> float | None:
-    """Returns the median speed in operations a second, by the stage's formulas."""
-    speeds = []
-    for past, load in pasts:
-        try:
-            work = cost.operations(load, past.parameters) if past.parameters else None
-        except KeyError:  # made by an earlier version with other options
-            continue
-        if work and past.seconds > 0:
-            speeds.append(work / past.seconds)
-    return median(speeds) if speeds else None
+    runs = [run for past, then in same_kind if (run := Measured.of(past, then, cost))]
+    if found := reliable_seconds((run for run in runs if is_near(run.past)), work, threads):
+        return found, "measured"
+    better_first = (lambda run: is_same_model(run.past), lambda run: run.past.threads == threads)
+    if found := rough_seconds(runs, work, threads, better_first):
+        return found, "rough"
+    # the speed of a GPU is not known beforehand
+    return (work / (FLOPS_PER_THREAD * threads), "rough") if config.device == "cpu" else (None, "unknown")
 
 
 def _planned_load(item: Planned, plan: Plan, config: Config, history: History) -> Workload:
@@ -270,6 +271,7 @@ def format_total(found: Total) -> str:
     counts = {"rough": found.rough, "unknown": found.unknown}
     doubts = [f"{word}: {count} of {found.nodes} nodes" for word, count in counts.items() if count]
     memory = "unknown" if found.memory_bytes is None else f"about {format_bytes(found.memory_bytes)}"
+    memory += f", of the GPU about {format_bytes(found.gpu_bytes)}" if found.gpu_bytes is not None else ""
     return (
         f"estimated: {format_duration(found.seconds)}{' (' + ', '.join(doubts) + ')' if doubts else ''}, "
         f"peak memory {memory}, {format_bytes(found.disk_bytes)} to store"

@@ -42,6 +42,12 @@ class Past(Result):
     def device(self) -> str:
         return str(self.meta.get("device", "cpu"))
 
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of a training's steps, without validations, loading and writing; None for other stages."""
+        rate = self.metrics.get("tokens_per_second") if "training" in self.config else None
+        return self.metrics["tokens"] / rate if rate else None
+
 
 class History:
     """Past results in the stores of a run. Each is read once; of each stage, only the newest are read."""
@@ -84,9 +90,8 @@ class History:
         past = Past.of(
             meta, self._folders[meta["fingerprint"][:SHORT]], parameters=self.parameters(meta["fingerprint"])
         )
-        if rate := past.metrics.get("tokens_per_second"):  # `seconds` of a resumed training lack those before the kill
-            return replace(past, seconds=max(past.seconds, past.metrics["tokens"] / rate))
-        return past
+        # `seconds` of a resumed training lack those before the kill
+        return replace(past, seconds=max(past.seconds, past.step_seconds or 0.0))
 
 
 def _made_here(meta: Mapping[str, Any]) -> bool:

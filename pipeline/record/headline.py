@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.record.metrics import Metric, Metrics, qualities
 from pipeline.record.outcome import Outcome
+from stages.benchmark.backends import BACKENDS
 from stages.contracts import Benchmark
 from stages.contracts import Metrics as Evaluation
 from stages.index import described
@@ -25,8 +26,8 @@ class Headline:
     model_sparsity: float | None
     """Share of zeros among all weights."""
     speedup: Metric | None
-    """Decoding speed of the sparse model over torch fp32 with the dense one, by the fastest backend, which its protocol
-    names."""
+    """Decoding speed of the sparse model over torch fp32 with the dense one, by the fastest backend that computes what
+    was evaluated. Its protocol names the backend."""
     seconds: float
     """Time to make the results of all its nodes."""
 
@@ -89,12 +90,20 @@ def node_headline(outcome: Outcome) -> Metric | None:
 
 
 def best_speedup(metrics: Metrics) -> Metric | None:
-    """Returns the speed-up of decoding by the fastest backend with a model that is not dense."""
+    """Returns the speed-up of decoding by the fastest backend that computes what was evaluated, with a model that is
+    not dense."""
     speedups = [
         it for it in metrics.values()
         if it.protocol.get("quantity") == "decode_speedup" and it.protocol["model"] != "dense"
+        and is_exact(it.protocol["backend"])
     ]  # fmt: skip
     return max(speedups, key=lambda metric: metric.value, default=None)
+
+
+def is_exact(backend: str) -> bool:
+    """Returns whether a backend computes what the evaluation of its checkpoint computed; False for a backend that no
+    longer exists."""
+    return backend in BACKENDS.names() and BACKENDS.get(backend).exact
 
 
 def _qualities(outcomes: Mapping[str, Outcome], node: str) -> list[Metric]:

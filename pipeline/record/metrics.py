@@ -24,7 +24,8 @@ class Metric:
     higher_is_better: bool | None = None
     """None for metrics without a direction, which describe a result and rank none."""
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    """How it was measured; for a benchmark `backend`, `model` and `quantity`."""
+    """How it was measured; for a benchmark `backend`, `model` and `quantity`, and for a decoding speed-up also
+    `slowest` and `fastest`, its range over the rounds."""
     recovery: float | None = None
     """Percent of the dense model's quality; None where it was not compared."""
 
@@ -133,7 +134,16 @@ def _benchmark(
             name = f"{row['backend']}.{row['model']}.{quantity}"
             if name in summary:
                 protocol = {"backend": row["backend"], "model": row["model"], "quantity": quantity}
+                if quantity == "decode_speedup":
+                    protocol |= _rounds(row, float(summary[name]))
                 yield Metric(name, float(summary[name]), None, spec.unit, spec.higher_is_better, protocol)
+
+
+def _rounds(row: Mapping[str, Any], speedup: float) -> dict[str, float]:
+    """Returns the range of a decoding speed-up over the rounds, which is that of its tokens per second."""
+    rate = row.get("decode_tokens_per_second")
+    ends = {end: row.get(f"decode_tokens_per_second_{of}") for end, of in (("slowest", "min"), ("fastest", "max"))}
+    return {end: speedup * value / rate for end, value in ends.items() if rate and value}
 
 
 def _row(name: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from math import nan
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pipeline.labels import label
 from pipeline.reporting.choices import NONE, is_seed
 from pipeline.reporting.table import FINETUNED, metrics, models
 
@@ -39,7 +40,7 @@ class Naming:
         one_shot = row["kind"] == "one_shot_eval"
         if one_shot:
             parts = {key: value for key, value in parts.items() if not key.startswith(("distill", "finetune"))}
-        names = [value if key in SELF_EXPLAINING else f"{key}={value}" for key, value in parts.items()]
+        names = [value if key in SELF_EXPLAINING else f"{key}={label(value) or value}" for key, value in parts.items()]
         if pattern not in ("unstructured", NONE):
             names.append("N:M" if self.pattern_by_sparsity else pattern)
         elif pattern == "unstructured" and not names:

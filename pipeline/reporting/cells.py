@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.labels import label
+
 PERCENT = ("exact_match", "acc", "accuracy", "pass_at_", "code_parses", "ifeval", "reply_stop", "reply_repeated")
 """Parts of the names of metrics that are fractions; these are shown in percent."""
 NAMES = {
@@ -83,7 +85,7 @@ def table(name: str, title: str, columns: Iterable[Column], rows: list[dict[str,
 
 def options(differing: Mapping[str, str]) -> dict[str, Cell]:
     """Returns the cells of options that differ."""
-    return {OPTION + key: Cell(value) for key, value in differing.items()}
+    return {OPTION + key: Cell(label(value) or value) for key, value in differing.items()}
 
 
 def option_columns(keys: Iterable[str]) -> list[Column]:

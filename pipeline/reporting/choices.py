@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.fingerprint import flatten
+from pipeline.labels import source
 from pipeline.record.folders import JobRecord
 from pipeline.record.sweep import MECHANICS
 
@@ -92,7 +93,7 @@ def loss(config: Mapping[str, Any]) -> str:
     """Returns the loss by its weights: `ce`, `kd` or `squarehead`; `squarehead+kd` for both, further losses likewise;
     empty if it is unknown or the sparse model was not fine-tuned."""
     finetune = config.get("finetune", {})
-    if finetune.get("steps") == 0 and not finetune.get("epochs"):
+    if finetune.get("steps") == 0 and not finetune.get("epochs") and not finetune.get("tokens"):
         return ""
     weights = config.get("distill", {})
     parts = [name for name in ("squarehead", "kd") if weights.get(name)]
@@ -144,29 +145,39 @@ def _described(job: JobRecord) -> dict[str, str]:
         ),
         "loss": loss(at),
         "fine-tuning": _budget(at.get("finetune", {})),
+        "evaluation": _evaluation(at.get("evaluate", {})),
         "int8": "none" if quantize.get("scheme") == "none" else _int8(quantize),
         "seed": text(at["seed"]) if "seed" in at else "",
         "threads": text(at["threads"]) if "threads" in at else "",
     }  # fmt: skip
 
 
-def source(section: Mapping[str, Any]) -> str:
-    """Returns the path without the digest of its package; for generated data, the generator."""
-    described, made_by = section.get("scratch") or {}, section.get("generator") or {}
-    return str(described.get("label") or made_by.get("name") or section.get("path", "")).partition("#")[0]
-
-
 def _budget(training: Mapping[str, Any]) -> str:
     if not training:
         return ""
-    length = f"{training.get('steps')} steps" if training.get("steps") else f"{text(training.get('epochs'))} epochs"
-    if length in ("0 epochs", "None steps"):
+    length = next((f"{text(training[unit])} {unit}" for unit in BUDGETS if training.get(unit)), "")
+    if not length:
         return "none"
     return (
         f"{length} of {training.get('batch_size')} × {training.get('sequence_length')} tokens at most, "
         f"{training.get('optimizer', 'adamw')}, lr {text(training.get('lr'))} {training.get('decay')}, "
         f"{training.get('precision')}"
     )
+
+
+BUDGETS = ("steps", "epochs", "tokens")
+"""Options of a training, one of which is given."""
+
+
+def _evaluation(evaluate: Mapping[str, Any]) -> str:
+    """Returns what is measured: `perplexity of 32 windows × 256 tokens (test)`, tasks and metrics by name."""
+    found = []
+    if asked := evaluate.get("perplexity"):
+        windows = f"{asked['windows'] or 'all'} windows × {asked['length']} tokens"
+        found.append(f"perplexity of {windows} ({asked['split']})")
+    if asked := evaluate.get("generation"):
+        found.append(f"texts written for {asked['limit'] or 'all'} items ({asked['split']})")
+    return ", ".join([*found, *(item["name"] for key in ("tasks", "metrics") for item in evaluate.get(key) or ())])
 
 
 def _levels(schedule: Mapping[str, Any]) -> str:

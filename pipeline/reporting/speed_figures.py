@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.record.headline import is_exact
 from pipeline.reporting import speed_axes
 from pipeline.reporting.cells import name_of, plain
 from pipeline.reporting.figures import INK, MARKERS, PAPER, SOFT, WIDTH, canvas, key, legend, scale_quality, styled, svg
 from pipeline.reporting.quality_figures import colors
 from pipeline.reporting.speed_axes import Point
 from pipeline.reporting.speed_verdicts import ENGINE
-from pipeline.reporting.speeds import is_exact
 from pipeline.reporting.study import Study
 
 if TYPE_CHECKING:

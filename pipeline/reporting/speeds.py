@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pipeline.record.folders import JobRecord
+from pipeline.record.headline import is_exact
 from pipeline.record.result import Result
 from pipeline.reporting.choices import common_options
 from pipeline.reporting.results import Results
@@ -84,12 +85,6 @@ class Speed:
     """Bytes of weights read for each decoded token."""
     fingerprints: tuple[str, ...]
     """Fingerprints of the benchmarks; with more than one, the figures are medians."""
-
-
-def is_exact(backend: str) -> bool:
-    """Returns whether a backend computes what the evaluation of its checkpoint computed; False for a backend that no
-    longer exists."""
-    return backend in BACKENDS.names() and BACKENDS.get(backend).exact
 
 
 def ran(side: str, backend: str) -> str:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.labels import label, short_name
 from pipeline.record import folders
 from pipeline.record.folders import Folder, JobRecord
 from pipeline.record.result import Result
@@ -16,7 +17,6 @@ from pipeline.references import Reference, load
 from pipeline.reporting import analysis, choices, sharing, speed_verdicts, speeds, verdicts
 from pipeline.reporting import problems as report_problems
 from pipeline.reporting.analysis import Level, Naming, Row, SeedRow
-from pipeline.reporting.labels import label, short_name
 from pipeline.reporting.results import Results
 from pipeline.reporting.sharing import Group
 from pipeline.reporting.speed_verdicts import SpeedComparison

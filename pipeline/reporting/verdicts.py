@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.labels import source
 from pipeline.record.folders import JobRecord
 from pipeline.references import Reference
-from pipeline.reporting.choices import loss, source
+from pipeline.reporting.choices import loss
 from pipeline.reporting.pairs import SIGMAS
 from pipeline.reporting.table import BASELINES
 

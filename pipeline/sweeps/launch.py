@@ -24,7 +24,7 @@ from pipeline.record.status import Status
 from pipeline.record.sweep import end
 from pipeline.sweeps import state as sweep_state
 from pipeline.sweeps.launchers import parallel
-from pipeline.sweeps.plan import JobPlan, expand_overrides, plan_jobs
+from pipeline.sweeps.plan import JobPlan, expand_overrides, plan_jobs, repetitions
 from pipeline.sweeps.tables import show_end, show_plans
 from pipeline.table import say_problem, table_console, warn
 from stages.contracts import UserError
@@ -55,8 +55,8 @@ def run_sweep(
         raise UserError(f"expected at least 1 job at a time, got {batch}", "hydra.sweeper.max_batch_size")
     side_by_side = min(parallel(master.hydra), len(jobs))
     plans = plan_jobs(master, loader, jobs, side_by_side)
-    if twice := sorted({" ".join(job) for job in jobs if jobs.count(job) > 1}):
-        warn(f"several jobs are the same: {twice[0]}", console)
+    if repeated := repetitions(plans):
+        warn(repeated, console)
     if master.dry_run:
         _show(plans, side_by_side > 0, console)
         return []

@@ -106,6 +106,24 @@ def distinct(plans: Sequence[JobPlan]) -> dict[str, Planned]:
     return found
 
 
+MAX_NAMED = 3
+"""How many repeated jobs the warning names."""
+
+
+def repetitions(plans: Sequence[JobPlan]) -> str:
+    """Returns one line that names jobs with the same plan as an earlier job; empty if there are none."""
+    first: dict[frozenset[str], JobPlan] = {}
+    same = []
+    for job in plans:
+        results = frozenset(item.fingerprint for item in job.plan.values())
+        if results and (earlier := first.setdefault(results, job)) is not job:
+            same.append(f"job {job.job.num} ({job.job.name}) is the same as job {earlier.job.num} ({earlier.job.name})")
+    if not same:
+        return ""
+    more = f" and {len(same) - MAX_NAMED} more" if len(same) > MAX_NAMED else ""
+    return f"{len(same)} of {len(plans)} jobs repeat another: {'; '.join(same[:MAX_NAMED])}{more}"
+
+
 def counted(plans: Sequence[JobPlan]) -> str:
     results = distinct(plans).values()
     to_run, stored = (sum(item.status == status for item in results) for status in (Status.TO_RUN, Status.HIT))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from engine import cpu
 from pipeline import preflight
+from pipeline.estimating.estimates import of_jobs
 from pipeline.plan import Plan, Planned, Stores
 from pipeline.record.outcome import Outcome, Outcomes, write_outcomes
 from pipeline.record.status import Status
@@ -104,14 +105,18 @@ class SharedWork:
     def check(self) -> None:
         """Prints which jobs would fail. Raises UserError if all would."""
         broken: dict[int, str] = {}
+        plans = {job.job.num: with_results(job.plan, self.made) for job in self.plans}
+        estimates = of_jobs((plans[job.job.num], job.config) for job in self.plans if job.config)
         for job in self.plans:
             if job.config is None:
                 continue
-            plan = with_results(job.plan, self.made)
+            plan = plans[job.job.num]
             entries = {name: it.entry for name, it in plan.items() if it.entry and it.status == Status.HIT}
-            if found := preflight.problems(plan, entries, job.config.device):
-                name, error = next(iter(found.items()))
-                broken[job.job.num] = f"job {job.job.num} ({job.job.name}) would fail: {name}: {error}"
+            found = [f"{name}: {error}" for name, error in preflight.problems(plan, entries, job.config.device).items()]
+            own = {name: estimates[it.fingerprint] for name, it in plan.items() if it.fingerprint in estimates}
+            found += map(str, preflight.too_little(plan, own, Stores.of(job.config)))
+            if found:
+                broken[job.job.num] = f"job {job.job.num} ({job.job.name}) would fail: {found[0]}"
         if broken and len(broken) == sum(job.config is not None for job in self.plans):
             raise UserError(f"every job of this sweep would fail; {next(iter(broken.values()))}")
         for line in broken.values():

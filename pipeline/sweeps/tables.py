@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.estimating.estimates import format_duration, format_total, of_jobs, total
-from pipeline.plan import Planned
+from pipeline.plan import Planned, Stores
+from pipeline.preflight import too_little
 from pipeline.record.headline import headline
+from pipeline.record.metrics import Metric
 from pipeline.record.outcome import Outcomes, status_of
 from pipeline.record.status import Status
 from pipeline.record.sweep import shared
@@ -42,8 +44,11 @@ def show_plans(plans: Sequence[JobPlan], console: Console) -> None:
     console.print(table)
     console.print(counted(plans), highlight=False)
     if any(item.status == Status.TO_RUN for item in results.values()):
-        estimated = of_jobs((item.plan, item.config) for item in plans if item.config)
-        console.print(format_total(total(estimated.values())), highlight=False, soft_wrap=True)
+        estimates = of_jobs((item.plan, item.config) for item in plans if item.config)
+        console.print(format_total(total(estimates.values())), highlight=False, soft_wrap=True)
+        stores = next(Stores.of(item.config) for item in plans if item.config)
+        for line in too_little(results, estimates, stores):
+            warn(str(line), console)
     if warned := list(dict.fromkeys(item.node.name for item in results.values() if item.warning)):
         warning = next(item.warning for item in results.values() if item.warning)
         warn(f"{', '.join(warned)}: {warning}", console)
@@ -113,10 +118,17 @@ def jobs_table(state: SweepState) -> Table:
             format_value(found.quality) if found.quality else "",
             _format(found.recovery, ".1f", " %"),
             _format(found.sparsity, ".3g"),
-            f"{found.speedup.value:.2f} {found.speedup.protocol['backend']}" if found.speedup else "",
+            _speed(found.speedup) if found.speedup else "",
             _format(found.seconds or None, ".0f"),
         )
     return table
+
+
+def _speed(speedup: Metric) -> str:
+    """Returns `6.28 (5.91–6.40) engine_int8`: the median, the range over the rounds and the backend."""
+    rounds = [f"{speedup.protocol[end]:.2f}" for end in ("slowest", "fastest") if end in speedup.protocol]
+    ends = f" ({'–'.join(rounds)})" if rounds else ""
+    return f"{speedup.value:.2f}{ends} {speedup.protocol['backend']}"
 
 
 def sweeps_table(states: Sequence[SweepState]) -> Table:

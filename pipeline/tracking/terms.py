@@ -10,22 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.credentials import public
+from pipeline import labels
+from pipeline.command import conf_files
 from pipeline.fingerprint import flatten
 from pipeline.record.headline import node_headline
 from pipeline.record.job import Job
 from pipeline.record.outcome import Outcomes
 from pipeline.record.text import describe
+from pipeline.tracking.parameters import job_parameters
 from stages.contracts import CURVES
 
 PARAM_CHARACTERS = 6000
 TAG_CHARACTERS = 8000
 NAME_CHARACTERS = 250
+RUN_NAME_CHARACTERS = 60
+"""Longest name of a job's run; MLflow's table shows about as many characters."""
 DIGEST_CHARACTERS = 36
 """Longest digest that MLflow accepts."""
 
 DATA_FACTS = {"digest": "data", "data_digest": "data", "tokens_digest": "tokens"}
 """Facts that are digests of data: of the source's own, of those a stage read, of tokens drawn from them."""
+ENVIRONMENT = ("cpu", "gpus", "cores", "threads")
+"""The part of a run's environment that decides whether it compares with another run."""
 WORKFLOW = "workflowType=machine_learning"
 LOSS = "distill"
 SAME_LINE = ("sparsity", "seed", "schedule", "schedule.levels", "row", "experiment")
@@ -66,6 +72,17 @@ def short_name(name: str, characters: int = NAME_CHARACTERS) -> str:
     return f"{name[: characters - len(digest) - 1]}-{digest}"
 
 
+def run_name(job: Job) -> str:
+    """Returns the name of a job's run: its swept parameters; outside a sweep its options if they are short, or else its
+    experiment, or its model and data. Models and data go by their labels."""
+    named = " ".join(f"{key}={labels.label(value) or value}" for key, value in job.swept_parameters.items())
+    if job.sweep or 0 < len(named) <= RUN_NAME_CHARACTERS:
+        return short_name(named or job.name, RUN_NAME_CHARACTERS)
+    paths = [labels.source(job.config.get(section, {})) for section in ("model", "data")]
+    about = " on ".join(filter(None, (labels.label(path) or labels.short_name(path) for path in paths)))
+    return short_name(job.choices.get("experiment") or about or job.name, RUN_NAME_CHARACTERS)
+
+
 def cut(text: str, characters: int) -> str:
     """Returns the text, or as much of it as fits, ending in `...`."""
     return text if len(text) <= characters else text[: characters - 3] + "..."
@@ -75,18 +92,6 @@ def texts(nested: Mapping[str, Any]) -> dict[str, str]:
     """Flattens values to text: {"training": {"lr": 0.1}} -> {"training.lr": "0.1"}; text stays, everything else becomes
     JSON."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(nested).items()}
-
-
-def job_params(job: Job) -> dict[str, str]:
-    """Returns the parameters by which jobs are compared: `sparsity` 0.7, `seed` 0 and the rest of the configuration;
-    `distill` ce and the other group choices; and swept parameters that are neither, as typed.
-
-    For a swept group, only the chosen option is logged: `distill.kd` and `distill.squarehead` would take two of the
-    three places in which MLflow's comparison begins, before `sparsity`. Stages' runs have them.
-    """
-    swept_groups = {group for group in job.choices if group in job.swept_parameters}
-    settings = {key: value for key, value in texts(job.config).items() if key.partition(".")[0] not in swept_groups}
-    return {key: public(value) for key, value in (job.swept_parameters | job.choices | settings).items()}
 
 
 def curves(artifact: Path) -> Iterator[Point]:
@@ -120,8 +125,10 @@ def fact_tags(meta: Mapping[str, Any]) -> dict[str, str]:
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the commit and a part of the environment; the record among the files of the run has all of it."""
+    chosen = {key: environment[key] for key in ENVIRONMENT if key in environment}
     commit = str(environment.get("git", "")).removesuffix("+dirty")
-    return texts({"env": environment}) | ({"mlflow.source.git.commit": commit} if commit else {})
+    return texts({"env": chosen}) | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
 def data_sets(meta: Mapping[str, Any]) -> list[DataSet]:
@@ -148,8 +155,11 @@ def describe_nodes(outcomes: Outcomes, links: Mapping[str, str], experiment: str
 
 
 def series(job: Job) -> str:
-    """Returns the name of a job's line in a chart over sparsity: its loss, and what else differs except sparsity and
-    seed."""
-    others = [f"{key}={value}" for key, value in job.swept_parameters.items() if key not in SAME_LINE and key != LOSS]
+    """Returns the name of a job's line in a chart over sparsity: its loss, weights that differ from those of that loss,
+    and what else differs except sparsity and seed."""
     loss = job.choices.get(LOSS) or job.swept_parameters.get(LOSS) or ""
+    shown = dict(job.swept_parameters)
+    if any(file.choice == f"{LOSS}={loss}" for file in conf_files.conf_files()):
+        shown |= {key: value for key, value in job_parameters(job).items() if key.startswith(f"{LOSS}.")}
+    others = [f"{key}={value}" for key, value in shown.items() if key not in SAME_LINE and key != LOSS]
     return " ".join([loss, *others]).strip() or "all"

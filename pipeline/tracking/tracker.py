@@ -62,9 +62,10 @@ def _open(config: Tracking, record: Record, say: Callable[[str], None]) -> Track
     view = _view(config, record.stores.runs.root.parent.resolve())
     try:
         view.start(record)
+        stop = view.watch_machine(record.job) if config.system_metrics and record.job else lambda: None
     except failures() as error:
         raise UserError(f"MLflow failed: {explain(error)}", "tracking.uri") from None
-    return Tracker(view, record, say)
+    return Tracker(view, record, say, stop)
 
 
 @functools.cache
@@ -77,11 +78,14 @@ class Tracker:
     """Tracker of a running job. Without a view (tracking.enabled=false) results stay in the store."""
 
     def __init__(
-        self, view: View | None = None, record: Record | None = None, say: Callable[[str], None] = print
-    ) -> None:
+        self, view: View | None = None, record: Record | None = None, say: Callable[[str], None] = print,
+        stop: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """`stop` ends the recording of the machine's load."""
         self._view = view
         self._record = record
         self._say = say
+        self._stop = stop
         self._lost = ""
 
     def start_stage(self, node: str, stage: str, fingerprint: str, config: Mapping[str, Any]) -> Stream:
@@ -99,6 +103,7 @@ class Tracker:
 
         Raises TrackingLostError if MLflow failed, now or earlier.
         """
+        self._stop()
         self.attempt(lambda view, record: view.sync(replace(record, outcomes=outcomes, ended=_ended(record.job))))
         if self._lost:
             raise TrackingLostError(

@@ -7,11 +7,15 @@ Runs form a tree: sweep -> jobs -> results, each result below the job that made 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import yaml
+
+from pipeline import labels
+from pipeline.credentials import public
 from pipeline.process import this_process
 from pipeline.record.headline import headline
 from pipeline.record.job import Job
@@ -19,6 +23,7 @@ from pipeline.record.outcome import status_of
 from pipeline.record.status import Status
 from pipeline.tracking.artifacts import log_data
 from pipeline.tracking.models import log_models
+from pipeline.tracking.parameters import job_parameters
 from pipeline.tracking.record import Record
 from pipeline.tracking.runs import Runs
 from pipeline.tracking.stage_runs import Live, StageRuns
@@ -30,13 +35,11 @@ from pipeline.tracking.terms import (
     data_sets,
     describe_nodes,
     environment_tags,
-    job_params,
-    short_name,
-    texts,
+    run_name,
 )
 
-NAME_WIDTH = 60
-"""Longest name of a job's run, in characters; its options are parameters and tags."""
+CONFIG = "config.yaml"
+"""Name of the artifact with the whole configuration of a job."""
 STATUSES = {Status.DONE: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
 """MLflow's status of a job that ended."""
 
@@ -77,6 +80,16 @@ class View:
         """Creates the run of a stage that starts now. The caller holds the store's lock of the fingerprint."""
         return self.stages.begin(record, node, stage, fingerprint, config, self._parent(record))
 
+    def watch_machine(self, job: Job) -> Callable[[], None]:
+        """Logs the machine's load into the run of a job that has started. Returns the function that ends this."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        uri = self.runs.client.tracking_uri
+        monitor = SystemMetricsMonitor(self.known[job.key], resume_logging=True, tracking_uri=uri)
+        monitor.start()
+        stop: Callable[[], None] = monitor.finish
+        return stop
+
     def _parent(self, record: Record) -> str:
         job = record.job
         if job is None:
@@ -87,15 +100,15 @@ class View:
 
     def _job_run(self, job: Job, record: Record) -> str:
         """Returns the run of a job, under that of its sweep. A job that is tried again continues in its earlier run."""
-        params = job_params(job)
+        params = job_parameters(job)
         sweep = sweep_run(self.runs, job.sweep, record.started) if job.sweep else ""
         if there := self.runs.latest(kind="job", job=job.key):
             run_id = str(there.info.run_id)
             params = {key: value for key, value in params.items() if clean_name(key) not in there.data.params}
         else:
-            tags = {"job": job.key, **job.about, **texts({"swept": job.swept_parameters})}
-            run_id = self.runs.create("job", short_name(job.name, NAME_WIDTH), tags, sweep, record.started)
+            run_id = self.runs.create("job", run_name(job), {"job": job.key, **job.about}, sweep, record.started)
         self.runs.log(run_id, params=params, tags=environment_tags(job.environment))
+        self.runs.client.log_text(run_id, public(yaml.safe_dump(job.config, sort_keys=False)), CONFIG)
         return run_id
 
     def _end(self, job: Job, record: Record, run_id: str, links: Mapping[str, str]) -> None:
@@ -103,17 +116,17 @@ class View:
         models and data it began with."""
         found = headline(record.outcomes)
         entries = {name: entry for name, it in record.outcomes.items() if (entry := record.stored(it))}
-        tags = {f"node.{node}": made for node, made in links.items()}
-        tags["mlflow.note.content"] = describe_nodes(record.outcomes, links, self.runs.experiment)
+        tags = {"mlflow.note.content": describe_nodes(record.outcomes, links, self.runs.experiment)}
         if found.speedup:
             tags["best_backend"] = found.speedup.protocol["backend"]
         points = [Point(name, value, 0, record.ended) for name, value in found.numbers().items()]
         self.runs.log(run_id, tags=tags, points=points)
         log_models(self.runs, run_id, entries, links)
-        source = str(job.config.get("data", {}).get("path", "data"))
+        path = labels.source(job.config.get("data", {}))
+        name = labels.label(path) or path or "data"
         digests = dict.fromkeys(data.digest for entry in entries.values() for data in data_sets(entry.meta)
                                 if data.name == "data")  # fmt: skip
-        log_data(self.runs, run_id, [DataSet(source, digest) for digest in digests], "job")
+        log_data(self.runs, run_id, [DataSet(name, digest) for digest in digests], "job")
         # copied, not linked: unlike a stored result, a job's files may be written again
         self.runs.client.log_artifacts(run_id, str(job.folder))
         for node, entry in entries.items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from stages.benchmark.backends import BACKENDS
-from stages.cost import DECODING, LIBRARIES, SMALL, Setting, Workload
+from stages.cost import DECODING, LIBRARIES, SMALL, Cost, Setting, Workload
 from stages.model_size import ModelSize
 
 
-class BenchmarkCost:
+class BenchmarkCost(Cost):
     def kind(self, load: Workload) -> str:
         """Returns the backends that it measures."""
         return " ".join(sorted({name.partition("_")[0] for name in load.config.get("backends", [])}))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stages.cost import Unknown, Workload
+from stages.cost import Cost, Workload
 
 
-class CalibrateCost(Unknown):
+class CalibrateCost(Cost):
     def operations(self, load: Workload, parameters: float) -> float | None:
         return 1e6 * float(load.config["samples"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.cost import Setting, Unknown, Workload
+from stages.cost import Cost, Setting, Workload
 from stages.model_size import ModelSize
 
 TOKEN_OPERATIONS = 1e5
@@ -11,7 +11,7 @@ core."""
 SMALL_VOCABULARY = 1 << 16
 
 
-class CorpusCost(Unknown):
+class CorpusCost(Cost):
     def operations(self, load: Workload, parameters: float) -> float | None:
         """Returns None if the corpus ends with its sources, whose size is not known."""
         return TOKEN_OPERATIONS * load.config["tokens"] or None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from stages.cost import ANSWER, DECODING, LIBRARIES, SMALL, Setting, Workload
+from stages.cost import ANSWER, DECODING, LIBRARIES, SMALL, Cost, Setting, Workload
 from stages.model_size import ModelSize
 
 FULL_WINDOW_COST_RATIO = 3.5
 """Cost of evaluating clips both in windows of their own and in full ones, over the former alone."""
 
 
-class EvaluateCost:
+class EvaluateCost(Cost):
     def kind(self, load: Workload) -> str:
         return f"{load.config.get('runtime', '')} {'int8' if load.inputs.get('model') == 'quantize' else ''}"
+
+    def on_gpu(self, load: Workload) -> bool:
+        """Int8 models and the engine use the CPU."""
+        return load.config.get("runtime") == "torch" and load.inputs.get("model") != "quantize"
 
     def operations(self, load: Workload, parameters: float) -> float | None:
         """Returns None if all of a data set of unknown size is evaluated."""

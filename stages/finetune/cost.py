@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.cost import LIBRARIES, Setting, Workload
+from stages.cost import LIBRARIES, Cost, Setting, Workload
 from stages.model.families import FAMILIES
 from stages.model_size import ModelSize
 
@@ -16,12 +16,15 @@ ROUNDING = 0.5e9
 """Bytes of the fp32 values that stochastic rounding holds at a time."""
 
 
-class TrainingCost:
+class TrainingCost(Cost):
     def __init__(self, masked: bool) -> None:
         self.masked = masked
 
     def kind(self, load: Workload) -> str:
         return "teacher" if "teacher" in load.inputs else ""
+
+    def on_gpu(self, load: Workload) -> bool:
+        return True
 
     def operations(self, load: Workload, parameters: float) -> float | None:
         """Returns None for epochs of data whose size is not known."""
@@ -50,8 +53,8 @@ class TrainingCost:
         if weights < 4 * p:
             # gradients and copies in fp32, or neither but for some at a time
             updates = 8 * p if copies else weights + ROUNDING
-        cast, width = (2 * p, 2) if bf16 else (0, 4)
-        teacher = weights + cast if "teacher" in load.inputs else 0
+        cast, width = (2 * p if weights == 4 * p else 0, 2) if bf16 else (0, 4)
+        teacher = (2 * p if bf16 else weights) if "teacher" in load.inputs else 0  # its linears are rounded once
         masks = p if self.masked else 0
         tokens = training["micro_batch_size"] * (training["sequence_length"] + WINDOW_POSITIONS[setting.window])
         kept = (2 if training["activation_checkpointing"] else ACTIVATIONS) * size.hidden

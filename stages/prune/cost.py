@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.cost import LIBRARIES, Setting, Workload
+from stages.cost import LIBRARIES, Cost, Setting, Workload
 from stages.model_size import ModelSize
 from stages.prune.pruners import PRUNERS
 from stages.prune.reconstructions import RECONSTRUCTIONS
@@ -13,10 +13,13 @@ FACTOR_COPIES = 3
 """Copies of a Hessian while it is factored: damped, factored, and that flipped back."""
 
 
-class PruneCost:
+class PruneCost(Cost):
     def kind(self, load: Workload) -> str:
         prune = load.config.get("prune", {})
         return " ".join(filter(None, (prune.get("method", ""), prune.get("reconstruction", {}).get("method", ""))))
+
+    def on_gpu(self, load: Workload) -> bool:
+        return True
 
     def operations(self, load: Workload, parameters: float) -> float | None:
         prune = load.config["prune"]

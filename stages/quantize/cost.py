@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from stages.cost import LIBRARIES, Setting, Workload
+from stages.cost import LIBRARIES, Cost, Setting, Workload
 from stages.model_size import ModelSize
 
 
-class QuantizeCost:
+class QuantizeCost(Cost):
     def kind(self, load: Workload) -> str:
         return f"{load.config.get('smooth', 0) > 0} {load.config.get('skip_sensitive', 0) > 0}"
 

@@ -145,18 +145,45 @@ def test_where_nothing_was_measured_time_is_operations_over_a_stated_speed(local
 
 
 def test_training_is_measured_by_an_earlier_one_in_proportion_to_its_steps(local: list[str]) -> None:
-    short = [*local, "finetune.steps=10", "finetune.eval_windows=1", "finetune.eval_every=0"]
+    short = [*local, "finetune.steps=60", "finetune.eval_windows=1", "finetune.eval_every=0"]
     publish(short, "finetune_50", 60.0)
     found = estimated([*short, "finetune.steps=100", "finetune.lr=1e-3"])["finetune_50"]
     assert found.basis == "measured"
-    assert found.seconds == pytest.approx(600, rel=0.01)
+    assert found.seconds == pytest.approx(100, rel=0.01)
+    longer = estimated([*short, "finetune.steps=1000"])["finetune_50"]
+    assert (longer.basis, longer.seconds) == ("rough", pytest.approx(1000, rel=0.01))
+
+
+def test_start_up_does_not_grow_with_the_steps(local: list[str]) -> None:
+    tiny = [*local, "finetune.warmup_steps=0", "finetune.steps=2", "finetune.eval_every=0", "distill=ce"]
+    publish(tiny, "finetune_50", 130.0, metrics={"tokens": 20.0, "tokens_per_second": 2.0})
+    validation = 32 * 2 / (2 * 8 * 6) * 10  # at the speed of the two steps, which took 10 s
+    found = estimated([*tiny, "finetune.steps=100"])["finetune_50"]
+    assert (found.basis, found.seconds) == ("rough", pytest.approx(130 - 10 + 500))
+    again = estimated([*tiny, "finetune.eval_windows=64", "finetune.lr=1e-3"])["finetune_50"]
+    assert (again.basis, again.seconds) == ("measured", pytest.approx(130 + validation))
+
+
+def test_a_run_of_about_as_much_work_is_preferred_then_the_longest(local: list[str]) -> None:
+    quiet = [*local, "finetune.warmup_steps=0", "finetune.eval_windows=1", "finetune.eval_every=0"]
+    publish([*quiet, "finetune.steps=100"], "finetune_50", 100.0)
+    publish([*quiet, "finetune.steps=2"], "finetune_50", 40.0)  # start-up, on a busy machine
+    publish([*quiet, "finetune.steps=900", "threads=1"], "finetune_50", 9e5)
+    found = {
+        steps: estimated([*quiet, f"finetune.steps={steps}", "finetune.lr=1e-3"])["finetune_50"]
+        for steps in (80, 3, 800)
+    }
+    assert {steps: (one.basis, round(one.seconds or 0)) for steps, one in found.items()} == {
+        80: ("measured", 80), 3: ("measured", 60), 800: ("rough", 800),
+    }  # fmt: skip
 
 
 def test_a_training_that_was_resumed_took_longer_than_its_last_process(local: list[str]) -> None:
     short = [*local, "finetune.steps=10"]
     publish(short, "finetune_50", 5.0, metrics={"tokens": 1000.0, "tokens_per_second": 10.0})
     again = estimated([*short, "finetune.lr=1e-3"])["finetune_50"]
-    assert again.seconds == pytest.approx(100)
+    validation = 32 * 2 / (10 * 8 * 8) * 100
+    assert again.seconds == pytest.approx(100 + validation)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +215,8 @@ def test_another_size_of_model_tells_a_speed_roughly(local: list[str], tmp_path:
     large = estimated([*local, f"model.path={tmp_path / 'large'}"])["finetune_50"]
     assert large.basis == "rough"
     assert large.seconds == pytest.approx(60 * (1000 * 8 + 16 * 8) / PARAMETERS)
+    fewer = estimated([*local, f"model.path={tmp_path / 'large'}", "threads=1"])["finetune_50"]
+    assert fewer.seconds == pytest.approx(2 * large.seconds)
 
 
 def test_a_result_of_an_earlier_version_with_other_options_does_no_harm(local: list[str]) -> None:

@@ -215,6 +215,8 @@ def test_reasons_name_the_differing_keys_against_the_nearest_result(local: list[
     assert after["finetune_50"].reason == "training.lr 0.0002 → 0.01"
     assert after["evaluate"].reason == "input finetune_50 differs"
     assert after["prune_50"].status == "hit"
+    assert {item.reason for item in plan(local, "data.size=2").values()} >= {"new data"}
+    assert plan(local, "data.size=2")["evaluate"].reason == "new data"
 
 
 def test_force_runs_a_node_and_what_depends_on_it(local: list[str]) -> None:

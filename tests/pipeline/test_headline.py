@@ -47,6 +47,13 @@ def test_recovery_is_that_of_the_metric_compared_first() -> None:
     assert found["perplexity"] == 20.0
 
 
+def test_a_job_is_led_by_a_speed_whose_quality_was_measured() -> None:
+    speeds = {f"{backend}.sparse.decode_speedup": value for backend, value in
+              (("engine_int8", 6.0), ("engine_int8_head", 9.0), ("gone", 12.0))}  # fmt: skip
+    outcomes = {"benchmark": made("benchmark", **speeds)}
+    assert headline(outcomes).numbers()["best_decode_speedup"] == 6.0
+
+
 def test_every_node_has_one_number_to_show() -> None:
     speeds = {"engine_int8.sparse.decode_speedup": 6.25, "torch_fp32.dense.decode_speedup": 9.0}
     shown = [

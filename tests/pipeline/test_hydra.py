@@ -116,7 +116,7 @@ def test_what_no_job_can_be_made_of_is_refused(override: str, says: str) -> None
         (["experiment=mpt_7b"], ["did you mean experiment=paper/mpt_7b?"]),
         (["hydra/launcher=submitit_slurm"], ["pip install 'squarehead[submitit]'"]),
         (["hydra/sweeper=magic"], ["Available options in 'hydra/sweeper': basic, squarehead", "--help"]),
-        (["hydra/sweeper=optuna"], ["pip install hydra-optuna-sweeper"]),
+        (["hydra/sweeper=optuna"], ["pip install 'squarehead[optuna]'"]),
         (["~reference"], ["reference: it cannot be left out"]),
         (["+sparsity=0.5"], ["++sparsity=0.5"]),
         (["seed"], ["quote"]),

@@ -151,7 +151,20 @@ def test_too_little_memory_and_disk_are_known(stored: Place, monkeypatch: pytest
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     found = shortages(plan, {}, resolved, stores)
     assert [error.option for error in found] == ["model.path", "runs"]
-    assert "of memory, this machine has 1" in found[0].message
+    assert "this machine has 1 MB of memory, " in found[0].message
+
+
+def test_a_gpu_must_hold_what_is_computed_on_it(stored: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = config(*stored.options, *SMALL, "device=cuda")
+    plan = make_plan(resolved, build(resolved), Stores.of(resolved))
+    known: list[float | None] = [80e9, None, 1e6]
+    monkeypatch.setattr(gpu, "memory_bytes", lambda: known.pop(0))
+    assert shortages(plan, {}, resolved, Stores.of(resolved)) == []
+    assert shortages(plan, {}, resolved, Stores.of(resolved)) == [], "nobody knows how much it has"
+    (found,) = shortages(plan, {}, resolved, Stores.of(resolved))
+    assert found.option == "model.path"
+    assert "this GPU has 1 MB of memory, finetune_50 needs about " in found.message
+    assert "less with model.dtype=bfloat16, finetune.bf16_updates=" in found.message
 
 
 def test_a_failed_baseline_stops_the_training_that_nobody_could_judge(

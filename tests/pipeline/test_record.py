@@ -124,7 +124,7 @@ def test_a_job_of_an_older_version_is_read(recorded: Path) -> None:
         assert found.quality.recovery == pytest.approx(101.57, abs=0.01)
         assert found.sparsity == pytest.approx(0.5)
         assert found.speedup is not None
-        assert found.speedup.protocol["backend"] == "engine_int8_head"
+        assert found.speedup.protocol["backend"] == "engine_fp32"
 
 
 def test_a_sweep_of_an_older_version_is_read(recorded: Path) -> None:

@@ -105,6 +105,18 @@ def test_a_sweep_is_recorded_with_its_plan_and_runs_what_jobs_share_once_and_fir
     assert sweep.id in shell.sweeps("ls")[1]
 
 
+def test_jobs_that_come_to_the_same_are_announced_in_a_line(shell: Shell) -> None:
+    code, told = shell.sweep("sparsity=0,0.5", "distill=ce,kd", "seed=0,0", "dry_run=true")
+    assert code == 0, told
+    (line,) = (line for line in told.splitlines() if "repeat" in line)
+    assert line == (
+        "! 5 of 8 jobs repeat another: job 1 (sparsity=0 distill=ce) is the same as job 0 (sparsity=0 distill=ce); "
+        "job 2 (sparsity=0 distill=kd) is the same as job 0 (sparsity=0 distill=ce); "
+        "job 3 (sparsity=0 distill=kd) is the same as job 0 (sparsity=0 distill=ce) and 2 more"
+    )
+    assert "repeat" not in shell.sweep("sparsity=0.5,0.6", "dry_run=true")[1]
+
+
 def test_what_jobs_share_and_fails_is_tried_once(shell: Shell) -> None:
     code, told = shell.sweep("distill=ce,squarehead", "calibrate.samples=100000")
     assert code == 1

