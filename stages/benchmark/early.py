@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stages.contracts import Corpus, DataSet, Structure
 from stages.data.formats import rows_of
-from stages.record_checks import check_length
+from stages.record_checks import check_length, check_split, check_tokens
 
 if TYPE_CHECKING:
     from stages.benchmark.spec import BenchmarkOptions
@@ -17,3 +17,5 @@ def check_early(options: BenchmarkOptions, model: Structure, data: DataSet | Non
     if isinstance(data, Corpus) and rows_of(data) not in ("pairs", "clips"):  # encoder-decoders read whole examples
         length = options.prompt_tokens + options.new_tokens
         check_length(model, length, "benchmark.prompt_tokens")
+        check_split(data, "test", "benchmark.backends")
+        check_tokens(data, "test", options.prompt_tokens, "benchmark.prompt_tokens")

@@ -25,7 +25,7 @@ from stages.benchmark.rounds import Round
 from stages.benchmark.rows import Row, add_speedups, medians, summary
 from stages.benchmark.spec import BenchmarkOptions
 from stages.benchmark.workloads import Workload
-from stages.contracts import Artifact, Checkpoint, DataSet, Log
+from stages.contracts import Artifact, Checkpoint, DataSet, Examples, Log
 
 
 @dataclass(kw_only=True)
@@ -39,6 +39,12 @@ class Entry(Contender[Round]):
     memory_bytes: int
     peak_memory_bytes: int | None
     generated: list[list[int]]
+
+
+def check(config: BenchmarkOptions, model: Checkpoint, data: DataSet) -> None:
+    """Raises UserError for more examples than an encoder-decoder's test split has, and longer texts than it writes."""
+    if isinstance(data, Examples):
+        workloads.of(config, model, data)
 
 
 def run(config: BenchmarkOptions, inputs: Mapping[str, Artifact], out: Path, log: Log) -> dict[str, float]:

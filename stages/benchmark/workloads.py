@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.bench.decoding import Prompt
-from stages import checkpoints, families, tokens
+from stages import checkpoints, counts, families, tokens
 from stages.benchmark.spec import BenchmarkOptions
 from stages.contracts import Checkpoint, Corpus, DataSet, Examples, UserError
 from stages.families import Family
@@ -45,7 +45,7 @@ def of(config: BenchmarkOptions, dense: Checkpoint, data: DataSet) -> Workload:
     if config.beams > 1:
         raise UserError(f"beams are measured for encoder-decoders only, not for {family.name}", "benchmark.beams")
     assert isinstance(data, Corpus)
-    context = family.context(family.build(dense.path))
+    context = family.context(counts.shell(dense))
     checkpoints.check_length(context, config.prompt_tokens + config.new_tokens, "benchmark.prompt_tokens")
     tokenizer = family.tokenizer(dense.path)
     ids_1T = tokens.stream(data, "test", tokenizer, config.prompt_tokens, "benchmark.prompt_tokens")[:1]
@@ -55,7 +55,7 @@ def of(config: BenchmarkOptions, dense: Checkpoint, data: DataSet) -> Workload:
 
 def _examples(config: BenchmarkOptions, family: Family, dense: Checkpoint, data: DataSet) -> Workload:
     assert isinstance(data, Examples)
-    model = family.build(dense.path)
+    model = counts.shell(dense)
     context = family.context(model)
     prompt = list(data.facts()["prompt"])
     checkpoints.check_length(context, len(prompt) + config.new_tokens, "benchmark.new_tokens")

@@ -18,8 +18,9 @@ from stages import checkpoints, families, masks
 from stages.benchmark import rounds, torch_backends
 from stages.benchmark import run as benchmark
 from stages.benchmark.backends import BACKENDS
+from stages.benchmark.early import check_early
 from stages.benchmark.spec import BenchmarkOptions
-from stages.contracts import Artifact, Benchmark, Checkpoint, UserError
+from stages.contracts import Artifact, Benchmark, Checkpoint, Corpus, Structure, UserError
 from stages.quantize import run as quantize
 from stages.quantize.spec import Quantize
 from tests import tiny
@@ -38,6 +39,31 @@ def config(**changes: object) -> BenchmarkOptions:
             "threads": 1, **changes,
         }
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "option"),
+    [
+        ("text", {"prompt_tokens": 400}, "benchmark.prompt_tokens"),
+        ("text", {"prompt_tokens": 90}, "benchmark.prompt_tokens"),
+        ("qa", {"prompt_tokens": 400}, "benchmark.prompt_tokens"),
+        ("speech", {"prompt_tokens": 400}, ""),
+        ("translation", {"prompt_tokens": 400}, ""),
+        ("text", {}, ""),
+    ],
+)
+def test_what_the_records_tell_is_refused_early(
+    rows: str, changed: dict[str, object], option: str, tmp_path: Path
+) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({"facts": {"format": rows, "digest": "d"}}))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "x" * 50, "id": "1"}) + "\n")
+    model = Structure({}, {}, 1, 1, context=320, vocabulary=320, refused={})
+    try:
+        check_early(config(**changed), model, Corpus(tmp_path, "data"))
+        found = ""
+    except UserError as error:
+        found = error.option
+    assert found == option
 
 
 @pytest.fixture(scope="module")

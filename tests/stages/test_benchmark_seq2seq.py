@@ -18,6 +18,7 @@ from engine.bench.weight_bytes import bytes_per_token
 from pipeline.table import show_rows
 from stages import checkpoints, families
 from stages.benchmark import rounds, torch_backends, workloads
+from stages.benchmark import run as benchmark
 from stages.benchmark.backends import BACKENDS
 from stages.benchmark.workloads import Sample, Workload
 from stages.contracts import Artifact, Checkpoint, Examples, UserError
@@ -231,6 +232,8 @@ def test_what_the_data_or_the_context_do_not_have_is_refused(model: tuple[str, d
             return error.option
         return None
 
+    with pytest.raises(UserError, match="examples with a text"):  # before anything is trained
+        benchmark.check(config(samples=len(LENGTHS) + 1), inputs["dense"], inputs["data"])  # type: ignore[arg-type]
     assert refused(samples=len(LENGTHS)) is None
     assert refused(samples=len(LENGTHS) + 1) == "benchmark.samples"
     # with the two tokens of its prompt; T5's positions have no end
