@@ -29,11 +29,10 @@ from stages.prune import run as prune
 from stages.prune.spec import PruneOptions
 from tests import tiny, virtual_device
 from tests.recording import RecordingLog
-from tests.stage_options import pruning
-from tests.stages.test_encoder_decoders import start
-from tests.stages.test_generation_metrics import settings, stage_output
-from tests.stages.test_pruning import calibrating, text_data
-from tests.stages.test_training import ALL, TASK, training
+from tests.running_stages import stage_output
+from tests.stage_options import ALL, TASK, calibrating, generating, pruning, training
+from tests.tiny import text_data
+from tests.tiny_pairs import start
 
 KINDS = ("llama", "t5", "whisper")
 
@@ -146,7 +145,7 @@ def test_evaluation_is_that_of_the_cpu(given: dict[str, Any]) -> None:
     asked = EvaluateOptions.model_validate(
         {
             "perplexity": {"split": "test", "windows": 4, "length": 32} if texts else None,
-            "generation": None if texts else settings(beams=2),
+            "generation": None if texts else generating(beams=2),
             "tasks": [], "batch_size": 2, "runtime": "torch",
         }
     )  # fmt: skip

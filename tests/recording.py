@@ -48,3 +48,42 @@ class RecordingBar:
 
     def advance(self, steps: int = 1, **shown: float) -> None:
         self.done += steps
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class DyingLog(RecordingLog):
+    """Stops the stage when step `last` has been logged."""
+
+    def __init__(self, folder: Path, last: int) -> None:
+        super().__init__(folder)
+        self.last = last
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        super().metrics(values, step)
+        if step == self.last:
+            raise Killed
+
+
+class KilledLog(RecordingLog):
+    """Dies when the first block is done."""
+
+    @contextmanager
+    def bar(self, what: str, total: int, unit: str) -> Iterator[Any]:
+        class Bar:
+            def advance(self, steps: int = 1, **shown: float) -> None:
+                raise Killed
+
+        yield Bar()
+
+
+class AskedToStop(RecordingLog):
+    """The process is asked to end while step `last` runs."""
+
+    last = 3
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:  # type: ignore[override]
+        super().metrics(values, step)
+        self.should_stop = step == self.last

@@ -1,4 +1,4 @@
-"""The borders of the house: engine <- stages <- pipeline, and that the pipeline stays light."""
+"""The borders of the house: engine <- stages <- pipeline, that the pipeline stays light, and what tests share."""
 
 from __future__ import annotations
 
@@ -93,3 +93,10 @@ def test_a_member_of_a_kind_is_read_without_anything_heavy(package: str) -> None
     members = [name for name in MODULES if name.startswith(f"{package}.")]
     assert members
     assert not {name: loaded_with(name) & HEAVY for name in members if loaded_with(name) & HEAVY}
+
+
+def test_no_test_imports_from_the_file_of_another() -> None:
+    """What tests share stands in conftest.py or in a module without tests."""
+    for source in sources("tests"):
+        wrong = [name for name in imports(source, top_level=False) if ".test_" in name]
+        assert not wrong, f"{source.relative_to(PROJECT)} imports {wrong}"

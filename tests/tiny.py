@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
@@ -17,6 +18,8 @@ from transformers import (
     OPTForCausalLM,
     PreTrainedTokenizerFast,
 )
+
+from stages.contracts import Checkpoint, Corpus
 
 WORDS = (
     *("the", "a", "small", "large", "red", "blue", "river", "mountain", "city", "sings"),
@@ -132,3 +135,25 @@ TRAINING = {
     "checkpoint_every": 2,
     "precision": "fp32",
 }
+
+
+def text_data(folder: Path) -> Corpus:
+    """The same texts as the stage `data` leaves them."""
+    return described(save_texts(folder), "text")
+
+
+def described(folder: Path, kind: str) -> Corpus:
+    """A folder of rows with its record."""
+    (folder / "meta.json").write_text(json.dumps({"facts": {"format": kind, "digest": "of the data"}, "metrics": {}}))
+    return Corpus(folder, "data")
+
+
+def checkpoint(folder: Path, kind: str = "llama") -> Checkpoint:
+    """A random model in a folder of its kind."""
+    return Checkpoint(save_model(folder / kind, kind), kind)
+
+
+def change(file: Path, values: dict[str, Any]) -> None:
+    """Sets keys of a JSON file; None takes one out."""
+    kept = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in kept.items() if value is not None}))

@@ -22,6 +22,7 @@ from stages.families.encoder_decoder import EncoderDecoder, Example, ExampleRows
 from stages.families.whisper import SpeechRows
 from stages.families.whisper_windows import any_window
 from tests import tiny
+from tests import tiny_encoder_decoders as tiny_models
 
 KINDS = ("t5", "t5_gated", "mt5", "whisper")
 MELS, POSITIONS, TARGET_POSITIONS = 8, 50, 32
@@ -127,3 +128,11 @@ def _example(kind: str, i: int) -> Example:
     frames = 10 * source
     heard = {"frames": frames, "size": frames + target, "piece": 0, "seconds": frames / 100}
     return example | heard | {"input_features": torch.randn(MELS * frames, generator=draw).tolist()}
+
+
+def family_of(kind: str) -> Any:
+    return families.get(tiny_models.family(kind))
+
+
+def symmetric(H_II: Tensor) -> Tensor:
+    return H_II.triu() + H_II.triu(1).T

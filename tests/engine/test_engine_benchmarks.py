@@ -23,8 +23,9 @@ from engine.conversion import convert
 from engine.errors import EngineError
 from engine.peers import layers as peer_layers
 from engine.peers.contracts import Unavailable
-from tests.engine.test_engine_kernels import pytestmark  # noqa: F401
-from tests.engine.test_engine_models import PHASES
+from tests.tiny_engine import PHASES, needs_kernels
+
+pytestmark = needs_kernels
 
 SHAPE = stack.Shape(width=48, mlp_width=80, heads=6, kv_heads=2, vocabulary=130)
 STACK = ["--width", "48", "--mlp-width", "80", "--heads", "6", "--kv-heads", "2", "--vocabulary", "130",

@@ -15,8 +15,9 @@ from engine.bench.weight_bytes import bytes_per_token
 from engine.decoder import Decoder
 from engine.step import Profile
 from tests import tiny
-from tests.engine.test_engine_kernels import pytestmark  # noqa: F401
-from tests.engine.test_engine_models import PHASES
+from tests.tiny_engine import PHASES, needs_kernels
+
+pytestmark = needs_kernels
 
 
 def test_a_breakdown_divides_the_step_into_its_phases_and_what_is_outside() -> None:

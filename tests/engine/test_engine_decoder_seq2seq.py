@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import engine
 from engine import decoder, kernels, layouts
@@ -22,33 +22,13 @@ from stages.families.encoder_decoder import Decoding
 from stages.families.encoder_decoder import EncoderDecoder as Family
 from tests import tiny
 from tests import tiny_encoder_decoders as tiny_models
-from tests.engine.test_engine_kernels import isa, pytestmark  # noqa: F401
+from tests.tiny_engine import encoder_input, needs_kernels, pruned_encoder_decoder
+
+pytestmark = needs_kernels
 
 KINDS = tiny_models.KINDS
-FAR = 24
-"""Distance from which T5's positions are all in one bucket."""
 STEPS = {"whisper": tiny_models.TARGET_POSITIONS - 2}
 CONTEXT = {"whisper": tiny_models.TARGET_POSITIONS}
-
-
-def pruned(kind: str) -> Any:
-    """Its norms, biases and relative positions matter, and its activations see large values."""
-    model = tiny_models.pruned(kind)
-    torch.manual_seed(4)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.3)
-        if name.endswith(("fc1.bias", "relative_attention_bias.weight")):
-            nn.init.normal_(parameter, std=3)
-    for module in model.modules():
-        if hasattr(module, "relative_attention_max_distance"):
-            module.relative_attention_max_distance = FAR
-    return model
-
-
-def source(kind: str, row: int = -1) -> dict[str, Tensor]:
-    """The last row of T5's is padded."""
-    return {name: tensor[row:][:1] for name, tensor in tiny_models.read(kind).items()}
 
 
 def tokens(kind: str) -> list[int]:
@@ -81,41 +61,41 @@ def distance(found: Tensor, right: Tensor) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_steps_equal_one_pass_of_transformers(kind: str, threads: int) -> None:
-    model = engine.convert(pruned(kind), dtype="fp32")
+    model = engine.convert(pruned_encoder_decoder(kind), dtype="fp32")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for row, prompt in ((0, 1), (-1, len(tiny_models.prompt(kind)) + 2)):
-            ids, read = tokens(kind), source(kind, row)
+            ids, read = tokens(kind), encoder_input(kind, row)
             found_TV, right_TV = stepped(model, ids, read, prompt), expected(model, ids, read)[prompt - 1 :]
             torch.testing.assert_close(found_TV, right_TV, rtol=2e-4, atol=2e-4)
     finally:
         torch.set_num_threads(before)
 
 
-def test_every_instruction_set_gives_the_same(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_every_instruction_set_gives_the_same(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "available_isas", lambda: (isa,))
     tolerances: dict[DType, float] = {"fp32": 1e-5, "int8": 0.03}
     for kind in KINDS:
-        ids, read = tokens(kind)[:8], source(kind)
+        ids, read = tokens(kind)[:8], encoder_input(kind)
         for dtype, tolerance in tolerances.items():
-            model = engine.convert(pruned(kind), dtype=dtype, head=dtype)
+            model = engine.convert(pruned_encoder_decoder(kind), dtype=dtype, head=dtype)
             assert distance(stepped(model, ids, read, 1), expected(model, ids, read)) < tolerance
 
 
 @pytest.mark.parametrize(("dtype", "head"), [("bf16", "fp32"), ("bf16", "bf16"), ("int8", "fp32"), ("int8", "int8")])
 def test_steps_in_low_precision_stay_near_transformers(dtype: DType, head: DType) -> None:
     for kind in KINDS:
-        ids, read = tokens(kind), source(kind)
+        ids, read = tokens(kind), encoder_input(kind)
         for dense in (False, True):
-            model = engine.convert(pruned(kind), dtype=dtype, head=head, keep_dense=dense)
+            model = engine.convert(pruned_encoder_decoder(kind), dtype=dtype, head=head, keep_dense=dense)
             assert distance(stepped(model, ids, read, 1), expected(model, ids, read)) < 0.05, kind
 
 
 @pytest.mark.parametrize("kind", ["t5_gated", "whisper"])
 def test_inputs_are_divided_by_their_scales(kind: str) -> None:
-    model = engine.convert(pruned(kind), dtype="fp32")
-    ids, read = tokens(kind)[:6], source(kind)
+    model = engine.convert(pruned_encoder_decoder(kind), dtype="fp32")
+    ids, read = tokens(kind)[:6], encoder_input(kind)
     plain = expected(model, ids, read)
     for block in layouts.of(model).blocks:
         for linears in (block.inputs, [block.out], block.encoded or []):
@@ -135,7 +115,7 @@ def test_greedy_texts_are_those_of_generate(kind: str, dtype: DType) -> None:
     model = engine.convert(tiny_models.pruned(kind), dtype=dtype, head=dtype)
     decode = EncoderDecoder(model, 20)
     for row in range(2):  # one decoder, one text after the other
-        read = source(kind, row)
+        read = encoder_input(kind, row)
         [right] = family.generate(model, dict(read), Decoding(tiny_models.prompt(kind), 1, 1.0, 12))
         decode.read(read)
         ids = [int(decode.prefill(torch.tensor([tiny_models.prompt(kind)])).argmax())]
@@ -147,8 +127,8 @@ def test_greedy_texts_are_those_of_generate(kind: str, dtype: DType) -> None:
 
 def test_a_profile_is_of_the_steps_without_the_prompt() -> None:
     kind = "whisper"
-    decode = EncoderDecoder(engine.convert(pruned(kind), dtype="fp32"), 20)
-    decode.read(source(kind))
+    decode = EncoderDecoder(engine.convert(pruned_encoder_decoder(kind), dtype="fp32"), 20)
+    decode.read(encoder_input(kind))
     decode.prefill(torch.tensor([tiny_models.prompt(kind)]))
     assert decode.profile().steps == 0
     decode.step(7)
@@ -162,7 +142,7 @@ def test_a_profile_is_of_the_steps_without_the_prompt() -> None:
 
 
 def test_what_a_step_cannot_be_given_is_refused() -> None:
-    model = engine.convert(pruned("t5"), dtype="fp32")
+    model = engine.convert(pruned_encoder_decoder("t5"), dtype="fp32")
     decode, start = EncoderDecoder(model, 3), torch.tensor([[0]])
     with pytest.raises(EngineError, match="comes after `prefill`"):
         decode.step(5)
@@ -170,7 +150,7 @@ def test_what_a_step_cannot_be_given_is_refused() -> None:
         decode.prefill(start)
     with pytest.raises(EngineError, match="expected one sequence"):
         decode.read(tiny_models.read("t5"))
-    read = source("t5")
+    read = encoder_input("t5")
     decode.read({**read, "attention_mask": torch.zeros_like(read["attention_mask"])})
     with pytest.raises(EngineError, match="nothing but padding"):
         decode.prefill(start)
@@ -184,20 +164,20 @@ def test_what_a_step_cannot_be_given_is_refused() -> None:
     with pytest.raises(EngineError, match="3 positions"):
         decode.step(5)
     with pytest.raises(EngineError, match="positions for 32"):
-        EncoderDecoder(engine.convert(pruned("whisper"), dtype="fp32"), 33)
+        EncoderDecoder(engine.convert(pruned_encoder_decoder("whisper"), dtype="fp32"), 33)
 
 
 def test_what_cannot_be_stepped_says_why() -> None:
-    model = pruned("t5")
+    model = pruned_encoder_decoder("t5")
     assert "converted" in str(decoder.unsupported(model))
     engine.convert(model, dtype="fp32")
     assert decoder.unsupported(model) is None
     model.config.dense_act_fn = "tanh"
     assert "the activation is tanh" in str(decoder.unsupported(model))
-    uneven = engine.convert(pruned("whisper"), dtype="int8")
+    uneven = engine.convert(pruned_encoder_decoder("whisper"), dtype="int8")
     uneven.model.decoder.layers[1].self_attn.k_proj.input_scale = torch.full((32,), 2.0)
     assert "different scales" in str(decoder.unsupported(uneven))
-    headless = engine.convert(pruned("whisper"), dtype="fp32")
+    headless = engine.convert(pruned_encoder_decoder("whisper"), dtype="fp32")
     headless.config.is_encoder_decoder = False
     with pytest.raises(EngineError, match="this whisper has no encoder"):
         EncoderDecoder(headless, 8)

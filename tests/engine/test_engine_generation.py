@@ -15,10 +15,9 @@ from engine import generation
 from engine.step import Step
 from tests import tiny
 from tests import tiny_encoder_decoders as tiny_models
-from tests.engine.test_engine_decoder_seq2seq import pruned as pruned_encoder_decoder
-from tests.engine.test_engine_decoder_seq2seq import source
-from tests.engine.test_engine_kernels import pytestmark  # noqa: F401
-from tests.engine.test_engine_models import llama
+from tests.tiny_engine import encoder_input, llama, needs_kernels, pruned_encoder_decoder
+
+pytestmark = needs_kernels
 
 KINDS = ("llama", "t5", "whisper")
 
@@ -31,7 +30,7 @@ def inputs(kind: str, row: int = -1) -> dict[str, Tensor]:
     if kind == "llama":
         ids_1T = torch.tensor([[5, 9, 2, 60], [8, 100, 41, 3]])[row][None]
         return {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
-    given = source(kind, row)
+    given = encoder_input(kind, row)
     if kind == "whisper":
         given["attention_mask"] = torch.ones_like(given["input_features"][:, 0], dtype=torch.long)
     return given | {"decoder_input_ids": torch.tensor([tiny_models.prompt(kind)])}

@@ -6,7 +6,6 @@ sums are exact integers; what is left is their scaling).
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
@@ -19,10 +18,9 @@ from engine import kernels, sources
 from engine.errors import EngineError
 from engine.kernels import Matrix
 from engine.weights import DTYPES, DType, PackedWeight
+from tests.tiny_engine import needs_kernels
 
-pytestmark = pytest.mark.skipif(
-    sources.library() is None and not (shutil.which("c++") or shutil.which("g++")), reason="no C++ compiler here"
-)
+pytestmark = needs_kernels
 
 TOLERANCE = 1e-5
 SHAPES = [(1, 1), (3, 5), (16, 64), (17, 63), (33, 65), (15, 130), (70, 257), (48, 1536)]
@@ -60,13 +58,6 @@ def assert_right(y_TO: Tensor, packed: PackedWeight, x_TI: Tensor, bias_O: Tenso
         expected_TO += bias_O.double()
     error = float((y_TO.double() - expected_TO).abs().max())
     assert error <= TOLERANCE * max(1e-30, float(expected_TO.abs().max())), error
-
-
-@pytest.fixture(params=kernels.ISAS)
-def isa(request: pytest.FixtureRequest) -> str:
-    if request.param not in kernels.available_isas():
-        pytest.skip(f"this CPU has no {request.param}")
-    return str(request.param)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import engine
 from engine import decoder
@@ -18,11 +18,12 @@ from engine.weights import DType
 from stages import checkpoints, engine_models, families, masks
 from stages.contracts import Checkpoint, UserError
 from tests import tiny
-from tests.engine.test_engine_kernels import pytestmark  # noqa: F401
-from tests.stages.test_quantization import config, sparse_checkpoint
+from tests.stage_options import quantizing
+from tests.tiny_engine import PHASES, llama, needs_kernels
+from tests.tiny_training import sparse_checkpoint
 
-PHASES = ("qkv", "attention", "out", "up", "activation", "down", "head")
-"""Of a step of a Llama."""
+pytestmark = needs_kernels
+
 IDS = torch.tensor([[5, 9, 2, 60, 33, 17, 8, 100, 41, 3]])
 
 
@@ -85,13 +86,6 @@ def test_a_shared_input_is_not_kept_alive() -> None:
     for module in model.modules():
         if isinstance(module, EngineLinear) and module.shared:
             assert module.shared._input is None
-
-
-def llama(**changes: object) -> nn.Module:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 130, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3}
-    heads = {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64}
-    return LlamaForCausalLM(LlamaConfig(**{**sizes, **heads, **changes})).eval()  # type: ignore[arg-type]
 
 
 def qwen() -> nn.Module:
@@ -192,7 +186,7 @@ def test_quantized_checkpoints_run_with_their_own_weights_and_scales(tmp_path: P
 
     source = sparse_checkpoint(tmp_path / "sparse")
     (tmp_path / "quantized").mkdir()
-    skipping = config(skip=[".*o_proj"])
+    skipping = quantizing(skip=[".*o_proj"])
     quantize.run(skipping, {"model": source}, tmp_path / "quantized", RecordingLog(tmp_path / "resume"))
     checkpoint = Checkpoint(tmp_path / "quantized", "q")
     simulated = checkpoints.load(checkpoint, torch.float32)
@@ -209,7 +203,7 @@ def test_a_quantized_checkpoint_is_not_run_in_another_dtype(tmp_path: Path) -> N
 
     source = sparse_checkpoint(tmp_path / "sparse")
     (tmp_path / "quantized").mkdir()
-    quantize.run(config(), {"model": source}, tmp_path / "quantized", RecordingLog(tmp_path / "resume"))
+    quantize.run(quantizing(), {"model": source}, tmp_path / "quantized", RecordingLog(tmp_path / "resume"))
     with pytest.raises(UserError, match="expected dtype int8"):
         engine_models.load(Checkpoint(tmp_path / "quantized", "q"), "bf16", "evaluate.runtime")
 

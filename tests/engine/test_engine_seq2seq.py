@@ -24,8 +24,10 @@ from stages.quantize.quantized import Int8Linear
 from stages.quantize.spec import Quantize
 from tests import tiny, tiny_seq2seq
 from tests import tiny_encoder_decoders as tiny_models
-from tests.engine.test_engine_kernels import pytestmark  # noqa: F401
 from tests.recording import RecordingLog
+from tests.tiny_engine import needs_kernels
+
+pytestmark = needs_kernels
 
 KINDS = tiny_models.KINDS
 

@@ -17,6 +17,7 @@ from pipeline.reporting import verdicts
 from pipeline.schema import Config
 from pipeline.sweeps.plan import expand_overrides
 from tests.composed import CONF, composed, config_of
+from tests.paper_tables import JOBS
 
 TABLES = sorted(
     path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in (CONF / "experiment").glob("*/*.yaml")
@@ -24,28 +25,6 @@ TABLES = sorted(
 ROWS = sorted(path.relative_to(CONF / "row").with_suffix("").as_posix() for path in (CONF / "row").glob("*/*.yaml"))
 RUNGS = [0.5, 0.67, 0.75, 0.8, 0.83, 0.86, 0.88, 0.9]
 LEVELS = [0.5, 0.6, 0.7, 0.8]
-JOBS = {
-    "local/llm": 12,
-    "local/llm_gsm": 12,
-    "local/llm_ladder": 4,
-    "local/llm_lr": 9,
-    "local/llm_patterns": 5,
-    "local/llm_seeds": 9,
-    "local/p2_nano": 54,
-    "local/speed": 4,
-    "local/t5": 12,
-    "local/t5_budgets": 18,
-    "local/whisper": 12,
-    "local/whisper_budgets": 18,
-    "paper/llama2_7b": 1,
-    "paper/llama2_7b_speed": 4,
-    "paper/mpt_7b": 8,
-    "paper/mpt_7b_speed": 4,
-    "paper/p2_gsm8k": 4,
-    "paper/t5": 24,
-    "paper/whisper": 24,
-    "paper/whisper_ce_12": 8,
-}
 EMBEDDED = ("pypi:", "deb:", "scratch", "generated")
 
 

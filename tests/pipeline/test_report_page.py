@@ -17,7 +17,7 @@ from lxml import etree, html
 from rich.console import Console
 from rich.progress import Progress
 
-from pipeline import job_log
+from pipeline import job_log, labels
 from pipeline.plan import Stores
 from pipeline.record import folders
 from pipeline.record.job import Job, ended_at
@@ -26,7 +26,6 @@ from pipeline.reporting import (
     cells,
     choices,
     figures,
-    labels,
     logged,
     page,
     quality_tables,

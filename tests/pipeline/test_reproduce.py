@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline import reproduce
 from stages.contracts import UserError
-from tests.pipeline.test_paper_tables import JOBS
+from tests.paper_tables import JOBS
 from tests.running import PROJECT, Place
 
 

@@ -16,29 +16,18 @@ from engine.bench.decoding import Prompt
 from engine.bench.weight_bytes import bytes_per_token
 from stages import checkpoints, families, masks
 from stages.benchmark import rounds, torch_backends
-from stages.benchmark import run as benchmark
 from stages.benchmark.backends import BACKENDS
 from stages.benchmark.early import check_early
-from stages.benchmark.spec import BenchmarkOptions
-from stages.contracts import Artifact, Benchmark, Checkpoint, Corpus, Structure, UserError
+from stages.contracts import Artifact, Checkpoint, Corpus, Structure, UserError
 from stages.quantize import run as quantize
 from stages.quantize.spec import Quantize
 from tests import tiny
 from tests.recording import RecordingLog
-from tests.stages.test_evaluation import text_data
+from tests.running_stages import benchmarked
+from tests.stage_options import BACKEND_NAMES, benchmarking
+from tests.tiny import text_data
 
-ENGINE = ["engine_fp32", "engine_bf16", "engine_int8", "engine_int8_head"]
-ALL = ["torch_fp32", "torch_bf16", "torch_int8", "torch_csr", "squarehead_w8a8", *ENGINE]
 INT8 = ["squarehead_w8a8", "engine_int8", "engine_int8_head"]
-
-
-def config(**changes: object) -> BenchmarkOptions:
-    return BenchmarkOptions.model_validate(
-        {
-            "backends": ALL, "prompt_tokens": 8, "samples": 3, "beams": 0, "new_tokens": 3, "rounds": 2, "warmup": 1,
-            "threads": 1, **changes,
-        }
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -59,7 +48,7 @@ def test_what_the_records_tell_is_refused_early(
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": "x" * 50, "id": "1"}) + "\n")
     model = Structure({}, {}, 1, 1, context=320, vocabulary=320, refused={})
     try:
-        check_early(config(**changed), model, Corpus(tmp_path, "data"))
+        check_early(benchmarking(**changed), model, Corpus(tmp_path, "data"))
         found = ""
     except UserError as error:
         found = error.option
@@ -87,18 +76,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     return found | {"data": text_data(folder / "texts")}
 
 
-def benchmarked(
-    tmp_path: Path, inputs: dict[str, Artifact], slice_: BenchmarkOptions
-) -> tuple[dict[str, float], Benchmark, RecordingLog]:
-    out, log = tmp_path / "out", RecordingLog(tmp_path / "resume")
-    out.mkdir()
-    return benchmark.run(slice_, inputs, out, log), Benchmark(out, "b"), log
-
-
 def test_every_row_states_what_was_measured(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    summary, result, log = benchmarked(tmp_path, inputs, config())
+    summary, result, log = benchmarked(tmp_path, inputs, benchmarking())
     rows = {(row["backend"], row["model"]): row for row in result.rows()}
-    assert rows.keys() == {(backend, model) for backend in ALL for model in ("dense", "sparse")}
+    assert rows.keys() == {(backend, model) for backend in BACKEND_NAMES for model in ("dense", "sparse")}
     for (backend, model), row in rows.items():
         assert (row["threads"], row["cpu"], row["instructions"]) == (1, cpu.model(), cpu.instructions())
         if row["status"] != "ok":
@@ -128,7 +109,7 @@ def test_every_row_states_what_was_measured(inputs: dict[str, Artifact], tmp_pat
 def test_what_cannot_run_says_why(inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "has_bf16", lambda: False)
     without = {role: artifact for role, artifact in inputs.items() if not role.startswith("quantized")}
-    summary, result, _ = benchmarked(tmp_path, without, config())
+    summary, result, _ = benchmarked(tmp_path, without, benchmarking())
     reasons = {(r["backend"], r["model"]): r["reason"] for r in result.rows() if r["status"] == "n/a"}
     assert reasons.keys() == {
         ("torch_bf16", "dense"), ("torch_bf16", "sparse"), ("torch_csr", "dense"),
@@ -141,7 +122,7 @@ def test_what_cannot_run_says_why(inputs: dict[str, Artifact], tmp_path: Path, m
 
 
 def test_rounds_are_interleaved_and_warm_up_is_left_out(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    _, result, log = benchmarked(tmp_path, inputs, config(backends=["torch_fp32", "squarehead_w8a8"], warmup=2))
+    _, result, log = benchmarked(tmp_path, inputs, benchmarking(backends=["torch_fp32", "squarehead_w8a8"], warmup=2))
     once = ["torch_fp32.dense", "torch_fp32.sparse", "squarehead_w8a8.dense", "squarehead_w8a8.sparse"]
     assert json.loads((result.path / "benchmark.json").read_text())["order"] == once * 2
     assert [step for step, _ in log.points] == [0] * 4 + [1] * 4
@@ -149,7 +130,7 @@ def test_rounds_are_interleaved_and_warm_up_is_left_out(inputs: dict[str, Artifa
 
 def test_a_dense_model_alone_is_benchmarked(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     alone = {"dense": inputs["dense"], "data": inputs["data"]}
-    _, result, _ = benchmarked(tmp_path, alone, config(backends=["torch_fp32"]))
+    _, result, _ = benchmarked(tmp_path, alone, benchmarking(backends=["torch_fp32"]))
     assert [(row["model"], row["status"]) for row in result.rows()] == [("dense", "ok")]
 
 
@@ -164,12 +145,12 @@ def test_threads_are_those_asked_for_and_given_back(
         return measure(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds, "measure", spied)
-    benchmarked(tmp_path, inputs, config(backends=["torch_fp32"], threads=before + 1))
+    benchmarked(tmp_path, inputs, benchmarking(backends=["torch_fp32"], threads=before + 1))
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
     monkeypatch.setattr(rounds, "measure", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        benchmarked(tmp_path / "again", inputs, config(backends=["torch_fp32"], threads=before + 1))
+        benchmarked(tmp_path / "again", inputs, benchmarking(backends=["torch_fp32"], threads=before + 1))
     assert torch.get_num_threads() == before
 
 
@@ -211,7 +192,7 @@ def test_weight_bytes_count_every_dynamically_quantized_linear() -> None:
 def test_other_architectures_run(kind: str, inputs: dict[str, Artifact], tmp_path: Path) -> None:
     model = Checkpoint(tiny.save_model(tmp_path / kind, kind), kind)
     chosen = ["torch_fp32", "torch_bf16", "torch_int8"]
-    summary, _, _ = benchmarked(tmp_path, {"dense": model, "data": inputs["data"]}, config(backends=chosen))
+    summary, _, _ = benchmarked(tmp_path, {"dense": model, "data": inputs["data"]}, benchmarking(backends=chosen))
     assert summary["torch_int8.dense.decode_tokens_per_second"] > 0
 
 
@@ -227,10 +208,10 @@ def test_impossible_benchmarks_are_refused(
     changes: dict[str, object], option: str, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as caught:
-        benchmarked(tmp_path, inputs, config(**changes))
+        benchmarked(tmp_path, inputs, benchmarking(**changes))
     assert caught.value.option == option
 
 
 def test_every_registered_backend_is_there() -> None:
     assert all(BACKENDS.get(name).weight_bytes for name in BACKENDS.names())
-    assert set(ALL) <= set(BACKENDS.names())
+    assert set(BACKEND_NAMES) <= set(BACKENDS.names())

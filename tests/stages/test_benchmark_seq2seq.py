@@ -28,7 +28,8 @@ from stages.quantize.spec import Quantize
 from tests import tiny
 from tests import tiny_encoder_decoders as tiny_models
 from tests.recording import RecordingLog
-from tests.stages.test_benchmark import ALL, benchmarked, config
+from tests.running_stages import benchmarked
+from tests.stage_options import BACKEND_NAMES, benchmarking
 
 KINDS = ("t5", "whisper")
 PEERS = [name for name in BACKENDS.names() if name.startswith(("onnxruntime", "deepsparse", "llamacpp"))]
@@ -86,7 +87,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_every_backend_runs_the_same_examples(model: tuple[str, dict[str, Artifact]], tmp_path: Path) -> None:
     kind, inputs = model
-    summary, result, _ = benchmarked(tmp_path, inputs, config(backends=[*ALL, *PEERS], beams=2, rounds=1, warmup=0))
+    summary, result, _ = benchmarked(
+        tmp_path, inputs, benchmarking(backends=[*BACKEND_NAMES, *PEERS], beams=2, rounds=1, warmup=0)
+    )
     rows = {(row["backend"], row["model"]): row for row in result.rows()}
     measured = ["prefill_ms", "decode_tokens_per_second", "beam_tokens_per_second"]
     measured += ["real_time_factor"] * (kind == "whisper")
@@ -127,7 +130,7 @@ def test_every_backend_runs_the_same_examples(model: tuple[str, dict[str, Artifa
 def test_without_beams_nothing_is_searched(model: tuple[str, dict[str, Artifact]], tmp_path: Path) -> None:
     _, inputs = model
     alone = {"dense": inputs["dense"], "data": inputs["data"]}
-    summary, result, _ = benchmarked(tmp_path, alone, config(backends=["torch_fp32"], beams=1))
+    summary, result, _ = benchmarked(tmp_path, alone, benchmarking(backends=["torch_fp32"], beams=1))
     assert not [key for row in (*result.rows(), summary) for key in row if "beam" in key]
 
 
@@ -136,7 +139,7 @@ def test_greedy_steps_equal_whole_forward_passes(model: tuple[str, dict[str, Art
     dense = inputs["dense"]
     assert isinstance(dense, Checkpoint)
     loaded = checkpoints.load(dense)
-    workload = workloads.of(config(), dense, inputs["data"])  # type: ignore[arg-type]
+    workload = workloads.of(benchmarking(), dense, inputs["data"])  # type: ignore[arg-type]
     runner = torch_backends.torch_runner(loaded, dense)
     for sample in workload.samples:
         _, chosen = decoding.greedy(runner, sample, 6)
@@ -153,7 +156,7 @@ def test_as_many_tokens_count_as_written_as_the_transcript_has(model: tuple[str,
     dense, data = inputs["dense"], inputs["data"]
     assert isinstance(dense, Checkpoint)
     assert isinstance(data, Examples)
-    workload = workloads.of(config(), dense, data)
+    workload = workloads.of(benchmarking(), dense, data)
     test = {row["id"]: row["labels"] for row in encoder_decoder.load(data, "test").with_format(None)}
     lengths = [len(test[name]) for name in workload.described["samples"]]
     assert [sample.written for sample in workload.samples] == [n - len(data.facts()["prompt"]) + 1 for n in lengths]
@@ -227,13 +230,13 @@ def test_what_the_data_or_the_context_do_not_have_is_refused(model: tuple[str, d
 
     def refused(**changes: object) -> str | None:
         try:
-            workloads.of(config(**changes), inputs["dense"], inputs["data"])  # type: ignore[arg-type]
+            workloads.of(benchmarking(**changes), inputs["dense"], inputs["data"])  # type: ignore[arg-type]
         except UserError as error:
             return error.option
         return None
 
     with pytest.raises(UserError, match="examples with a text"):  # before anything is trained
-        benchmark.check(config(samples=len(LENGTHS) + 1), inputs["dense"], inputs["data"])  # type: ignore[arg-type]
+        benchmark.check(benchmarking(samples=len(LENGTHS) + 1), inputs["dense"], inputs["data"])  # type: ignore[arg-type]
     assert refused(samples=len(LENGTHS)) is None
     assert refused(samples=len(LENGTHS) + 1) == "benchmark.samples"
     # with the two tokens of its prompt; T5's positions have no end

@@ -24,22 +24,11 @@ from stages.index import STAGES
 from stages.model_size import ModelSize
 from tests import tiny
 from tests.composed import config_of
-from tests.recording import RecordingLog
-from tests.stages.test_training import (
-    ALL,
-    FAMILY,
-    TASK,
-    DyingLog,
-    Killed,
-    assert_same_weights,
-    calibration,
-    prune_config,
-    run,
-    slice_,
-    text_data,
-    training,
-    weights_of,
-)
+from tests.recording import DyingLog, Killed, RecordingLog
+from tests.running_stages import assert_same_weights, finetuned, weights_of
+from tests.stage_options import ALL, TASK, finetuning, training
+from tests.tiny import text_data
+from tests.tiny_training import FAMILY, calibration, prune_config
 
 KINDS = ("fp32_master", "stochastic_rounding")
 
@@ -170,8 +159,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         "optimizer": optimizer,
         "precision": computed,
     }
-    config = slice_(ALL, schedule, **asked)
-    metrics, whole, _ = run(config, inputs, tmp_path, "whole")
+    config = finetuning(ALL, schedule, **asked)
+    metrics, whole, _ = finetuned(config, inputs, tmp_path, "whole")
     assert metrics["sparsity"] == 0.75
     dying, out = DyingLog(tmp_path / "resume", last=5), tmp_path / "out"
     out.mkdir()
@@ -229,8 +218,8 @@ def test_bf16_weights_train_in_fp32_to_the_bit_as_fp32_ones_do(
         dense = stored(tmp_path / f"{dtype}", kind, dtype)
         model, pruned = sparse(dense, tmp_path / f"{dtype}_sparse")
         inputs: dict[str, Artifact] = {"model": model, "teacher": dense, "data": data}
-        config = slice_(distill, steps=6, lr=1e-3, optimizer=optimizer, eval_every=2, precision="fp32")
-        found[dtype] = run(config, inputs, tmp_path, f"{dtype}")
+        config = finetuning(distill, steps=6, lr=1e-3, optimizer=optimizer, eval_every=2, precision="fp32")
+        found[dtype] = finetuned(config, inputs, tmp_path, f"{dtype}")
     (_, fp32, exact_log), (metrics, bf16, log) = found[torch.float32], found[torch.bfloat16]
     assert curve(log) == curve(exact_log)
     exact, rounded = weights_of(fp32), weights_of(bf16)
@@ -241,7 +230,9 @@ def test_bf16_weights_train_in_fp32_to_the_bit_as_fp32_ones_do(
     before = weights_of(Checkpoint(tmp_path / f"{torch.bfloat16}_sparse", ""))
     assert any(not torch.equal(before[name], rounded[name]) for name in before)
     # the loss that is reported is the published model's
-    again, _, _ = run(slice_(distill, steps=0), {"model": bf16, "teacher": bf16, "data": data}, tmp_path, "again")
+    again, _, _ = finetuned(
+        finetuning(distill, steps=0), {"model": bf16, "teacher": bf16, "data": data}, tmp_path, "again"
+    )
     assert metrics["validation_loss"] == again["validation_loss"]
 
 

@@ -18,11 +18,11 @@ from stages.finetune import run as finetune
 from stages.prune import run as prune
 from stages.prune.spec import PruneOptions
 from tests import tiny
-from tests.recording import RecordingLog
-from tests.stage_options import pruning
-from tests.stages.test_pruning import Killed as KilledPrune
-from tests.stages.test_pruning import KilledLog
-from tests.stages.test_training import DyingLog, Killed, assert_same_weights, run, slice_, sparse, text_data, timeless
+from tests.recording import DyingLog, Killed, KilledLog, RecordingLog
+from tests.running_stages import assert_same_weights, finetuned, timeless
+from tests.stage_options import finetuning, pruning
+from tests.tiny import text_data
+from tests.tiny_training import sparse
 
 Damage = Callable[[Path], object]
 
@@ -67,8 +67,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "teacher": Checkpoint(tiny.save_model(folder / "dense", seed=1), "dense"),
         "data": text_data(folder / "texts"),
     }
-    config = slice_(steps=6, checkpoint_every=2, teacher_cache_gb=1)
-    _, whole, whole_log = run(config, inputs, folder, "whole")
+    config = finetuning(steps=6, checkpoint_every=2, teacher_cache_gb=1)
+    _, whole, whole_log = finetuned(config, inputs, folder, "whole")
     log = DyingLog(folder / "resume", last=5)
     (folder / "out").mkdir()
     with pytest.raises(Killed):
@@ -142,7 +142,7 @@ def test_a_damaged_block_is_pruned_again(name: str, damage: Damage, tmp_path: Pa
     for folder in ("out", "killed", "whole"):
         (tmp_path / folder).mkdir()
     prune.run(config, inputs, tmp_path / "whole", RecordingLog(tmp_path / "resume of whole"))
-    with pytest.raises(KilledPrune):
+    with pytest.raises(Killed):
         prune.run(config, inputs, tmp_path / "killed", KilledLog(tmp_path / "resume"))
     damage(tmp_path / "resume" / "block_0000" / name)
     log = RecordingLog(tmp_path / "resume")

@@ -25,13 +25,9 @@ from stages.finetune.batches import micro_batches
 from stages.finetune.objective import Objective
 from stages.finetune.spec import Distill
 from tests import tiny
+from tests.stage_options import distilling
 
 FAMILY = families.get("causal_lm")
-
-
-def weights(**changes: object) -> Distill:
-    given = {"ce": 0, "kd": 0, "squarehead": 0, "temperature": 1, "eps": 0, "normalize": "layer", "skip_first": 0}
-    return Distill.model_validate({**given, **changes})
 
 
 def test_squarehead_is_a_ratio_of_two_sums() -> None:
@@ -180,7 +176,7 @@ MIX = {"ce": 0.7, "kd": 0.5, "squarehead": 2.0, "temperature": 2.0, "eps": 1e-8}
 @pytest.mark.parametrize("variant", [{}, {"normalize": "token"}, {"skip_first": 2}])
 def test_micro_batches_sorted_by_size_add_up_to_the_full_batch(variant: dict[str, object]) -> None:
     """The full batch stands in its own order and keeps all of its padding."""
-    config, rows = weights(**MIX, **variant), uneven_rows()
+    config, rows = distilling(**MIX, **variant), uneven_rows()
     chosen_B = torch.tensor([3, 0, 2, 1])
     full = {name: tensor[chosen_B] for name, tensor in rows.items()}
     whole, whole_gradients = gradient_of(config, [(chosen_B, full)])
@@ -199,8 +195,8 @@ def test_micro_batches_sorted_by_size_add_up_to_the_full_batch(variant: dict[str
 
 
 def test_bf16_accumulates_the_gradients_of_fp32() -> None:
-    exact, exact_gradients = gradient(weights(**MIX), size=4)
-    found, gradients = gradient(weights(**MIX), size=1, precision="bf16")
+    exact, exact_gradients = gradient(distilling(**MIX), size=4)
+    found, gradients = gradient(distilling(**MIX), size=1, precision="bf16")
     assert found == pytest.approx(exact, rel=1e-2)
     for gradient_, exact_ in zip(gradients, exact_gradients, strict=True):
         assert gradient_.dtype == torch.float32
@@ -208,7 +204,7 @@ def test_bf16_accumulates_the_gradients_of_fp32() -> None:
 
 
 def test_chunks_of_the_head_equal_whole_logits() -> None:
-    config = weights(**MIX)
+    config = distilling(**MIX)
     whole, whole_gradients = gradient(config, size=4)
     parts, part_gradients = gradient(config, size=4, logits_at_once=3 * tiny.VOCABULARY)
     assert parts == pytest.approx(whole, rel=1e-5)
@@ -217,7 +213,7 @@ def test_chunks_of_the_head_equal_whole_logits() -> None:
 
 def test_the_step_is_the_loss_written_out() -> None:
     """Against the definition, by plain autograd over whole logits and all hidden states."""
-    found, gradients = gradient(weights(**MIX), size=2)
+    found, gradients = gradient(distilling(**MIX), size=2)
     student, teacher, rows = tiny.build(seed=0), tiny.build(seed=1), uneven_rows()
     inputs = {"input_ids": rows["input_ids"], "position_ids": rows["position_ids"], "output_hidden_states": True}
     s, use = student(**inputs), rows["use"].bool()
@@ -240,7 +236,7 @@ def test_the_step_is_the_loss_written_out() -> None:
 
 
 def test_padding_changes_nothing() -> None:
-    config = weights(**MIX)
+    config = distilling(**MIX)
     rows = uneven_rows()
     results = []
     for filler in (1, 7):

@@ -13,7 +13,7 @@ from stages.contracts import UserError
 from stages.finetune import trainer
 from stages.finetune.spec import Distill
 from tests.recording import RecordingLog
-from tests.stages.test_training import ALL, TASK, training
+from tests.stage_options import ALL, TASK, training
 
 
 def fed(losses: list[float], tmp_path: Path, weights: Distill = TASK, norm: float = 1.0, **changes: object) -> int:

@@ -21,8 +21,7 @@ from stages.finetune.objective import Objective
 from stages.finetune.spec import Distill
 from stages.finetune.teacher import Teacher
 from tests import tiny_encoder_decoders as tiny_models
-from tests.stages.test_distill import weights
-from tests.stages.test_training import training
+from tests.stage_options import distilling, training
 
 KINDS = tiny_models.KINDS
 BLOCKS = {
@@ -133,7 +132,7 @@ def test_squarehead_is_the_sum_over_all_layers_of_the_ratio_over_the_real_tokens
         assert s_BTD.shape[:2].numel() > len(tokens), "something is padded"
         error = sum(float((s_BTD[b, t] - t_BTD[b, t]).double().square().sum()) for b, t in tokens)
         expected += error / sum(float(t_BTD[b, t].double().square().sum()) for b, t in tokens)
-    objective = Objective(family(kind), weights(squarehead=1), "fp32", teacher)
+    objective = Objective(family(kind), distilling(squarehead=1), "fp32", teacher)
     found = objective.backward(model, family(kind).head(model), [(chosen_B, batch)])
     assert float(found["squarehead"]) == float(found["loss"]) == pytest.approx(expected, rel=1e-5)
 
@@ -176,7 +175,7 @@ def gradients(model: Any) -> dict[str, Tensor]:
 def test_micro_batches_add_up_to_the_loss_written_out(losses: Mapping[str, float], taught: tuple[str, Teacher]) -> None:
     """Against plain autograd over the batch in its own order, with all of its padding."""
     kind, teacher = taught
-    model, config = student(kind), weights(**losses)
+    model, config = student(kind), distilling(**losses)
     # the windows of clips, which are what Whisper hears, end with the longest clip of a micro-batch
     rows = tiny_models.rows(kind, model, "full")
     chosen_B = torch.tensor([3, 0, 2, 1])

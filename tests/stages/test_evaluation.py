@@ -21,6 +21,7 @@ from stages.quantize import run as quantize
 from stages.quantize.spec import Quantize
 from tests import tiny
 from tests.recording import RecordingLog
+from tests.tiny import text_data
 
 
 def config(
@@ -33,12 +34,6 @@ def config(
 
 def whole_test(**changes: object) -> dict[str, object]:
     return {"split": "test", "length": 32, "windows": 0, **changes}
-
-
-def text_data(folder: Path) -> Corpus:
-    tiny.save_texts(folder)
-    (folder / "meta.json").write_text(json.dumps({"facts": {"format": "text", "digest": "d"}, "metrics": {}}))
-    return Corpus(folder, "texts")
 
 
 def qa_data(folder: Path, items: int = 5) -> Corpus:

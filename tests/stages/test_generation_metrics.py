@@ -1,16 +1,12 @@
-"""Texts that encoder-decoders write, and what they are worth: BLEU, chrF, WER, their intervals and comparison."""
+"""Texts that encoder-decoders write: how they are written, kept, scored and compared."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
-import jiwer
 import numpy as np
 import pytest
 import sacrebleu
@@ -20,275 +16,34 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 
 from stages import families, json_lines
 from stages.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
-from stages.evaluate import bootstrap, compare, generation, normalizers, scoring, word_errors
+from stages.evaluate import compare, generation
 from stages.evaluate import run as evaluate
-from stages.evaluate.generation import Item
-from stages.evaluate.spec import EvaluateOptions, Generation
-from stages.evaluate.translation_scores import TranslationScore
+from stages.evaluate.spec import EvaluateOptions
 from stages.prepare import run as prepare
 from stages.prepare.spec import PrepareOptions
 from stages.scratch import run as scratch
 from stages.scratch.spec import Scratch, ScratchOptions
-from stages.sources.packages import Package
-from tests import tiny, tiny_packages
+from tests import tiny
 from tests.recording import RecordingLog
-
-REFERENCES = ["the cat sat on the mat today", "a dog barks", "rivers run to the sea", "no words in common here"]
-HYPOTHESES = ["the cat sat on a mat today", "a dog", "rivers run fast to the deep sea", ""]
-
-
-# ---- intervals ----
-
-
-def every_resample(stats_NK: np.ndarray) -> np.ndarray:
-    """`sums_SK` of all N ** N equally likely resamples."""
-    items = range(len(stats_NK))
-    return np.array([stats_NK[list(drawn)].sum(0) for drawn in itertools.product(items, repeat=len(items))])
-
-
-def test_an_interval_is_that_of_all_possible_resamples() -> None:
-    stats_N2 = np.array([[1.0, 4.0], [0.0, 9.0], [5.0, 7.0]])
-    exact_S = word_errors.rate(every_resample(stats_N2))
-    found = bootstrap.interval(stats_N2, word_errors.rate, 40_000, seed=0)
-    assert found
-    assert found.stderr == pytest.approx(exact_S.std(), rel=0.02)
-    # with so few items the percentiles are the extremes: one item drawn three times
-    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(100 * 5 / 7))
-
-
-def test_the_standard_error_of_clips_of_one_length_is_the_closed_form() -> None:
-    draw = np.random.default_rng(3)
-    errors_N, words = draw.integers(0, 5, 200).astype(float), 8.0
-    stats_N2 = np.stack([errors_N, np.full(200, words)], axis=1)
-    found = bootstrap.interval(stats_N2, word_errors.rate, 20_000, seed=1)
-    assert found
-    closed = 100 / words * errors_N.std() / math.sqrt(200)
-    assert found.stderr == pytest.approx(closed, rel=0.03)
-    mean = 100 * errors_N.mean() / words
-    assert (found.low, found.high) == (
-        pytest.approx(mean - 1.96 * closed, abs=0.4),
-        pytest.approx(mean + 1.96 * closed, abs=0.4),
-    )
-
-
-def test_resamples_follow_from_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    stats_NK = np.arange(20.0).reshape(10, 2)
-    whole = bootstrap.resampled(stats_NK, 50, seed=7)
-    monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", 30)
-    assert np.array_equal(whole, bootstrap.resampled(stats_NK, 50, seed=7))
-    assert not np.array_equal(whole, bootstrap.resampled(stats_NK, 50, seed=8))
-    assert bootstrap.interval(stats_NK[:1], word_errors.rate, 100, seed=0) is None
-
-
-def test_a_paired_difference_is_that_of_all_possible_resamples() -> None:
-    a_N2 = np.array([[3.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
-    b_N2 = np.array([[0.0, 5.0], [2.0, 5.0], [1.0, 5.0]])
-    exact_S = word_errors.rate(every_resample(b_N2)) - word_errors.rate(every_resample(a_N2))
-    found = bootstrap.paired([a_N2], [b_N2], word_errors.rate, 40_000, seed=0)
-    assert found.value == pytest.approx(-20.0)
-    assert found.p == pytest.approx((exact_S >= -1e-9).mean(), abs=0.01)
-    assert (found.low, found.high) == (pytest.approx(exact_S.min()), pytest.approx(exact_S.max()))
-    turned = bootstrap.paired([b_N2], [a_N2], word_errors.rate, 40_000, seed=0)
-    assert (turned.value, turned.low, turned.high, turned.p) == (-found.value, -found.high, -found.low, found.p)
-
-
-def test_seeds_are_resampled_in_pairs_beside_the_items() -> None:
-    a_RN2 = [np.array([[3.0, 5.0], [1.0, 5.0], [2.0, 5.0]]), np.array([[4.0, 5.0], [4.0, 5.0], [1.0, 5.0]])]
-    b_RN2 = [np.array([[0.0, 5.0], [2.0, 5.0], [1.0, 5.0]]), np.array([[5.0, 5.0], [4.0, 5.0], [2.0, 5.0]])]
-    one_S, two_S = (
-        word_errors.rate(every_resample(b)) - word_errors.rate(every_resample(a))
-        for a, b in zip(a_RN2, b_RN2, strict=True)
-    )
-    exact_S = np.concatenate([one_S, two_S, (one_S + two_S) / 2, (one_S + two_S) / 2])
-    low, high = np.quantile(exact_S, [0.025, 0.975], method="inverted_cdf")
-    found = bootstrap.paired(a_RN2, b_RN2, word_errors.rate, 40_000, seed=0)
-    assert found.value == pytest.approx((-20.0 + 40 / 3) / 2)
-    assert found.p == pytest.approx((exact_S >= -1e-9).mean(), abs=0.01)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-
-
-def test_models_that_differ_alike_on_every_item_differ_for_certain() -> None:
-    a_N2 = np.stack([np.arange(30.0), np.full(30, 40.0)], axis=1)
-    found = bootstrap.paired([a_N2], [a_N2 + np.array([1.0, 0.0])], word_errors.rate, 500, seed=0)
-    assert (found.low, found.value, found.high, found.p) == (*[pytest.approx(2.5)] * 3, 0.0)
-    same = bootstrap.paired([a_N2], [a_N2], word_errors.rate, 500, seed=0)
-    assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
-
-
-# ---- BLEU and chrF ----
-
-
-@pytest.mark.parametrize(("name", "reference"), [("bleu", sacrebleu.corpus_bleu), ("chrf", sacrebleu.corpus_chrf)])
-def test_scores_of_summed_statistics_are_sacrebleus_of_those_sentences(
-    name: str, reference: Callable[..., Any]
-) -> None:
-    metric = TranslationScore(name)
-    stats_NK = metric.stats(REFERENCES, HYPOTHESES)
-    for drawn in ([0, 1, 2, 3], [2, 2, 0, 3], [3, 3, 3, 3]):
-        theirs = reference([HYPOTHESES[i] for i in drawn], [[REFERENCES[i] for i in drawn]])
-        assert metric.score(stats_NK[drawn].sum(0)[None])[0] == pytest.approx(theirs.score, abs=1e-9)
-    assert metric.signature.startswith("nrefs:1|case:mixed|")
-    assert f"version:{sacrebleu.__version__}" in metric.signature
-
-
-# ---- WER ----
-
-
-def test_the_kinds_of_errors_are_counted_for_each_clip() -> None:
-    found = word_errors.words(["a b c d", "one two", "x y"], ["a X c d e f", "", "y"])
-    assert found.substitutions.tolist() == [1, 0, 0]
-    assert found.deletions.tolist() == [0, 2, 1]
-    assert found.insertions.tolist() == [2, 0, 0]
-    assert found.hits.tolist() == [3, 0, 1]
-    assert found.stats.tolist() == [[3, 4], [2, 2], [1, 2]]
-
-
-def test_rates_are_jiwers() -> None:
-    words, characters = word_errors.words(REFERENCES, HYPOTHESES), word_errors.characters(REFERENCES, HYPOTHESES)
-    assert word_errors.rate(words.stats.sum(0)[None])[0] == pytest.approx(100 * jiwer.wer(REFERENCES, HYPOTHESES))
-    assert word_errors.rate(characters.stats.sum(0)[None])[0] == pytest.approx(100 * jiwer.cer(REFERENCES, HYPOTHESES))
-
-
-@pytest.fixture
-def spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
-    """The package of the spelling map, small, where pip finds it."""
-    content = json.dumps({"colour": "color"}).encode()
-    files = {normalizers.SPELLING_INSIDE: content, "whisper_normalizer/__init__.py": b"raise ImportError"}
-    name, version = normalizers.SPELLING.name, normalizers.SPELLING.version
-    path = tiny_packages.wheel(tmp_path / "index", name, version, files)
-    package = Package(name, version, path.rpartition("=")[2])
-    monkeypatch.setattr(normalizers, "SPELLING", package)
-    monkeypatch.setenv("SQUAREHEAD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    return package
-
-
-def test_normalisers_are_whispers_and_leave_no_word_without_letters(spelling: Package, tmp_path: Path) -> None:
-    log = RecordingLog(tmp_path / "resume")
-    english, basic, none = (normalizers.load(name, log) for name in ("english", "basic", "none"))
-    text = " Mr. Smith's  colour... isn't twenty-one percent % [noise] ..."
-    assert english.apply(text) == "mister smith is color is not 21%"
-    assert basic.apply(text) == "mr smith s colour isn t twenty one percent"
-    assert none.apply(text) == "Mr. Smith's colour... isn't twenty-one percent % [noise] ..."
-    assert english.apply("...") == ""
-    assert english.protocol["spelling_map"] == "whisper-normalizer==0.1.15"
-    assert english.protocol["tokens_without_letter_or_digit"] == "dropped"
-    assert none.protocol == {"normalizer": "none"}
-
-
-def test_a_spelling_map_that_cannot_be_had_is_one_clear_line(
-    spelling: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"whisper-normalizer==0\.1\.15") as caught:
-        normalizers.load("english", RecordingLog(tmp_path / "resume"))
-    assert caught.value.option == "evaluate.generation.normalizer"
-
-
-def settings(**changes: object) -> dict[str, object]:
-    return {
-        "split": "test", "limit": 0, "beams": 1, "length_penalty": 1.0, "max_new_tokens": 6, "normalizer": "none",
-        "full_window": False, "bootstrap": 100, "seed": 0, **changes,
-    }  # fmt: skip
-
-
-def test_items_are_counted_before_anything_is_decoded() -> None:
-    pieces = datasets.Dataset.from_dict({"piece": [0, 1, 0, 0, 1]})
-    assert generation.chosen_items(Generation.model_validate(settings(limit=2)), pieces) == [[0, 1], [2]]
-    with pytest.raises(UserError, match="has 3 items, not 4") as caught:
-        generation.chosen_items(Generation.model_validate(settings(limit=4)), pieces)
-    assert caught.value.option == "evaluate.generation.limit"
-
-
-def test_references_without_words_are_left_out_and_counted(tmp_path: Path) -> None:
-    items = [Item("a", "[noise]", "x y", 0, False), Item("b", "the red river", "the river", 2, False)]
-    log = RecordingLog(tmp_path)
-    scored = scoring.transcripts(items, Generation(**settings(normalizer="basic")), log)
-    assert scored.metrics["wer"]["value"] == pytest.approx(100 * jiwer.wer("the red river", "the river"))
-    assert scored.metrics["cer"]["value"] == pytest.approx(100 * jiwer.cer("the red river", "the river"))
-    assert scored.metrics["wer"]["protocol"]["left_out_without_words"] == 1
-    assert [counts["words"] for counts in scored.counts] == [0, 3]
-    assert "1 of 2 references" in log.notes[0]
-    with pytest.raises(UserError, match="no reference has words left") as caught:
-        scoring.transcripts(items[:1], Generation(**settings(normalizer="basic")), log)
-    assert caught.value.option == "evaluate.generation.normalizer"
-
-
-WORDS_WITH_MARKS = {
-    "Hindi": ("प्राचीन संस्कृति", "प्रचीन संस्कृति"),
-    "Tamil": ("தமிழ் மொழி", "தமிழ் மொழ"),
-    "vowelled Arabic": ("كِتَاب جَدِيد", "كُتُب جَدِيد"),
-    "Bengali": ("আমার বাড়ি", "আমার বাড়া"),
-    "Hebrew with points": ("שָׁלוֹם עוֹלָם", "שָׁלֹם עוֹלָם"),
-    "Turkish, whose small İ has a sign": ("i̇stanbul güzel", "i̇zmir güzel"),
-}
-
-
-@pytest.mark.parametrize("language", WORDS_WITH_MARKS)
-def test_words_with_vowel_signs_are_whole_for_the_unicode_normaliser_and_refused_by_whispers(
-    language: str, tmp_path: Path
-) -> None:
-    reference, hypothesis = WORDS_WITH_MARKS[language]
-    items, log = [Item("a", f"{reference}!", hypothesis, 2, False)], RecordingLog(tmp_path)
-    found = scoring.transcripts(items, Generation(**settings(normalizer="unicode")), log)
-    assert found.metrics["wer"]["value"] == pytest.approx(100 * jiwer.wer(reference, hypothesis))
-    with pytest.raises(UserError, match="cuts words at signs") as caught:
-        scoring.transcripts(items, Generation(**settings(normalizer="basic")), log)
-    assert caught.value.option == "evaluate.generation.normalizer"
-
-
-@pytest.mark.parametrize(
-    ("text", "spaces"), [("今天天气很好", False), ("วันนี้อากาศดี", False), ("오늘은 날씨가 좋습니다", True)]
-)
-def test_a_word_error_rate_of_a_script_without_spaces_has_a_word_beside_it(
-    text: str, spaces: bool, tmp_path: Path
-) -> None:
-    log = RecordingLog(tmp_path)
-    scoring.transcripts([Item("a", text, text, 2, False)], Generation(**settings(normalizer="unicode")), log)
-    assert any("read cer" in note for note in log.notes) != spaces
-
-
-@pytest.mark.parametrize(
-    ("reference", "hypothesis", "tokenizer"),
-    [
-        ("我们今天去北京看长城。", "我们今天去上海看长城。", "zh"),
-        ("今日は北京へ行きます。", "今日は上海へ行きます。", "char"),
-        ("今日はｶﾀｶﾅを書きます。", "今日はｶﾅを書きます。", "char"),
-        ("วันนี้เราไปกรุงเทพฯ", "วันนี้เราไปเชียงใหม่", "char"),
-        ("Heute fahren wir nach Peking.", "Heute fahren wir nach Berlin.", "13a"),
-        ("Сегодня мы едем в Пекин.", "Сегодня мы едем в Москву.", "13a"),
-        ("오늘 우리는 베이징에 갑니다.", "오늘 우리는 서울에 갑니다.", "13a"),
-    ],
-)
-def test_bleu_takes_the_tokenizer_that_the_script_needs(reference: str, hypothesis: str, tokenizer: str) -> None:
-    items = [Item(str(i), reference, hypothesis, 1, False) for i in range(4)]
-    found = scoring.translations(items, Generation(**settings())).metrics["bleu"]
-    expected = sacrebleu.corpus_bleu([hypothesis] * 4, [[reference] * 4], tokenize=tokenizer).score
-    assert found["value"] == pytest.approx(expected)
-    assert f"tok:{tokenizer}" in found["protocol"]["signature"]
-
-
-def test_a_tokenizer_whose_package_is_missing_is_refused_in_a_line() -> None:
-    items = [Item("a", "今日は北京へ行きます。", "今日は上海へ行きます。", 1, False)]
-    with pytest.raises(UserError, match="needs the packages") as caught:
-        scoring.translations(items, Generation(**settings(tokenize="ja-mecab")))
-    assert caught.value.option == "evaluate.generation.tokenize"
-
+from tests.running_stages import stage_output
+from tests.stage_options import generating
+from tests.tiny_pairs import LABEL
 
 # ---- the stage ----
 
 
+def test_items_are_counted_before_anything_is_decoded() -> None:
+    pieces = datasets.Dataset.from_dict({"piece": [0, 1, 0, 0, 1]})
+    assert generation.chosen_items(Generation.model_validate(generating(limit=2)), pieces) == [[0, 1], [2]]
+    with pytest.raises(UserError, match="has 3 items, not 4") as caught:
+        generation.chosen_items(Generation.model_validate(generating(limit=4)), pieces)
+    assert caught.value.option == "evaluate.generation.limit"
+
+
 PREFIX = "translate: "
-LABEL = "T5 trained from scratch"
 SIZES: dict[str, int | float | str | bool] = {
     "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0,
 }  # fmt: skip
-
-
-def stage_output(folder: Path, log: RecordingLog) -> Path:
-    (folder / "meta.json").write_text(json.dumps({"facts": log.found, "metrics": {}}))
-    return folder
 
 
 def random_t5(corpus: Corpus, folder: Path, seed: int) -> Checkpoint:
@@ -382,7 +137,7 @@ def evaluated(
 ) -> tuple[dict[str, float], Metrics, RecordingLog]:  # fmt: skip
     slice_ = EvaluateOptions.model_validate(
         {
-            "perplexity": perplexity, "generation": settings(**changes), "tasks": [], "batch_size": batch_size,
+            "perplexity": perplexity, "generation": generating(**changes), "tasks": [], "batch_size": batch_size,
             "runtime": "torch",
         }
     )  # fmt: skip

@@ -16,7 +16,7 @@ from stages.model.spec import Model
 from tests import tiny_encoder_decoders as tiny_models
 from tests import tiny_pairs, tiny_whisper
 from tests.recording import RecordingLog
-from tests.stages.test_seq2seq_family import change
+from tests.tiny import change
 from tests.tiny_seq2seq import save_corpus
 
 WHISPERS: dict[str, tuple[bool, dict[str, Any]]] = {

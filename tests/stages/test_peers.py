@@ -34,8 +34,9 @@ from stages.benchmark import peer_backends
 from stages.benchmark.backends import BACKENDS
 from stages.contracts import Artifact, Checkpoint
 from tests import tiny
-from tests.stages.test_benchmark import benchmarked, config
-from tests.stages.test_evaluation import text_data
+from tests.running_stages import benchmarked
+from tests.stage_options import benchmarking
+from tests.tiny import text_data
 
 SIZES = {
     "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -304,7 +305,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 @installed("onnxruntime")
 def test_a_benchmark_row_tells_of_the_peer(dense: dict[str, Artifact], tmp_path: Path) -> None:
     chosen = ["torch_fp32", "onnxruntime_fp32", "onnxruntime_int8"]
-    _, result, _ = benchmarked(tmp_path, dense, config(backends=chosen))
+    _, result, _ = benchmarked(tmp_path, dense, benchmarking(backends=chosen))
     torch_row, fp32, int8 = result.rows()
     assert fp32["same_tokens"] == 1.0
     assert "us a call go to the pipe" in fp32["note"]
@@ -317,7 +318,7 @@ def test_a_benchmark_row_tells_of_the_peer(dense: dict[str, Artifact], tmp_path:
 @installed("onnxruntime")
 def test_a_model_that_a_peer_does_not_run_is_a_row_with_the_reason(dense: dict[str, Artifact], tmp_path: Path) -> None:
     opt = Checkpoint(tiny.save_model(tmp_path / "opt", "opt"), "opt")
-    _, result, _ = benchmarked(tmp_path, dense | {"dense": opt}, config(backends=["onnxruntime_fp32"]))
+    _, result, _ = benchmarked(tmp_path, dense | {"dense": opt}, benchmarking(backends=["onnxruntime_fp32"]))
     [row] = result.rows()
     assert row["status"] == "n/a"
     assert "model type 'opt'" in row["reason"]

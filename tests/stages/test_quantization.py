@@ -18,40 +18,13 @@ from stages.contracts import Calibration, Checkpoint, UserError
 from stages.quantize import quantized, sensitivity, smoothquant, writing
 from stages.quantize import run as quantize
 from stages.quantize.quantized import Int8Linear
-from stages.quantize.spec import Quantize
 from stages.tokens import IGNORED
 from tests import tiny
 from tests.recording import RecordingLog
+from tests.stage_options import quantizing
+from tests.tiny_training import sparse_checkpoint
 
 KINDS = ("llama", "opt", "mpt")
-
-
-def config(**changes: object) -> Quantize:
-    return Quantize.model_validate(
-        {"scheme": "w8a8", "smooth": 0.0, "skip": [], "skip_sensitive": 0, "dense": True, **changes}
-    )
-
-
-def sparse_checkpoint(folder: Path, kind: str = "llama", seed: int = 0) -> Checkpoint:
-    """A tiny model whose prunable linears have random masks of 50 %."""
-    model = tiny.build(kind, seed)
-    torch.manual_seed(1)
-    # trained models have outlying channels and biases that are not zero
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.5 * torch.randn_like(parameter).abs())
-            elif "wte" not in name and "embed" not in name:
-                parameter.mul_(8)
-    pruned = {
-        name: torch.rand(linear.weight.shape) < 0.5
-        for name, linear in families.get("causal_lm").prunable(model).items()
-    }
-    masks.apply_(model, pruned)
-    model.save_pretrained(folder)
-    tiny.save_tokenizer(folder)
-    masks.save(pruned, folder / "masks.safetensors")
-    return Checkpoint(folder, kind)
 
 
 def calibration(folder: Path, samples: int = 6, length: int = 32, padded: bool = False) -> Calibration:
@@ -73,7 +46,7 @@ def quantized_checkpoint(tmp_path: Path, kind: str = "llama", **changes: object)
         "model": sparse_checkpoint(tmp_path / "model", kind),
         "calibration": calibration(tmp_path / "calibration"),
     }
-    log.found["metrics"] = quantize.run(config(**changes), inputs, out, log)
+    log.found["metrics"] = quantize.run(quantizing(**changes), inputs, out, log)
     return Checkpoint(out, "quantized"), log
 
 
@@ -259,7 +232,7 @@ def test_sensitivity_finds_the_layer_that_rounding_hurts_most(tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     log = RecordingLog(tmp_path / "resume")
     inputs = {"model": Checkpoint(folder, "m"), "calibration": calibration(tmp_path / "calibration")}
-    quantize.run(config(skip_sensitive=1), inputs, tmp_path / "out", log)
+    quantize.run(quantizing(skip_sensitive=1), inputs, tmp_path / "out", log)
     assert list(log.found["skipped"]) == [worst]
     rises = {step: values["loss_increase"] for step, values in log.points if "loss_increase" in values}
     assert len(rises) == 14
@@ -309,7 +282,7 @@ def test_stored_type_of_the_rest_is_kept_and_can_be_asked_for(tmp_path: Path) ->
     tiny.build("llama").bfloat16().save_pretrained(folder)
     tiny.save_tokenizer(folder)
     inputs = {"model": Checkpoint(folder, "m"), "calibration": calibration(tmp_path / "calibration")}
-    quantize.run(config(), inputs, out, RecordingLog(tmp_path / "resume"))
+    quantize.run(quantizing(), inputs, out, RecordingLog(tmp_path / "resume"))
     embeddings = load_file(out / "model.safetensors")["model.embed_tokens.weight"]
     assert embeddings.dtype == torch.bfloat16
     for dtype, expected in ((None, torch.bfloat16), (torch.float32, torch.float32)):
@@ -352,4 +325,4 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path: Path) -> None:
     checkpoint, log = quantized_checkpoint(tmp_path)
     inputs = {"model": checkpoint, "calibration": Calibration(tmp_path / "calibration", "c")}
     with pytest.raises(UserError, match="already"):
-        quantize.run(config(), inputs, tmp_path / "again", log)
+        quantize.run(quantizing(), inputs, tmp_path / "again", log)

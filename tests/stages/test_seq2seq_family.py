@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from stages.prepare.spec import PrepareOptions
 from stages.prune.sequential import Collector
 from stages.prune.walk import Walk, at_rest
 from tests import tiny_pairs, tiny_seq2seq, tiny_whisper
-from tests.stages.test_encoder_decoders import ran, whole
+from tests.running_stages import ran
+from tests.tiny import change
+from tests.tiny_encoder_decoders import symmetric
 
 FAMILY = Seq2Seq()
 
@@ -133,7 +134,7 @@ def test_hessians_of_the_walk_are_those_of_plain_forwards_without_padding(made: 
             for group in groups:
                 for name in group.names:
                     scale = float(expected[name].abs().max())
-                    torch.testing.assert_close(whole(group.H_II), expected[name], rtol=1e-4, atol=1e-5 * scale)
+                    torch.testing.assert_close(symmetric(group.H_II), expected[name], rtol=1e-4, atol=1e-5 * scale)
             zeros = {name: torch.rand(m.weight.shape, generator=draw) < 0.5 for name, m in linears.items()}
             masks.apply_(model, zeros)
             walk.advance()
@@ -261,9 +262,3 @@ def test_other_encoder_decoders_are_refused_with_the_reason(model_type: str) -> 
     with pytest.raises(UserError, match=f"cannot be used .{model_type} ") as caught:
         families.name_of(model_type, is_encoder_decoder=True)
     assert caught.value.option == "model.path"
-
-
-def change(file: Path, values: dict[str, Any]) -> None:
-    """Sets keys of a JSON file; None takes one out."""
-    kept = json.loads(file.read_text()) | values
-    file.write_text(json.dumps({key: value for key, value in kept.items() if value is not None}))

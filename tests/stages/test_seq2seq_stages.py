@@ -29,16 +29,10 @@ from stages.prune import run as prune
 from stages.prune.spec import PruneOptions
 from stages.quantize import run as quantize
 from tests import tiny, tiny_seq2seq, tiny_whisper
-from tests.recording import RecordingLog
-from tests.stage_options import pruning
-from tests.stages.test_distill import weights
-from tests.stages.test_encoder_decoders import ran, tensors
-from tests.stages.test_generation_metrics import settings
-from tests.stages.test_pruning import calibrating
-from tests.stages.test_quantization import config as rounding
-from tests.stages.test_seq2seq_family import change
-from tests.stages.test_training import TASK, assert_same_weights, text_data, training
-from tests.stages.test_training_randomness import AskedToStop
+from tests.recording import AskedToStop, RecordingLog
+from tests.running_stages import assert_same_weights, ran, weights_of
+from tests.stage_options import TASK, calibrating, distilling, generating, pruning, quantizing, training
+from tests.tiny import change, text_data
 
 LENGTH = {"sequence_length": 24}
 """Within the positions of these models."""
@@ -65,7 +59,7 @@ def prepared(kind: str, folder: Path) -> tuple[Checkpoint, DataSet]:
 def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
     model, data = prepared("mbart50", tmp_path)
     change(model.path / "generation_config.json", {"no_repeat_ngram_size": 2, "min_length": 3})
-    before = tensors(model)
+    before = weights_of(model)
     asked = DenseOptions(training=training(optimizer="adafactor", **LENGTH), distill=TASK)
     trained, _ = ran(tmp_path, dense, asked, "dense", {"model": model, "data": data})
     drawn = ran(tmp_path, calibrate, calibrating(length=24), "drawn", {"model": trained, "data": data})[0]
@@ -73,15 +67,15 @@ def test_a_translation_model_goes_through_every_stage(tmp_path: Path) -> None:
     given: dict[str, Artifact] = {"model": trained, "calibration": calibration}
     sparse, log = ran(tmp_path, prune, PruneOptions(prune=pruning(), sparsity=0.5), "sparse", given)
     assert log.found["metrics"]["prunable_share"] == 1
-    mix = weights(eps=1e-8, ce=0.5, kd=1, squarehead=1)
+    mix = distilling(eps=1e-8, ce=0.5, kd=1, squarehead=1)
     tuning = FinetuneOptions(training=training(weight_decay=0, **LENGTH), distill=mix)
     tuned, _ = ran(tmp_path, finetune, tuning, "tuned", {"model": sparse, "data": data, "teacher": trained})
     assert masks.digest(masks.of(tuned)) == masks.digest(masks.of(sparse))
-    int8, _ = ran(tmp_path, quantize, rounding(smooth=0.5), "int8", {"model": tuned, "calibration": calibration})
+    int8, _ = ran(tmp_path, quantize, quantizing(smooth=0.5), "int8", {"model": tuned, "calibration": calibration})
     # the bias of the logits is no parameter: it stays as it was in every stage
     for made in (trained, sparse, tuned, int8):
-        assert torch.equal(tensors(made)["final_logits_bias"], before["final_logits_bias"])
-    generation = settings(max_new_tokens=5, beams=2)
+        assert torch.equal(weights_of(made)["final_logits_bias"], before["final_logits_bias"])
+    generation = generating(max_new_tokens=5, beams=2)
     judged = EvaluateOptions.model_validate(
         {"perplexity": None, "generation": generation, "tasks": [], "batch_size": 3, "runtime": "torch"}
     )
@@ -118,7 +112,7 @@ def test_training_drops_no_layers_whatever_the_loss(kind: str, tmp_path: Path) -
         made = []
         for dropped in (0.0, 0.7):
             change(model.path / "config.json", {DROPPED[kind]: dropped})
-            asked = FinetuneOptions(training=training(steps=2, **LENGTH), distill=weights(**given))
+            asked = FinetuneOptions(training=training(steps=2, **LENGTH), distill=distilling(**given))
             inputs: dict[str, Artifact] = {"model": model, "data": data, "teacher": model}
             tuned, log = ran(tmp_path, finetune, asked, f"{loss} {dropped}", inputs)
             made.append(tuned)
@@ -161,7 +155,7 @@ def test_a_resumed_whisper_hears_what_it_would_have_heard(tmp_path: Path) -> Non
     assert_same_weights(whole, Checkpoint(out, "resumed"))
     change(model.path / "config.json", {"apply_spec_augment": False})
     unmasked, _ = ran(tmp_path, finetune, asked, "unmasked", inputs)
-    assert differ(tensors(unmasked), tensors(whole))
+    assert differ(weights_of(unmasked), weights_of(whole))
 
 
 def differ(found: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -31,10 +31,11 @@ from tests import tiny
 from tests.composed import config_of
 from tests.recording import RecordingLog
 from tests.running import Place, make_sources
-from tests.stage_options import pruning
-from tests.stages.test_pruning import calibrated, text_data
-from tests.stages.test_training import FAMILY, TASK, prune_config, slice_
+from tests.running_stages import calibrated
+from tests.stage_options import TASK, finetuning, pruning
+from tests.tiny import text_data
 from tests.tiny_reports import Runs
+from tests.tiny_training import FAMILY, prune_config
 
 
 def save_sparse(folder: Path, share: float = 0.5, how: str = "evenly") -> Path:
@@ -228,7 +229,9 @@ def test_a_cubic_schedule_begins_at_the_zeros_that_are_there(tmp_path: Path) -> 
         out = tmp_path / f"out {initial}"
         out.mkdir()
         inputs: dict[str, Artifact] = {"model": checkpoint, "data": data}
-        return finetune.run(slice_(TASK, schedule, steps=4), inputs, out, RecordingLog(tmp_path / f"resume {initial}"))
+        return finetune.run(
+            finetuning(TASK, schedule, steps=4), inputs, out, RecordingLog(tmp_path / f"resume {initial}")
+        )
 
     with pytest.raises(UserError, match="hold more zeros than 0 leaves room for") as caught:
         trained(0.0)

@@ -21,11 +21,13 @@ from stages.data.spec import Data
 from stages.data.splits import cut
 from stages.sources.identity import identity
 from tests import tiny_hub
-from tests.stages.test_sources import ROOT, made, read_rows, refused, write_rows
-from tests.stages.test_translation_data import _own_cache, choice
+from tests.running import PROJECT
 from tests.tiny_debs import Archive, archive, needs_apt, sounds, transcripts
+from tests.tiny_sources import choice, made, read_rows, refused, write_rows
 
-__all__ = ["_own_cache", "archive"]
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+__all__ = ["archive"]
 HERTZ = 440
 
 
@@ -321,7 +323,7 @@ def test_hub_sets_come_by_nested_columns_and_with_audio_that_needs_no_torchcodec
         env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
         env |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
         command = [sys.executable, "-c", FROM_HUB, json.dumps(jobs)]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     facts = [json.loads(line) for line in done.stdout.splitlines()]
     assert [found["source"] for found in facts] == [{"hub": r, "commit": tiny_hub.COMMIT} for r in names.values()]

@@ -12,8 +12,11 @@ import torch
 from stages.contracts import Artifact, Checkpoint, Stopped
 from stages.finetune import run as finetune
 from stages.finetune.randomness import seeded
-from tests.recording import RecordingLog
-from tests.stages.test_training import TASK, assert_same_weights, run, slice_, sparse, text_data, timeless
+from tests.recording import AskedToStop, RecordingLog
+from tests.running_stages import assert_same_weights, finetuned, timeless
+from tests.stage_options import TASK, finetuning
+from tests.tiny import text_data
+from tests.tiny_training import sparse
 
 LIBRARIES = {
     "torch": lambda: torch.rand(()).item(),
@@ -70,29 +73,19 @@ def test_two_processes_train_alike(
         torch.manual_seed(ord(process))
         np.random.seed(ord(process))
         random.seed(process)
-        made.append(run(slice_(TASK, steps=3), inputs, tmp_path, process)[1])
+        made.append(finetuned(finetuning(TASK, steps=3), inputs, tmp_path, process)[1])
     assert_same_weights(*made)
-    other = run(slice_(TASK, steps=3, seed=4), inputs, tmp_path, "c")[1]
+    other = finetuned(finetuning(TASK, steps=3, seed=4), inputs, tmp_path, "c")[1]
     with pytest.raises(AssertionError):
         assert_same_weights(made[0], other)
-
-
-class AskedToStop(RecordingLog):
-    """The process is asked to end while step `last` runs."""
-
-    last = 3
-
-    def metrics(self, values: dict[str, float], step: int = 0) -> None:  # type: ignore[override]
-        super().metrics(values, step)
-        self.should_stop = step == self.last
 
 
 def test_a_run_that_was_asked_to_stop_goes_on_as_if_it_had_not_been(
     inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Drawing(monkeypatch)
-    config = slice_(TASK, steps=6, checkpoint_every=4)
-    _, whole, whole_log = run(config, inputs, tmp_path, "whole")
+    config = finetuning(TASK, steps=6, checkpoint_every=4)
+    _, whole, whole_log = finetuned(config, inputs, tmp_path, "whole")
     log, out = AskedToStop(tmp_path / "resume"), tmp_path / "out"
     out.mkdir()
     with pytest.raises(Stopped, match="stopped after step 3 of 6"):

@@ -6,30 +6,20 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-import yaml
 
 from stages.contracts import UserError
 from stages.data import run as data
 from stages.data.rows import Raw, Row
-from stages.data.spec import Data
 from stages.sources import debian
 from stages.sources.identity import identity
-from tests.composed import CONF
-from tests.stages.test_sources import SPLITS, Record, made, read_rows, refused, write_rows
 from tests.tiny_debs import Archive, archive, help_files, needs_apt
+from tests.tiny_sources import SPLITS, Record, choice, made, read_rows, refused, write_rows
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 __all__ = ["archive"]
 HELP_EN, HELP_DE = "libreoffice-help-en-us", "libreoffice-help-de"
 HELP = f"deb:{HELP_EN}+{HELP_DE}"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SQUAREHEAD_CACHE", str(tmp_path / "cache"))
-
-
-def choice(name: str, **changes: object) -> Data:
-    return Data.model_validate({**yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text()), **changes})
 
 
 def pairs(count: int) -> list[dict[str, str]]:
