@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import CONF
@@ -20,9 +21,11 @@ def composed(*overrides: str, with_hydra: bool = False) -> DictConfig:
 
 def config_of(*overrides: str) -> Config:
     """The same as `config` in a fraction of its time: only groups are composed, once for each choice of them; values
-    are put in, unchecked whether there is such an option."""
+    are put in, unchecked whether Hydra would take them for an option that there is."""
     groups = tuple(line for line in overrides if (CONF / line.partition("=")[0]).is_dir())
-    made = OmegaConf.merge(_grouped(groups), OmegaConf.from_dotlist([line for line in overrides if line not in groups]))
+    made = _grouped(groups).copy()
+    for override in OverridesParser.create().parse_overrides([line for line in overrides if line not in groups]):
+        OmegaConf.update(made, override.key_or_group, override.value(), force_add=True)
     return resolve(parse(OmegaConf.to_container(made, resolve=True)))  # type: ignore[arg-type]
 
 

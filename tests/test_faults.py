@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from pipeline import credentials, process
 from pipeline.record.files import sealed
@@ -24,7 +27,7 @@ from pipeline.store.store import Store
 from pipeline.tracking import database
 from pipeline.tracking.server import connect
 from stages.contracts import UserError
-from tests.running import PROJECT, Place
+from tests.running import PROJECT, Place, processes
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
 PASSWORD = "s3cretPW"
@@ -54,13 +57,12 @@ INPUTS = [
 
 
 @pytest.mark.parametrize(("stage", "file", "reader"), INPUTS)
-def test_a_damaged_input_is_made_again_before_it_is_used(stage: str, file: str, reader: str, place: Place) -> None:
-    place.run(*SMALL)
-    stores = (Store(place.runs / "store"), Store(place.folder / "cache" / "store"))
+def test_a_damaged_input_is_made_again_before_it_is_used(stage: str, file: str, reader: str, ran: Place) -> None:
+    stores = (Store(ran.runs / "store"), Store(ran.folder / "cache" / "store"))
     by_stage = {entry.stage: entry for store in stores for entry in store.entries()}
     kept = {name: entry.content for name, entry in by_stage.items()}
     damage(by_stage[stage].path / file)
-    again = place.run(*SMALL, f"force=[{reader}]", f"until={reader}")
+    again = ran.run(*SMALL, f"force=[{reader}]", f"until={reader}")
     assert {outcome.status for outcome in again.values()} <= {"hit", "done"}, again
     assert again[reader].status == "done"
     remade = {name: entry.content for store in stores for entry in store.entries() for name in [entry.stage]}
@@ -106,19 +108,18 @@ def test_what_came_of_damage_by_an_earlier_version_goes_with_it(
     assert "calibrate" in left, "what did not come of it stays"
 
 
-def test_what_a_kill_left_of_a_published_result_is_cleared_by_the_next_line(place: Place) -> None:
-    outcomes = place.run(*SMALL, "until=dense")
-    store = Store(place.runs / "store")
+def test_what_a_kill_left_of_a_published_result_is_cleared_by_the_next_line(ran: Place) -> None:
+    outcomes = ran.run(*SMALL, "until=dense")
+    store = Store(ran.runs / "store")
     left = store._scratch(f"dense-{outcomes['dense'].fingerprint[:16]}") / "resume"
     left.mkdir(parents=True)
     (left / "weights").write_text("x")
-    place.run(*SMALL, "until=dense")
+    ran.run(*SMALL, "until=dense")
     assert not left.parent.exists()
 
 
-def test_a_deleted_result_leaves_no_lock(place: Place) -> None:
-    place.run(*SMALL, "until=dense")
-    store = Store(place.runs / "store")
+def test_a_deleted_result_leaves_no_lock(ran: Place) -> None:
+    store = Store(ran.runs / "store")
     for entry in list(store.entries()):
         assert store.remove(entry.path)
     assert not list((store.root / ".locks").iterdir())
@@ -127,19 +128,21 @@ def test_a_deleted_result_leaves_no_lock(place: Place) -> None:
 # ---- MLflow's database ----
 
 
+def make_database_and_die(runs: Path, at: str) -> None:
+    @event.listens_for(Engine, "after_cursor_execute")
+    def kill(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.strip().startswith(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    connect("", "squarehead", runs)
+
+
 @pytest.mark.parametrize("at", ["CREATE TABLE _alembic_tmp_latest_metrics", "CREATE TABLE runs", "CREATE TABLE tags"])
 def test_a_kill_while_the_database_is_made_is_forgotten(at: str, tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path; from sqlalchemy import event\n"
-        "from sqlalchemy.engine import Engine; from pipeline.tracking.server import connect\n"
-        "@event.listens_for(Engine, 'after_cursor_execute')\n"
-        "def kill(connection, cursor, statement, *_):\n"
-        "    if statement.strip().startswith(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "connect('', 'squarehead', Path(sys.argv[1]))\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), at], env=environment, capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    process = processes().Process(target=make_database_and_die, args=(tmp_path, at))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
     made = connect("", "squarehead", tmp_path)
     assert made.client.create_run(made.experiment).info.run_id
@@ -159,7 +162,9 @@ def test_a_database_that_an_earlier_version_left_half_made(tmp_path: Path) -> No
     assert caught.value.option == "tracking.uri"
 
 
-def test_runs_can_be_moved(tmp_path: Path) -> None:
+def test_runs_can_be_moved(tmp_path: Path, database: Path) -> None:
+    (tmp_path / "before").mkdir()
+    shutil.copy(database, tmp_path / "before" / "mlflow.db")
     made = connect("", "squarehead", tmp_path / "before")
     old = made.client.create_run(made.experiment).info.run_id
     (tmp_path / "before").rename(tmp_path / "after")
@@ -171,7 +176,16 @@ def test_runs_can_be_moved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["what?", "a%20b", "c#d", "e & f", "ünï", "統"])
-def test_a_database_lies_in_its_folder_whatever_that_is_called(name: str, tmp_path: Path) -> None:
+def test_a_database_lies_in_its_folder_whatever_that_is_called(name: str, tmp_path: Path, database: Path) -> None:
+    (tmp_path / name / "runs").mkdir(parents=True)
+    shutil.copy(database, tmp_path / name / "runs" / "mlflow.db")
+    found = connect("", "squarehead", tmp_path / name / "runs")
+    found.client.create_run(found.experiment)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_is_made_in_a_folder_with_signs_of_addresses(tmp_path: Path) -> None:
+    name = "what? a%20b c#d e & f ünï 統"
     made = connect("", "squarehead", tmp_path / name / "runs")
     made.client.create_run(made.experiment)
     assert (tmp_path / name / "runs" / "mlflow.db").exists()
@@ -198,7 +212,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
 )
 def test_a_password_stands_in_no_file_and_no_line(uri: str, place: Place) -> None:
     for more in (["until=data"], ["-m", "until=data", "seed=0,1"]):
-        done = place.start(*more, f"tracking.uri={uri}", "quantize=none", "benchmark=none")
+        done = place.call(*more, f"tracking.uri={uri}", "quantize=none", "benchmark=none")
         assert done.returncode != 0
         assert PASSWORD not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -281,7 +295,7 @@ def test_sigterm_saves_a_checkpoint_and_says_so(training: subprocess.Popen[str],
 )
 def test_places_that_cannot_be_written_are_one_line(override: str, option: str, place: Place) -> None:
     (place.folder / "file").write_text("x")
-    done = place.start("until=data", "tracking=none", override.format(file=place.folder / "file"))
+    done = place.call("until=data", "tracking=none", override.format(file=place.folder / "file"))
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr
     assert option in (done.stdout + done.stderr)
@@ -289,7 +303,7 @@ def test_places_that_cannot_be_written_are_one_line(override: str, option: str, 
 
 def test_a_dry_run_writes_nothing(place: Place) -> None:
     before = sorted(place.folder.rglob("*"))
-    done = place.start("dry_run=true", *SMALL)
+    done = place.call("dry_run=true", *SMALL)
     assert done.returncode == 0, done.stderr
     written = [path for path in sorted(place.folder.rglob("*")) if path not in before]
     assert not [path for path in written if place.runs in path.parents or path == place.runs]

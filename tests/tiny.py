@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +75,24 @@ def build(kind: str = "llama", seed: int = 0) -> torch.nn.Module:
 
 
 def save_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
-    """A whole checkpoint folder in hub format."""
-    build(kind, seed).save_pretrained(folder)
-    save_tokenizer(folder)
+    """A whole checkpoint folder in hub format. Draws that follow are those that follow `build`."""
+    files, drawn = _saved(kind, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    torch.set_rng_state(drawn)
     return folder
+
+
+@functools.cache
+def _saved(kind: str, seed: int) -> tuple[dict[str, bytes], torch.Tensor]:
+    """Its files, which are asked for many times, and the state of torch's generator."""
+    model = build(kind, seed)
+    drawn = torch.get_rng_state()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        save_tokenizer(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}, drawn
 
 
 def save_texts(folder: Path, train: int = 60, others: int = 20) -> Path:

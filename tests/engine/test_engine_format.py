@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine import checkpoints, files, record
+from engine.__main__ import main
 from engine.errors import EngineError
 from engine.linear import EngineLinear
 from engine.weights import DTYPES, DType, Quantized

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from pipeline.store.store import Store
-from pipeline.tracking.server import connect
+
+
+@pytest.fixture
+def workers() -> Iterator[None]:
+    """Ends those that joblib's launcher has left in this process."""
+    yield
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "runs" / "store")
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new MLflow database, which takes seconds to make."""
-    runs = tmp_path_factory.mktemp("template")
-    connect("", "template", runs)
-    return runs / "mlflow.db"
 
 
 @pytest.fixture

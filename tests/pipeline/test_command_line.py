@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import PROJECT, Place
+from pipeline import report
+from tests.running import PROJECT, Place, call
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
 
@@ -37,7 +37,7 @@ def test_a_dry_run_imports_no_torch_and_no_mlflow(place: Place) -> None:
 
 
 def test_help_tells_groups_and_options(place: Place) -> None:
-    found = place.start("--help")
+    found = place.call("--help")
     assert found.returncode == 0
     for word in ("experiment:", "quickstart", "sparsity:", "distill:"):
         assert word in found.stdout
@@ -57,7 +57,7 @@ def test_help_tells_groups_and_options(place: Place) -> None:
     ],
 )
 def test_bad_input_is_one_line_that_names_the_option(place: Place, override: str, says: str) -> None:
-    found = place.start(override)
+    found = place.call(override)
     assert found.returncode != 0
     assert says in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1, found.stderr
@@ -67,7 +67,7 @@ def test_bad_input_is_one_line_that_names_the_option(place: Place, override: str
 
 def test_a_tracking_server_that_is_away_stops_the_run_at_once(place: Place) -> None:
     started = time.monotonic()
-    found = place.start("tracking.uri=http://127.0.0.1:9")
+    found = place.call("tracking.uri=http://127.0.0.1:9")
     assert found.returncode != 0
     assert "tracking.uri" in found.stderr
     assert "Traceback" not in found.stderr
@@ -75,13 +75,14 @@ def test_a_tracking_server_that_is_away_stops_the_run_at_once(place: Place) -> N
     assert not list(place.runs.glob("store/*/*"))
 
 
+@pytest.mark.usefixtures("workers")
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_runs_shared_stages_once_isolates_a_failing_job_and_finishes_by_the_same_line(
     place: Place, launcher: str
 ) -> None:
     # the job with sparsity=1.5 must fail alone
     line = ["-m", "sparsity=0.5,1.5", "distill=ce,squarehead", f"hydra/launcher={launcher}", *SMALL, "threads=1"]
-    first = place.start(*line)
+    first = place.call(*line)
     assert first.returncode == 1
     assert "sparsity" in first.stdout
     jobs = read_summaries(place.runs)
@@ -93,17 +94,15 @@ def test_a_sweep_runs_shared_stages_once_isolates_a_failing_job_and_finishes_by_
     ]  # fmt: skip
     assert len(done) == len(set(done)), "a stage was executed twice"
     assert set(done) == {(node["stage"], node["fingerprint"]) for job in jobs for node in job.values()}
-    again = place.start(*line)
+    again = place.call(*line)
     assert again.returncode == 1
     newest = max((place.runs / "sweeps").iterdir(), key=lambda path: path.name)
     assert {n["status"] for job in read_summaries(newest) for n in job.values()} == {"hit"}
 
 
 def test_the_report_of_a_sweep_names_jobs_by_what_differs(place: Place) -> None:
-    place.start("-m", "distill=ce,squarehead", *SMALL)
-    command = [sys.executable, "-m", "pipeline.report", "--runs", str(place.runs)]
-    wide = os.environ | {"COLUMNS": "200"}
-    found = subprocess.run(command, cwd=PROJECT, env=wide, capture_output=True, text=True, timeout=60)
+    place.call("-m", "distill=ce,squarehead", *SMALL)
+    found = call(["--runs", str(place.runs)], place.folder, report.main)
     assert found.returncode == 0, found.stderr
     written = next(place.runs.glob("sweeps/*/report.md")).read_text()
     for loss in ("ce", "squarehead"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,8 @@ from stages import masks
 from stages.contracts import Checkpoint, PackedCorpus, UserError
 from tests import tiny
 from tests.composed import config, config_of
-from tests.running import Place
+from tests.running import Place, fork
 
-PROJECT = Path(__file__).parents[2]
 LADDER = ("schedule=ladder", "schedule.levels=[0.3,0.5,0.7]")
 
 
@@ -162,12 +160,8 @@ def test_a_whole_recipe_whose_foundation_other_tasks_share(place: Place, nano: l
 
 
 def test_two_processes_that_pack_one_corpus_make_it_once(place: Place, nano: list[str]) -> None:
-    command = [*place.command("until=corpus")[:3], *nano, "until=corpus", "tracking=none"]
-    both = [
-        subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    line = [*nano, "until=corpus", "tracking=none"]
+    both = [it.end() for it in [fork(line, place.folder) for _ in range(2)]]
+    assert [code for code, _ in both] == [0, 0], both
     assert len(list((place.runs / "store" / "corpus").iterdir())) == 1
-    assert sum("▶ corpus" in text for text in said) == 1
+    assert sum("▶ corpus" in said for _, said in both) == 1

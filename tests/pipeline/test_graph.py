@@ -14,15 +14,15 @@ from pipeline.recipes import build
 from stages.contracts import CURVES, UserError
 from stages.index import STAGES
 from stages.schedule import cubic, rungs
-from tests.composed import config
+from tests.composed import config_of
 
 
 def nodes(*overrides: str) -> list[str]:
-    return list(build(config(*overrides)))
+    return list(build(config_of(*overrides)))
 
 
 def test_the_main_line_is_dense_prune_finetune_quantize_with_the_dense_model_as_teacher() -> None:
-    graph = build(config("schedule=ladder", "schedule.levels=[0.3]"))
+    graph = build(config_of("schedule=ladder", "schedule.levels=[0.3]"))
     assert graph["prune_30"].inputs == {"model": "dense", "calibration": "calibrate"}
     assert graph["finetune_30"].inputs == {"model": "prune_30", "data": "data", "teacher": "dense"}
     assert graph["prune_50"].inputs["model"] == "finetune_30"
@@ -33,19 +33,19 @@ def test_the_main_line_is_dense_prune_finetune_quantize_with_the_dense_model_as_
 
 
 def test_every_training_of_a_run_sees_the_data_in_another_order() -> None:
-    graph = build(config("schedule=ladder", "schedule.levels=[0.3]", "seed=7"))
+    graph = build(config_of("schedule=ladder", "schedule.levels=[0.3]", "seed=7"))
     seeds = [graph[name].config.training.seed for name in ("dense", "finetune_30", "finetune_50")]  # type: ignore[attr-defined]
     assert seeds == [7, 8, 9]
 
 
 def test_skipping_dense_makes_the_pretrained_model_the_teacher() -> None:
-    graph = build(config("dense.skip=true"))
+    graph = build(config_of("dense.skip=true"))
     assert "dense" not in graph
     assert graph["finetune_50"].inputs["teacher"] == "model"
 
 
 def test_a_loss_without_a_teacher_asks_for_none() -> None:
-    assert "teacher" not in build(config("distill=ce"))["finetune_50"].inputs
+    assert "teacher" not in build(config_of("distill=ce"))["finetune_50"].inputs
 
 
 def test_magnitude_pruning_asks_for_no_calibration() -> None:
@@ -53,37 +53,37 @@ def test_magnitude_pruning_asks_for_no_calibration() -> None:
 
 
 def test_smoothing_asks_for_calibration() -> None:
-    smoothed = build(config("prune=magnitude", "quantize.smooth=0.5"))
+    smoothed = build(config_of("prune=magnitude", "quantize.smooth=0.5"))
     assert smoothed["quantize"].inputs["calibration"] == "calibrate"
-    plain = build(config("prune=magnitude", "quantize.smooth=0"))
+    plain = build(config_of("prune=magnitude", "quantize.smooth=0"))
     assert "calibration" not in plain["quantize"].inputs
 
 
 def test_zero_sparsity_prunes_nothing_and_quantizes_the_dense_model() -> None:
-    graph = build(config("sparsity=0"))
+    graph = build(config_of("sparsity=0"))
     assert not [name for name in graph if name.startswith(("prune", "finetune"))]
     assert {"dense_eval", "dense_eval_q", "benchmark"} <= set(graph)
 
 
 def test_no_finetuning_steps_mean_pruning_alone() -> None:
-    graph = build(config("finetune.steps=0"))
+    graph = build(config_of("finetune.steps=0"))
     assert graph["evaluate"].inputs["model"] == "prune_50"
 
 
 def test_cubic_prunes_inside_finetuning() -> None:
-    graph = build(config("schedule=cubic", "schedule.initial=0.2", "prune=magnitude"))
+    graph = build(config_of("schedule=cubic", "schedule.initial=0.2", "prune=magnitude"))
     assert graph["finetune_50"].inputs["model"] == "prune_20"
     assert graph["finetune_50"].config.cubic.end_step == 80  # 80 % of 100 steps
 
 
 def test_n_of_m_ladders_keep_their_m() -> None:
-    graph = build(config("prune.pattern='2:8'", "sparsity=0.75", "schedule=ladder", "schedule.levels=[0.5]"))
+    graph = build(config_of("prune.pattern='2:8'", "sparsity=0.75", "schedule=ladder", "schedule.levels=[0.5]"))
     assert graph["prune_4of8"].config.prune.pattern == "4:8"
     assert graph["prune_2of8"].config.prune.pattern == "2:8"
 
 
 def test_one_shot_is_not_pruned_twice_when_it_is_the_only_rung() -> None:
-    graph = build(config("evaluate.one_shot=true"))
+    graph = build(config_of("evaluate.one_shot=true"))
     assert "one_shot" not in graph
     assert graph["one_shot_eval"].inputs["model"] == "prune_50"
 
@@ -118,13 +118,13 @@ def local(tmp_path: Path) -> list[str]:
 
 
 def plan(local: list[str], *overrides: str) -> Plan:
-    resolved = config(*local, *overrides)
+    resolved = config_of(*local, *overrides)
     return make_plan(resolved, build(resolved), Stores.of(resolved))
 
 
 def publish(item: Any, local: list[str], code: str | None = None, content: str = "", **more: Any) -> None:
     """A result as the runner would publish it, without the work."""
-    store = Stores.of(config(*local)).for_stage(item.spec)
+    store = Stores.of(config_of(*local)).for_stage(item.spec)
     with store.fill(item.node.stage, item.fingerprint, print, replace=item.replace) as slot:
         (slot.out / "result.txt").write_text(content or item.node.name)
         (slot.out / CURVES).write_text(str(time.time()))
@@ -272,7 +272,7 @@ def test_a_result_whose_input_came_out_otherwise_since_warns_or_with_strict_runs
 def test_a_lost_intermediate_is_made_again_only_if_something_needs_it(local: list[str]) -> None:
     for item in plan(local).values():
         publish(item, local)
-    stores = Stores.of(config(*local))
+    stores = Stores.of(config_of(*local))
     gone = plan(local)["prune_50"]
     assert stores.runs.remove(gone.entry.path)
     assert plan(local)["prune_50"].status == "unneeded"

@@ -18,8 +18,9 @@ from pipeline.record.sweep import Sweep, sweeps
 from pipeline.sweeps import state as sweep_state
 from pipeline.sweeps.plan import expand_overrides
 from stages.contracts import UserError
+from tests import cheap
 from tests.composed import CONF, composed
-from tests.running import PROJECT, Place
+from tests.running import PROJECT, Place, call
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
 FAKE_SWEEPER = '''
@@ -56,23 +57,35 @@ def expanded(*overrides: str) -> list[list[str]]:
         return expand_overrides(overrides, master, GlobalHydra.instance().config_loader())
 
 
-def start(place: Place, *words: str, module: str = "pipeline", more: Path | None = None) -> tuple[int, str]:
+@pytest.fixture
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that take none."""
+    for name, module in cheap.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def typed(place: Place, *words: str) -> tuple[int, str]:
     """From another folder; exit code and everything that was said."""
-    path = os.pathsep.join(map(str, [PROJECT, *([more] if more else [])]))
-    found = subprocess.run(
-        [sys.executable, "-m", module, *words],
-        cwd=place.folder, env=os.environ | {"PYTHONPATH": path, "COLUMNS": "200"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    found = call(list(words), place.folder)
     assert "Traceback" not in found.stdout + found.stderr, found.stderr
     return found.returncode, found.stdout + found.stderr
 
 
-def swept(place: Place, *overrides: str, more: Path | None = None) -> tuple[int, str, Sweep]:
-    """A sweep of stages that take no time."""
-    command = place.command("-m", *SMALL, *overrides)[3:]
-    code, said = start(place, *command, module="tests.cheap", more=more)
+def swept(place: Place, *overrides: str) -> tuple[int, str, Sweep]:
+    code, said = typed(place, *place.words("-m", *SMALL, *overrides))
     return code, said, sweeps(place.runs)[0]
+
+
+def started(place: Place, *overrides: str, more: Path | None = None) -> tuple[int, str, Sweep]:
+    """The same in a process of its own, with stages that take no time."""
+    path = os.pathsep.join(map(str, [PROJECT, *([more] if more else [])]))
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.cheap", *place.words("-m", *SMALL, *overrides)],
+        cwd=place.folder, env=os.environ | {"PYTHONPATH": path, "COLUMNS": "200"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert "Traceback" not in found.stdout + found.stderr, found.stderr
+    return found.returncode, found.stdout + found.stderr, sweeps(place.runs)[0]
 
 
 @pytest.mark.parametrize(
@@ -144,22 +157,22 @@ def test_own_experiments_outside_the_tree_are_composed_and_swept(place: Place) -
     one = [*place.options, "experiment=mine/one", "dry_run=true"]
     both = [*place.options, "-m", "experiment=mine/one,mine/two", "dry_run=true"]
     for found in (["--config-dir", "own"], [f"hydra.searchpath=[file://{own}]"]):
-        code, said = start(place, *found, *one)
+        code, said = typed(place, *found, *one)
         assert (code, "prune_30" in said) == (0, True), said
-        code, said = start(place, *found, *both)
+        code, said = typed(place, *found, *both)
         assert (code, "prune_40" in said, "2 jobs" in said) == (0, True, True), said
-    code, said = start(place, f"hydra.searchpath=[file://{own}/]", *place.options, "-m", "experiment=glob(mine/*)",
+    code, said = typed(place, f"hydra.searchpath=[file://{own}/]", *place.options, "-m", "experiment=glob(mine/*)",
                        "dry_run=true")  # fmt: skip
     assert "no option" in said, "Hydra's globs do not look into folders of a group"
-    assert "My one." in start(place, "--config-dir", "own", "--help")[1]
+    assert "My one." in typed(place, "--config-dir", "own", "--help")[1]
 
 
 def test_hydra_s_own_flags(place: Place) -> None:
-    assert start(place, "--cfg", "job", "-p", "data")[1].startswith("# @package data\npath: ")
-    assert f"file://{CONF}" in start(place, "--info", "searchpath")[1]
-    assert start(place, "--version")[1].startswith("squarehead ")
-    assert "jobs" in start(place, *place.options, "seed=0,1", "-m", "sparsity=0.5", "dry_run=true")[1]
-    said = start(place, "--help")[1]
+    assert typed(place, "--cfg", "job", "-p", "data")[1].startswith("# @package data\npath: ")
+    assert f"file://{CONF}" in typed(place, "--info", "searchpath")[1]
+    assert typed(place, "--version")[1].startswith("squarehead ")
+    assert "jobs" in typed(place, *place.options, "seed=0,1", "-m", "sparsity=0.5", "dry_run=true")[1]
+    said = typed(place, "--help")[1]
     assert "kd                       Standard knowledge distillation" in said
 
 
@@ -185,36 +198,37 @@ def test_every_option_of_a_group_says_what_it_is() -> None:
     assert not [path for path in options if not first_comment(path.read_text())]
 
 
+@pytest.mark.usefixtures("no_time")
 def test_with_chdir_folders_are_where_the_command_was_typed(place: Place) -> None:
-    command = [word for word in place.command(*SMALL)[3:] if not word.startswith("runs=")]
-    code, said = start(place, *command, "runs=mine", "hydra.job.chdir=true", module="tests.cheap")
+    words = [word for word in place.words(*SMALL) if not word.startswith("runs=")]
+    code, said = typed(place, *words, "runs=mine", "hydra.job.chdir=true")
     assert code == 0, said
     assert list((place.folder / "mine" / "store").glob("finetune/*"))
     assert f"{place.folder}/mine (new folder)" in said
     assert len(list(place.folder.rglob("store"))) == 2, "of runs and of the cache"
 
 
+@pytest.mark.usefixtures("no_time")
 def test_a_folder_of_a_sweep_or_a_job_can_be_chosen(place: Place) -> None:
     _, _, _ = swept(place, "seed=0,1", "until=model", f"hydra.sweep.dir={place.runs}/sweeps/chosen")
     assert (place.runs / "sweeps" / "chosen" / "multirun.yaml").exists()
     assert (place.runs / "sweeps" / "chosen" / "1" / "summary.json").exists()
-    chosen = place.command(*SMALL, "until=model", "hydra.run.dir=here")[3:]
-    assert start(place, *chosen, module="tests.cheap")[0] == 0
+    assert typed(place, *place.words(*SMALL, "until=model", "hydra.run.dir=here"))[0] == 0
     assert (place.folder / "here" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_hydra_s_own_sweeper_works_and_its_jobs_are_recorded_as_they_come(place: Place, launcher: str) -> None:
-    # workers of joblib have the real stages, of which the first need no torch
+    # such a sweep is done when its process is; workers of joblib have the real stages, of which the first need no torch
     until = "evaluate" if launcher == "basic" else "data"
     line = ["hydra/sweeper=basic", f"hydra/launcher={launcher}", "distill=ce,squarehead", f"until={until}"]
-    code, said, sweep = swept(place, *line)
+    code, said, sweep = started(place, *line)
     assert code == 0, said
     assert sorted((job.num, job.swept_parameters["distill"]) for job in sweep.jobs) == [(0, "ce"), (1, "squarehead")]
     state = sweep_state.read(sweep)
     assert (state.status, state.counts) == ("done", {"done": 2})
     assert not (sweep.folder / "shared.json").exists()
-    code, said, sweep = swept(place, *line, "data.path=away")
+    code, said, sweep = started(place, *line, "data.path=away")
     assert (code, "data.path" in said) == (1, True)
 
 
@@ -222,14 +236,15 @@ def test_a_sweeper_that_searches_is_told_the_quality_of_each_job(place: Place, t
     plugins = tmp_path / "plugins"
     (plugins / "hydra_plugins").mkdir(parents=True)
     (plugins / "hydra_plugins" / "fake_search.py").write_text(FAKE_SWEEPER)
-    code, said, sweep = swept(place, "hydra/sweeper=fake_search", more=plugins)
+    code, said, sweep = started(place, "hydra/sweeper=fake_search", more=plugins)
     assert code == 0, said
     assert "found [12.5, 12.5]" in said
     assert [job.swept_parameters["sparsity"] for job in sweep.jobs] == ["0.5", "0.6"]
-    code, said, _ = swept(place, "hydra/sweeper=fake_search", "dry_run=true", more=plugins)
+    code, said, _ = started(place, "hydra/sweeper=fake_search", "dry_run=true", more=plugins)
     assert (code, "dry_run: the jobs of this sweeper are not known beforehand" in said) == (1, True)
 
 
+@pytest.mark.usefixtures("no_time")
 def test_jobs_are_launched_in_batches_if_asked(place: Place) -> None:
     code, said, sweep = swept(place, "seed=0,1,2", "until=model", "hydra.sweeper.max_batch_size=2")
     assert (code, len(sweep.jobs)) == (0, 3), said

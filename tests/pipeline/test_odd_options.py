@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +18,8 @@ from pipeline.resolve import resolve
 from pipeline.schema import parse
 from pipeline.sweeps.launchers import parallel
 from stages.contracts import UserError
-from tests.composed import config
-from tests.running import PROJECT
+from tests.composed import config, config_of
+from tests.running import call
 
 SECRET = "s3cretPW"
 ODD = [
@@ -53,7 +51,7 @@ def test_an_odd_value_is_refused_in_one_line_by_the_name_that_the_user_gave(odd:
             value = odd.partition("=")[2]
             override = f"{option}=[{value if number == '0' else '0.9'}, {'0.9' if number == '0' else value}]"
     with pytest.raises(UserError) as caught:
-        build(config(override))
+        build(config_of(override))
     assert caught.value.option.startswith(option)
     assert "\n" not in str(caught.value)
 
@@ -152,11 +150,10 @@ def line(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "data.jsonl").write_text('{"id": "1", "text": "a"}\n')
     (tmp_path / "taken").write_text("a file")
     flags = [word for word in overrides if word == "-m"]
-    command = [sys.executable, "-m", "pipeline", *flags, f"runs={tmp_path}/runs", f"cache.folder={tmp_path}/cache",
-               "data=text", f"data.path={tmp_path}/data.jsonl", f"model.path={tmp_path}", "until=data",
-               *(word for word in overrides if word != "-m")]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "DATABASE": f"http://admin:{SECRET}@127.0.0.1:9"}
-    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    words = [*flags, f"runs={tmp_path}/runs", f"cache.folder={tmp_path}/cache", "data=text",
+             f"data.path={tmp_path}/data.jsonl", f"model.path={tmp_path}", "until=data",
+             *(word for word in overrides if word != "-m")]  # fmt: skip
+    found = call(words, tmp_path, DATABASE=f"http://admin:{SECRET}@127.0.0.1:9")
     assert "Traceback" not in found.stdout + found.stderr
     return found
 

@@ -183,7 +183,7 @@ def test_the_report_draws_a_finished_job(
 
 def test_a_job_leaves_its_plot_beside_its_summary(place: Place) -> None:
     few = ("sparsity=0", "dense.skip=true", "quantize=none", "tracking=none", "benchmark.backends=[torch_fp32]")
-    found = place.start(*few)
+    found = place.call(*few)
     assert found.returncode == 0, found.stderr
     folder = next(place.runs.rglob("summary.json")).parent
     assert (folder / plots.NAME).stat().st_size > 10_000

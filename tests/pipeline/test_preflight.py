@@ -51,7 +51,7 @@ def stored(sources, tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.mark.parametrize(("overrides", "node", "option"), WRONG)
 def test_a_dry_run_knows_what_the_records_tell(stored: Place, overrides: str, node: str, option: str) -> None:
-    resolved = config(*stored.options, *SMALL, *overrides.split(","))
+    resolved = config_of(*stored.options, *SMALL, *overrides.split(","))
     problems = early_problems(make_plan(resolved, build(resolved), Stores.of(resolved)), resolved.device)
     assert problems[node].option == option
     assert "\n" not in str(problems[node])
@@ -83,7 +83,7 @@ def test_options_that_contradict_each_other_are_refused_before_any_download(over
 
 
 def test_what_is_forced_and_left_out_is_refused(stored: Place) -> None:
-    resolved = config(*stored.options, *SMALL, "until=calibrate", "force=[evaluate]")
+    resolved = config_of(*stored.options, *SMALL, "until=calibrate", "force=[evaluate]")
     with pytest.raises(UserError, match="until=calibrate leaves out evaluate"):
         make_plan(resolved, build(resolved), Stores.of(resolved))
 
@@ -98,7 +98,7 @@ def test_a_dry_run_knows_that_there_is_no_gpu(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     monkeypatch.setattr(gpu, "DRIVER", tmp_path)
     for until, refused in (("", {"dense"}), ("until=data", set())):
-        resolved = config(*stored.options, *SMALL, "device=cuda", *filter(None, [until]))
+        resolved = config_of(*stored.options, *SMALL, "device=cuda", *filter(None, [until]))
         found = early_problems(make_plan(resolved, build(resolved), Stores.of(resolved)), resolved.device)
         assert set(found) == refused
         assert {error.option for error in found.values()} <= {"device"}
@@ -137,14 +137,14 @@ def test_a_run_counts_rows_before_any_work(place: Place, override: str, node: st
 
 
 def test_a_plan_that_is_right_has_no_problems(stored: Place) -> None:
-    resolved = config(*stored.options, *SMALL)
+    resolved = config_of(*stored.options, *SMALL)
     plan = make_plan(resolved, build(resolved), Stores.of(resolved))
     assert early_problems(plan, "cpu") == {}
     assert shortages(plan, {}, resolved, Stores.of(resolved)) == []
 
 
 def test_too_little_memory_and_disk_are_known(stored: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved = config(*stored.options, *SMALL)
+    resolved = config_of(*stored.options, *SMALL)
     stores = Stores.of(resolved)
     plan = make_plan(resolved, build(resolved), stores)
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 10**6}))

@@ -291,9 +291,10 @@ def test_terminal_tables_fit_and_keep_the_model_and_its_quality(found: Study, wi
 # ---- MLflow ----
 
 
-def test_the_report_goes_to_the_sweeps_run_which_is_closed(tmp_path: Path) -> None:
+def test_the_report_goes_to_the_sweeps_run_which_is_closed(tmp_path: Path, database: Path) -> None:
     made = Runs(tmp_path / "runs")
     place = made.job(0.5, "kd", 11.0)
+    shutil.copy(database, made.folder / "mlflow.db")
     view = View(connect("", "squarehead", made.folder))
     record = json.loads((place / "job.json").read_text())
     record["config"]["tracking"]["enabled"] = True

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,9 +108,9 @@ def test_every_experiment_of_encoder_decoders_runs(place: Place, experiment: str
     assert set(statuses(place.run_config(*line)).values()) == {"hit"}
 
 
-def test_the_record_of_a_result_tells_all_that_made_it(place: Place) -> None:
-    outcomes = place.run(*SMALL)
-    entry = Store(place.runs / "store").find("finetune", outcomes["finetune_50"].fingerprint)
+def test_the_record_of_a_result_tells_all_that_made_it(ran: Place) -> None:
+    outcomes = ran.run(*SMALL)
+    entry = Store(ran.runs / "store").find("finetune", outcomes["finetune_50"].fingerprint)
     assert entry is not None
     assert entry.meta["config"]["training"]["lr"] == 2e-4
     assert entry.meta["inputs"]["teacher"] == outcomes["dense"].fingerprint
@@ -196,21 +195,18 @@ def test_killed_anywhere_the_same_line_continues_to_the_same_result(place: Place
     options = [*SMALL, "tracking=none", "finetune.steps=12", "finetune.checkpoint_every=2", "dense.training.steps=8"]
     unbroken = Place(place.sources, tmp_path / "unbroken")
     unbroken.folder.mkdir()
+    started = time.monotonic()
     whole = unbroken.run(*options)
+    seconds = time.monotonic() - started
     draw = random.Random(0)
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     kills = 0
     for _ in range(6):
-        process = subprocess.Popen(
-            place.command(*options), cwd=place.folder, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            process.wait(timeout=draw.uniform(4, 9))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        process = place.fork(*options).process
+        process.join(draw.uniform(0.1, 0.5) * seconds)
+        if process.is_alive():
+            process.kill()
             kills += 1
-        process.wait()
+        process.join()
         for entry in Store(place.runs / "store").entries():
             assert not Store(place.runs / "store").damage(entry.stage, entry.fingerprint)
     assert kills
@@ -234,9 +230,8 @@ def test_killed_anywhere_the_same_line_continues_to_the_same_result(place: Place
 
 def test_two_processes_never_do_the_same_stage_twice(place: Place) -> None:
     options = [*SMALL, "tracking=none"]
-    with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: place.start(*options), range(2)))
-    assert [process.returncode for process in both] == [0, 0], both[0].stderr + both[1].stderr
+    both = [it.end() for it in [place.fork(*options) for _ in range(2)]]
+    assert [code for code, _ in both] == [0, 0], both
     records = [json.loads(path.read_text()) for path in sorted(place.runs.glob("jobs/*/summary.json"))]
     assert len(records) == 2
     for name in records[0]:

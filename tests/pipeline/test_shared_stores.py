@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from pipeline import disk
 from pipeline.store.store import Store
 from stages.contracts import UserError
-from tests.running import PROJECT, Place
+from tests.running import Place
 
 GROUP, ALICE, BOB = 60001, 60002, 60003
 META = {"stage": "dense", "fingerprint": "a" * 64, "metrics": {}, "inputs": {}, "config": {}}
@@ -23,14 +22,9 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two u
 
 def test_all_that_a_sweep_leaves_has_the_rights_of_the_umask(place: Place) -> None:
     folders, files = 0o775, 0o664
-    line = place.command("-m", "seed=0,1", "until=calibrate", "dense.training.steps=1", "distill=ce")
-    subprocess.run(
-        ["sh", "-c", 'umask 002; exec "$@"', "sh", *line],
-        cwd=place.folder,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        check=True,
-        capture_output=True,
-    )
+    line = ("-m", "seed=0,1", "until=calibrate", "dense.training.steps=1", "distill=ce")
+    code, said = place.fork(*line, umask=0o002).end()
+    assert code == 0, said
     there = [path for root in (place.runs, place.folder / "cache") for path in (root, *root.rglob("*"))]
     modes = {path: path.stat().st_mode & 0o777 for path in there}
     assert {modes[path] for path in there if path.is_dir()} == {folders}

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import __main__
+from pipeline import __main__, report
 from pipeline.record.status import Status
 from pipeline.record.sweep import Sweep, sweeps
 from pipeline.store.store import Store
 from pipeline.sweeps import __main__ as command_line
 from pipeline.sweeps import state as sweep_state
 from tests import cheap
-from tests.running import PROJECT, Place
+from tests.running import PROJECT, Place, call
 
 SMALL = ["quantize=none", "benchmark=none", "tracking=none"]
 TWELVE = ["-m", "sparsity=0.5,0.6,0.7,0.8", "distill=ce,kd,squarehead", *SMALL]
@@ -242,9 +242,7 @@ def test_the_plan_of_a_sweep_of_twelve_is_one_table_in_three_seconds_of_a_proces
 
 def findings(sweep: Sweep) -> dict[str, Any]:
     """What the report of a sweep says, without where and when it ran, and how long that took."""
-    subprocess.run(
-        [sys.executable, "-m", "pipeline.report", sweep.folder], cwd=PROJECT, check=True, capture_output=True
-    )
+    assert call([str(sweep.folder)], PROJECT, report.main).returncode == 0
     told = json.loads((sweep.folder / "report.json").read_text())
     jobs = [
         (job["name"], job["state"], job["options"], {name: node["fingerprint"] for name, node in job["nodes"].items()})
@@ -255,9 +253,10 @@ def findings(sweep: Sweep) -> dict[str, Any]:
 
 
 def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twice(
-    place: Place, tmp_path: Path
+    shell: Shell, tmp_path: Path
 ) -> None:
     """Twelve jobs. Killed first while shared stages run, then among the jobs."""
+    place = shell.place
     command = [sys.executable, "-m", "tests.cheap", *place.command(*TWELVE)[3:]]
     settings: dict[str, Any] = {"cwd": place.folder, "env": os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "200"}}
     made: dict[Path, int] = {}
@@ -275,7 +274,7 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
         made |= {path: path.stat().st_ino for path in place.runs.glob("store/*/*/meta.json")}
     assert [sweep_state.read(sweep).status for sweep in sweeps(place.runs)] == [Status.INTERRUPTED] * 2
     assert len(made) < 20, "the kills came too late to prove anything"
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=900, **settings)
+    finished = place.call(*TWELVE)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     third, second, first = sweeps(place.runs)
     assert (third.continues, second.continues, first.continues) == (second.id, first.id, "")
@@ -288,6 +287,5 @@ def test_a_sweep_killed_twice_is_finished_by_the_same_line_and_makes_nothing_twi
     assert {node.status for node in state.nodes} == {Status.HIT}
     unbroken = Place(place.sources, tmp_path / "unbroken")
     unbroken.folder.mkdir()
-    command = [sys.executable, "-m", "tests.cheap", *unbroken.command(*TWELVE)[3:]]
-    subprocess.run(command, capture_output=True, check=True, timeout=900, **(settings | {"cwd": unbroken.folder}))
+    assert unbroken.call(*TWELVE).returncode == 0
     assert findings(third) == findings(sweeps(unbroken.runs)[0])

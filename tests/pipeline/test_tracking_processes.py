@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
 import signal
 import socket
 import sys
@@ -20,6 +18,7 @@ from pipeline.plan import Stores
 from pipeline.record.status import Status
 from pipeline.tracking import dashboard
 from pipeline.tracking.tracker import open_sweep_tracker
+from tests.running import processes
 from tests.serving import background, free_port, get
 from tests.tracked import Told, make_job, only, tracking, view_of
 
@@ -90,14 +89,6 @@ def test_dashboard_names_a_port_that_is_taken(runs: Path, capsys: pytest.Capture
         port = other.getsockname()[1]
         assert dashboard.main(["--runs", str(runs), "--port", str(port), "--no-open"]) == 2
     assert capsys.readouterr().err == f"--port: port {port} of 127.0.0.1 is taken or not allowed; choose another\n"
-
-
-@functools.cache
-def processes() -> Any:
-    """Starts processes from one that has MLflow imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow", __name__])
-    return context
 
 
 def run_job(runs: Path, number: int, together: Any) -> None:

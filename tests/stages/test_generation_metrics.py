@@ -18,7 +18,7 @@ from stages import families, json_lines
 from stages.contracts import Artifact, Checkpoint, Corpus, Examples, Metrics, UserError
 from stages.evaluate import compare, generation
 from stages.evaluate import run as evaluate
-from stages.evaluate.spec import EvaluateOptions
+from stages.evaluate.spec import EvaluateOptions, Generation
 from stages.prepare import run as prepare
 from stages.prepare.spec import PrepareOptions
 from stages.scratch import run as scratch

@@ -16,7 +16,7 @@ from stages.model import run as model
 from stages.sources.identity import identity
 from tests import tiny, tiny_hub, tiny_packages
 from tests.running import PROJECT
-from tests.tiny_sources import a_model, logits, made, problems, refused, write_rows
+from tests.tiny_sources import a_model, logits, made, problems, questions_of, refused, write_rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -121,22 +121,30 @@ import json, sys
 from pathlib import Path
 from stages.contracts import UserError
 from stages.data import run as data
+from stages.data.spec import Data
 from stages.model import run as model
-from tests.tiny_sources import Record, a_model, questions_of
+from stages.model.spec import Model
 
-for revision in sys.argv[2:]:
+class Facts(dict):
+    def facts(self, **found):
+        self.update(found)
+    def note(self, line):
+        pass
+
+questions, tiny = map(json.loads, sys.argv[2:4])
+for revision in sys.argv[4:]:
     for stage, config in (
-        (data, questions_of("owner/gsm", subset="main", revision=revision)),
-        (model, a_model("owner/tiny", revision=revision)),
+        (data, Data.model_validate({**questions, "revision": revision})),
+        (model, Model.model_validate({**tiny, "revision": revision})),
     ):
-        log = Record()
+        found = Facts()
         out = Path(sys.argv[1]) / revision / stage.__name__
         out.mkdir(parents=True)
         try:
-            stage.run(config, {}, out, log)
+            stage.run(config, {}, out, found)
         except UserError as error:
-            log.found["error"] = str(error)
-        print(json.dumps(log.found))
+            found["error"] = str(error)
+        print(json.dumps(found))
 """
 
 
@@ -152,7 +160,9 @@ def test_a_hub_is_asked_once_and_then_offline_is_enough(llama, tmp_path):
     def from_hub(out: str, endpoint: str, offline: bool, revisions: tuple[str, ...]) -> list[dict]:
         env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
         env |= {"HF_HUB_OFFLINE": str(int(offline)), "HF_DATASETS_OFFLINE": str(int(offline))}
-        command = [sys.executable, "-c", FROM_HUB, str(tmp_path / out), *revisions]
+        configs = questions_of("owner/gsm", subset="main"), a_model("owner/tiny")
+        asked = [config.model_dump_json() for config in configs]
+        command = [sys.executable, "-c", FROM_HUB, str(tmp_path / out), *asked, *revisions]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=PROJECT)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
