@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pipeline import reproduce
+from pipeline import __main__ as command_line
+from pipeline import report, reproduce
 from stages.contracts import UserError
 from tests.paper_tables import JOBS
-from tests.running import PROJECT, Place
+from tests.running import Place, call
+
+MAINS = {"pipeline": command_line.main, "pipeline.report": report.main}
 
 
 def start(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.reproduce", *words],
-        cwd=place.folder,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return call(list(words), place.folder, reproduce.main)
+
+
+def call_here(command: list[str]) -> int:
+    """In the place of `subprocess.call`: a command of the pipeline in this process."""
+    python, flag, module, *words = command
+    assert (python, flag) == (sys.executable, "-m")
+    found = call(words, Path.cwd(), MAINS[module])
+    print(found.stdout)
+    print(found.stderr, file=sys.stderr)
+    return found.returncode
 
 
 def test_the_list_has_every_table_with_its_jobs_needs_and_time() -> None:
@@ -47,7 +53,8 @@ def test_an_unknown_table_is_refused_with_those_there_are() -> None:
         reproduce.reproduce("paper/opt", [])
 
 
-def test_a_table_is_run_and_reported_in_one_folder(place: Place) -> None:
+def test_a_table_is_run_and_reported_in_one_folder(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "call", call_here)
     small = [
         *place.small,
         "data=text",
