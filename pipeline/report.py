@@ -9,13 +9,13 @@ reports the rest), 2 if there is nothing to report.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from pipeline.credentials import public
 from pipeline.disk import replace_text
 from pipeline.record import folders
+from pipeline.record.runs_folder import default_runs
 from pipeline.reporting import logged, page, plots, study, terminal, writers
 from pipeline.reporting.study import Study
 from pipeline.table import table_console
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder with the store; default: the one above the folders, or runs")
     parser.add_argument("--plot", action="store_true", help=f"draw {plots.NAME} into each job's folder, from the store")
     arguments = parser.parse_args()
-    otherwise = Path(os.environ.get("SQUAREHEAD_RUNS", "runs"))
+    otherwise = default_runs()
     try:
         runs = arguments.runs or otherwise
         others = [] if arguments.folders else folders.newest(runs)

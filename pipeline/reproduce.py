@@ -9,7 +9,6 @@ table are those of the pipeline; dry_run=true only prints what would run, and ho
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import CONF
+from pipeline.record.runs_folder import default_runs
 from pipeline.table import table_console
 from stages.contracts import UserError
 
@@ -75,7 +75,7 @@ def reproduce(name: str, options: Sequence[str]) -> int:
     if name not in (have := [table.name for table in tables()]):
         raise UserError(f"there is no table {name!r}; there are: {', '.join(have)}", "TABLE")
     given = dict(option.partition("=")[::2] for option in options)
-    runs = Path(given.get("runs") or os.environ.get("SQUAREHEAD_RUNS", "runs"))
+    runs = Path(given.get("runs") or default_runs())
     folder = runs / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
     sweep = [sys.executable, "-m", "pipeline", "-m", f"experiment={name}", *options]
     if given.get("dry_run") == "true":

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from engine.bench.rounds import Spread, three_digits
 from pipeline.estimating.estimates import Estimate, format_seconds, format_total, total
 from pipeline.graph import Graph
 from pipeline.plan import Plan, Stores
@@ -207,7 +208,7 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
             _times(row["decode_speedup"]["best_dense"]),
             "–" if row["gigabytes_per_second"] is None else f"{row['gigabytes_per_second']:.1f}",
             "–" if row["weight_bytes"] is None else f"{row['weight_bytes'] / 1e6:.0f}",
-            *(f"{row[key]:.3g}" for key in more),
+            *(three_digits(row[key]) for key in more),
         )
     console.print(table)
     best = next((row["decode_best_dense"] for row in found["rows"] if row["status"] == "ok"), None)
@@ -239,7 +240,7 @@ def _is_scattered(row: dict[str, Any]) -> bool:
 
 
 def _with_range(row: dict[str, Any], key: str) -> str:
-    return f"{row[key]:.3g} ({row[f'{key}_min']:.3g}–{row[f'{key}_max']:.3g})"
+    return str(Spread([row[f"{key}_min"], row[key], row[f"{key}_max"]]))
 
 
 def _times(ratio: float | None) -> str:

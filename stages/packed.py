@@ -152,6 +152,9 @@ def rows(corpus: PackedCorpus, split: str, length: int, apart: bool, option: str
         parts = found if split == "validation" else {split: found[split.removeprefix("validation.")]}
     for name, tokens in parts.items():
         if len(tokens) < length:
-            raise UserError(f"{name} has {len(tokens)} tokens, fewer than one window of {length}", option)
+            raise UserError(
+                f"{name} has {len(tokens)} tokens, fewer than one window of {length}: shorten it or add texts",
+                option,
+            )
     windows = [Windows(tokens, length, apart) for tokens in parts.values()]
     return windows[0] if len(windows) == 1 else Alternating(windows)

@@ -30,4 +30,5 @@ def check_tokens(data: DataSet | None, split: str, tokens: int, option: str) -> 
         return
     num_bytes = data.split(split).stat().st_size
     if tokens > num_bytes:
-        raise UserError(f"asks for {tokens:,} tokens, the split {split!r} has {num_bytes:,} bytes of text", option)
+        reason = f"asks for {tokens:,} tokens, the split {split!r} has {num_bytes:,} bytes of text"
+        raise UserError(f"{reason}; lower it or add texts", option)

@@ -63,7 +63,10 @@ def stream(
     own = length - len(begin)
     count = len(encoded) // own if own > 0 else 0
     if count == 0:
-        raise UserError(f"the split {split!r} has {total} tokens, fewer than one window of {length}", option)
+        raise UserError(
+            f"the split {split!r} has {total} tokens, fewer than one window of {length}: shorten it or add texts",
+            option,
+        )
     ids_NL = torch.tensor(encoded[: count * own]).reshape(count, own)
     return torch.cat([torch.tensor(begin, dtype=torch.long).expand(count, len(begin)), ids_NL], 1)
 

@@ -72,7 +72,12 @@ class Spread:
         return statistics.mean(self.values)
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({min(self.values):.3g}–{max(self.values):.3g})"
+        return f"{three_digits(self.median)} ({three_digits(min(self.values))}–{three_digits(max(self.values))})"
+
+
+def three_digits(value: float) -> str:
+    """Formats a speed or a time to three digits, or to a whole number from 100 on: 6.28, 12500, never 1.25e+04."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def median_seconds(contenders: Iterable[Contender[float]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.bench.output import MISSING, show_machine, table
+from engine.bench.rounds import three_digits
 
 Row = dict[str, Any]
 
@@ -39,22 +40,18 @@ def _speed(rows: list[Row]) -> Table:
     made = table("", "tokens/s", "x fp32", "x Q4_K", "MB/token", "GB/s", "share", "limit")
     for row in rows:
         read = row["bytes_per_token"]
-        least, most = _rate(row["tokens_per_second_min"]), _rate(row["tokens_per_second_max"])
+        least, most = three_digits(row["tokens_per_second_min"]), three_digits(row["tokens_per_second_max"])
         made.add_row(
             row["contender"],
-            f"{_rate(row['tokens_per_second'])} ({least}–{most})",
+            f"{three_digits(row['tokens_per_second'])} ({least}–{most})",
             _number(row["over_torch_fp32"], ".2f"),
             _number(row["over_llamacpp_q4_k"], ".2f"),
             _number(None if read is None else read / 1e6, ".0f"),
             _number(row["gigabytes_per_second"], ".1f"),
             _number(row["share_of_bandwidth"], ".0%"),
-            MISSING if read is None else _rate(row["memory_limit_tokens_per_second"]),
+            MISSING if read is None else three_digits(row["memory_limit_tokens_per_second"]),
         )
     return made
-
-
-def _rate(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _profiles(rows: list[Row]) -> Table:

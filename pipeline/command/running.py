@@ -16,6 +16,7 @@ from pipeline.record.files import write_json
 from pipeline.record.headline import headline
 from pipeline.record.job import SUMMARY, Job, is_done
 from pipeline.record.outcome import Outcomes, read_outcomes, status_of, write_outcomes
+from pipeline.record.runs_folder import runs_argument
 from pipeline.record.status import Status
 from pipeline.record.sweep import Sweep, name_of, swept_parameters
 from pipeline.reporting import plots
@@ -123,11 +124,16 @@ def _run(
         if plot:
             console.print(f"plot       {plot}", highlight=False)
         if config.tracking.enabled:
-            where = config.tracking.uri or "make dashboard"
+            where = config.tracking.uri or _dashboard(stores.runs.root.parent)
             console.print(f"dashboard  {where}", highlight=False, markup=False, soft_wrap=True)
         show_models(plan, outcomes, stores, console)
     if not ok:
         raise JobFailedError
+
+
+def _dashboard(runs: Path) -> str:
+    other = runs_argument(runs).strip()
+    return f'make dashboard ARGS="{other}"' if other else "make dashboard"
 
 
 def _plot(stores: Stores, folder: Path, console: Console) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.bench.rounds import Spread, three_digits
 from pipeline.references import Reference
 from pipeline.reporting.cells import Cell, Column, Table, option_columns, options, table
 from pipeline.reporting.speed_verdicts import Gain, merged, ratios
@@ -140,7 +141,7 @@ def backends(study: Study) -> Table:
 def _measured(side: str, found: Mapping[str, Any], benchmark: str) -> Iterator[tuple[str, Cell]]:
     at = (benchmark,)
     rate, low, high = (found[f"decode_tokens_per_second{end}"] for end in ("", "_min", "_max"))
-    yield f"{side}_rate", Cell(f"{rate:.3g} ({low:.3g}–{high:.3g})", rate, None, at)
+    yield f"{side}_rate", Cell(str(Spread([low, rate, high])), rate, None, at)
     ratios = {"over": found["decode_speedup"]["torch_fp32_dense"]}
     if side == "sparse":
         ratios["own"] = found["decode_speedup"].get("same_backend_dense")
@@ -150,4 +151,4 @@ def _measured(side: str, found: Mapping[str, Any], benchmark: str) -> Iterator[t
     for key in FIGURES:
         if found.get(key) is not None:
             shown = found[key] / 1e6 if key == "weight_bytes" else found[key]
-            yield f"{side}_{key}", Cell(f"{shown:.3g}", found[key], None, at)
+            yield f"{side}_{key}", Cell(three_digits(shown), found[key], None, at)

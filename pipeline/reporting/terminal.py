@@ -33,4 +33,4 @@ def _show(table: Table, console: Console) -> None:
         shown.add_row(*(f"[bold]{escape(cell.text)}[/]" if cell.best else escape(cell.text) for cell in cells))
     console.print(shown)
     if left := [column.label for column in table.columns if column not in columns]:
-        console.print(f"[dim]and in the files: {escape(', '.join(dict.fromkeys(left)))}[/]", highlight=False)
+        console.print(f"[dim]and in the files: {escape('; '.join(dict.fromkeys(left)))}[/]", highlight=False)

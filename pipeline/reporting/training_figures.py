@@ -220,5 +220,5 @@ def times(study: Study) -> str | None:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds")
         axes.set_title(f"Time by stage (distinct results): {format_duration(sum(seconds))} in all")
-        axes.legend(loc="lower right")
+        legend(figure, drawn_in(axes))
         return svg(figure, "Seconds by stage")

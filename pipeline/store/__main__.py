@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from pipeline import disk
 from pipeline.fingerprint import canonical_json, flatten
+from pipeline.record.runs_folder import default_runs
 from pipeline.store import garbage, record
 from pipeline.store.store import SHORT, Entry, Store
 from stages.contracts import UserError
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command. Returns its exit code: 0; 1 if `verify` found damage; 2 if the call was wrong."""
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160, soft_wrap=True)
-    runs = Path(options.runs)
+    runs = options.runs
     try:
         if not runs.is_dir():
             raise UserError(f"no folder {runs}; give the one that holds the store", "--runs")
@@ -47,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.store", description=__doc__)
-    parser.add_argument(
-        "--runs", default=os.environ.get("SQUAREHEAD_RUNS", "runs"), help="folder of runs (%(default)s)"
-    )
+    parser.add_argument("--runs", type=Path, default=default_runs(), help="folder of runs (%(default)s)")
     parser.add_argument(
         "--cache", metavar="FOLDER", help="work on the sources in this cache (cache.folder), not on runs"
     )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipeline.record.job import SUMMARY
 from pipeline.record.outcome import is_damaged
+from pipeline.record.runs_folder import default_runs
 from pipeline.record.status import Status
 from pipeline.record.sweep import SHARED, Sweep, records, sweeps
 from pipeline.sweeps.state import RETRIED, read
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runs",
         type=Path,
-        default=Path(os.environ.get("SQUAREHEAD_RUNS", "runs")),
+        default=default_runs(),
         help="folder of runs (%(default)s)",
     )
     commands = parser.add_subparsers(dest="command", required=True)

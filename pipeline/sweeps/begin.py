@@ -14,6 +14,7 @@ from pipeline.credentials import public
 from pipeline.plan import Stores
 from pipeline.process import this_process
 from pipeline.record.job import is_done
+from pipeline.record.runs_folder import runs_argument
 from pipeline.record.sweep import RECORD, Sweep, sweeps
 from pipeline.sweeps.join import new_sweep
 from pipeline.sweeps.launchers import is_local
@@ -42,7 +43,7 @@ def begin(master: DictConfig, plans: Sequence[JobPlan], side_by_side: int, conso
         tracker = open_sweep_tracker(config.tracking, sweep.id, stores, about, lambda line: warn(line, console))
     sweep.write()
     (sweep.folder / "multirun.yaml").write_text(public(OmegaConf.to_yaml(master)), encoding="utf-8")
-    _announce(sweep, plans, console)
+    _announce(sweep, plans, Path(master.runs), console)
     if tracker:
         run_shared(sweep, plans, tracker, console)
     return sweep
@@ -67,10 +68,11 @@ def _unfinished(runs: Path, plans: Sequence[JobPlan]) -> str:
     return ""
 
 
-def _announce(sweep: Sweep, plans: Sequence[JobPlan], console: Console) -> None:
+def _announce(sweep: Sweep, plans: Sequence[JobPlan], runs: Path, console: Console) -> None:
     console.print(f"[bold]sweep {sweep.id}[/]: {counted(plans)}", highlight=False)
     if sweep.continues:
         console.print(
             f"it continues {sweep.continues}, the same command unfinished; its results are stored", highlight=False
         )
-    console.print(f"from another terminal: python -m pipeline.sweeps watch {sweep.id}", highlight=False)
+    watching = f"python -m pipeline.sweeps{runs_argument(runs)} watch {sweep.id}"
+    console.print(f"from another terminal: {watching}", highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -73,7 +74,7 @@ def run_sweep(
             raise KeyboardInterrupt from None
         print(f"squarehead: {explain(error)}", file=sys.stderr)
     state = sweep_state.read(end(sweep.folder))
-    show_end(state, console)
+    show_end(state, Path(master.runs), console)
     if state.status != Status.DONE or any(job.status == JobStatus.FAILED for job in returns):
         raise JobFailedError
     return returns

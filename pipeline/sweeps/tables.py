@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,7 @@ from pipeline.preflight import too_little
 from pipeline.record.headline import headline
 from pipeline.record.metrics import Metric
 from pipeline.record.outcome import Outcomes, status_of
+from pipeline.record.runs_folder import runs_argument
 from pipeline.record.status import Status
 from pipeline.record.sweep import shared
 from pipeline.record.text import describe_job, format_value
@@ -66,7 +68,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(name + (f" × {count}" if count > 1 else "") for name, count in Counter(names).items())
 
 
-def show_end(state: SweepState, console: Console) -> None:
+def show_end(state: SweepState, runs: Path, console: Console) -> None:
     """Prints the jobs and totals of a sweep whose last job has ended."""
     sweep = state.sweep
     console.print()
@@ -79,7 +81,8 @@ def show_end(state: SweepState, console: Console) -> None:
         highlight=False,
     )
     if state.status != Status.DONE:
-        console.print(f"retry      python -m pipeline.sweeps retry-failed {sweep.id}", highlight=False, soft_wrap=True)
+        retrying = f"python -m pipeline.sweeps{runs_argument(runs)} retry-failed {sweep.id}"
+        console.print(f"retry      {retrying}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report     python -m pipeline.report {sweep.folder}", highlight=False, soft_wrap=True)
 
 

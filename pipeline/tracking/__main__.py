@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from pipeline.record.runs_folder import default_runs
 from pipeline.tracking.relog import relog
 from pipeline.tracking.server import connect
 from pipeline.tracking.view import View
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description="MLflow, the view of the store.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("relog", help="bring into MLflow what it does not know of the store and of jobs")
-    command.add_argument("--runs", type=Path, default=Path(os.environ.get("SQUAREHEAD_RUNS", "runs")))
+    command.add_argument("--runs", type=Path, default=default_runs())
     command.add_argument("--uri", default="", help="MLflow tracking URI (default: sqlite under runs)")
     command.add_argument("--experiment", default="squarehead")
     command.add_argument("--artifacts", choices=("all", "small", "none"), default="all", help="files to show")

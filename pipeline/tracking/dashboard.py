@@ -19,6 +19,7 @@ from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
+from pipeline.record.runs_folder import default_runs
 from pipeline.tracking.server import artifact_folder, connect, default_uri
 from pipeline.tracking.sweep_runs import QUALITY, close_dead
 from pipeline.tracking.terms import WORKFLOW, page
@@ -33,7 +34,7 @@ STOP_SECONDS = 10.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.dashboard", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("SQUAREHEAD_RUNS", "runs")))
+    parser.add_argument("--runs", type=Path, default=default_runs())
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--experiment", default="squarehead")
     parser.add_argument("--sweep", default="", help="open on this sweep; default: the newest with a finished job")

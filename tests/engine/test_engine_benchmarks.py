@@ -166,6 +166,7 @@ def test_contenders_take_turns_and_the_warm_up_is_not_kept() -> None:
     assert turns == [(number, name) for number in (-1, 0, 1) for name in "ABC"]
     assert [contender.rounds for contender in contenders] == [[3, 6], [4, 7], [5, 8]]
     assert str(Spread([3.0, 6.0, 30.0])) == "6 (3–30)"
+    assert str(Spread([999.6, 1390.4, 24500.0])) == "1390 (1000–24500)"
 
 
 def test_a_runtime_that_dies_is_out_and_the_others_go_on() -> None:

@@ -96,6 +96,15 @@ def test_the_page_has_a_section_for_everything(shown: str) -> None:
         assert plot in labels
 
 
+def test_a_job_alone_shares_nothing(tmp_path: Path) -> None:
+    made = Runs(tmp_path / "runs")
+    made.job(0.5, "kd", 20.0)
+    alone = page.html(study.collect([made.place], None, tmp_path))
+    assert "<h2>Stages</h2>" in alone
+    assert "shared by several jobs" not in alone
+    assert f"python -m pipeline.report {made.place}</code>" in alone
+
+
 def test_what_others_wrote_is_text_on_the_page(shown: str) -> None:
     assert "<script>" not in shown
     assert NASTY in html.document_fromstring(shown).text_content()

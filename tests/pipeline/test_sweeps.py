@@ -177,8 +177,11 @@ def test_force_makes_a_shared_result_again_once(shell: Shell) -> None:
 def test_failed_jobs_are_retried_alone_in_their_sweep_with_their_own_options(shell: Shell, tmp_path: Path) -> None:
     away = tmp_path / "later"
     line = (f"data.path={shell.place.sources.texts},{away}", "until=dense_eval")
-    assert shell.sweep(*line)[0] == 1
+    code, told = shell.sweep(*line)
     sweep = shell.newest
+    assert code == 1
+    for command in ("watch", "retry-failed"):
+        assert f"python -m pipeline.sweeps --runs {shell.place.runs} {command} {sweep.id}\n" in told
     assert [job.error.partition(":")[0] for job in sweep.jobs] == ["", "data.path"]
     assert "data.path" in shell.sweeps("show", sweep.id[:12])[1]
     away.symlink_to(shell.place.sources.texts)
