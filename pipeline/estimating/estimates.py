@@ -1,10 +1,11 @@
 """Estimates time, memory and disk of every node that has to run.
 
 Time is start-up plus work over speed. Work is floating-point operations by the stages' formulas. Speed and start-up are
-what the same stage reached on this machine before: for about as much work (measured), or for much more or less work,
-another model, other data or other threads (rough). Without any earlier run the speed is `FLOPS_PER_THREAD` (rough too,
-within a factor of several). Without the work or a result of the very same settings, the time is unknown. Memory always
-comes from a formula; disk from earlier results of the stage and model, or else from a formula.
+what the same stage reached on this machine before: for about as much work (measured), or for more or less work, another
+model, other data or other threads (rough). Where all earlier runs were far too small to tell, or there are none, the
+speed is `FLOPS_PER_THREAD` (rough too, within a factor of several). Without the work or a result of the very same
+settings, the time is unknown. Memory always comes from a formula; disk from earlier results of the stage and model, or
+else from a formula.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ from stages.cost import Cost, Workload
 
 ALIKE = 2.0
 """Ratio of two runs' operations up to which the time of one predicts the other's reliably."""
+TOO_SMALL = 1000.0
+"""Ratio of the operations to those of an earlier run from which that run says nothing of the speed: a model of a few
+thousand parameters spends its time outside of its products."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,10 @@ def rough_seconds(
     runs: Sequence[Measured], work: float, threads: int, preferred: Sequence[Callable[[Measured], bool]]
 ) -> float | None:
     """Returns the time by the longest of the runs that meet the first condition that any run meets, or else by the
-    longest of all: start-up hides the speed of short ones. None if there are no runs."""
-    meeting = ([run for run in runs if condition(run)] for condition in preferred)
-    chosen = next(filter(None, meeting), runs)
+    longest of all: start-up hides the speed of short ones. None if there are no runs, or only far too small ones."""
+    telling = [run for run in runs if work <= run.operations * TOO_SMALL]
+    meeting = ([run for run in telling if condition(run)] for condition in preferred)
+    chosen = next(filter(None, meeting), telling)
     if not chosen:
         return None
     longest = max(run.operations for run in chosen)

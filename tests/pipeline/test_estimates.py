@@ -219,6 +219,15 @@ def test_another_size_of_model_tells_a_speed_roughly(local: list[str], tmp_path:
     assert fewer.seconds == pytest.approx(2 * large.seconds)
 
 
+def test_a_run_of_next_to_no_work_tells_no_speed(local: list[str]) -> None:
+    quiet = [*local, "finetune.warmup_steps=0", "finetune.eval_windows=1", "finetune.eval_every=0"]
+    long = [*quiet, "finetune.steps=10000"]
+    before = estimated(long)["finetune_50"]
+    publish([*quiet, "finetune.steps=1"], "finetune_50", 60.0)
+    assert estimated(long)["finetune_50"] == replace(before, disk_bytes=10)
+    assert (estimated([*quiet, "finetune.steps=500"])["finetune_50"].seconds or 0) > 60 * 100
+
+
 def test_a_result_of_an_earlier_version_with_other_options_does_no_harm(local: list[str]) -> None:
     publish(local, "benchmark", 9.0, config={"old": True}, version="0")
     found = estimated([*local, "benchmark.rounds=7"])["benchmark"]
