@@ -29,7 +29,8 @@ def for_key(said: str) -> str:
         return f"{key} belongs to {' or '.join(owners)}"
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
-    return _did_you_mean(same[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.75))
+    sections = {name.rpartition(".")[0] for name in known} - {""}
+    return _did_you_mean(same[:3] or difflib.get_close_matches(key, [*known, *sections], n=3, cutoff=0.75))
 
 
 def for_option(said: str) -> str:

@@ -124,6 +124,7 @@ def test_what_no_job_can_be_made_of_is_refused(override: str, says: str) -> None
         (["distill=nonsense"], ["Available options in 'distill': ce, kd, squarehead"]),
         (["distill.kdd=1"], ["Could not override 'distill.kdd'", "did you mean distill.kd"]),
         (["spasity=0.5"], ["did you mean sparsity?"]),
+        (["distil=kd"], ["did you mean distill or "]),
         (["lr=1"], ["finetune.lr"]),
         (["schedule.levels=[0.3]"], ["schedule.levels belongs to schedule=ladder"]),
         (["experiment=mpt_7b"], ["did you mean experiment=paper/mpt_7b?"]),
