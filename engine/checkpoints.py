@@ -19,6 +19,7 @@ from engine.errors import EngineError
 from engine.unfused import unfuse_
 from engine.weights import Quantized
 
+INDEX = "model.safetensors.index.json"
 OLD_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 """Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
 _INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "token_type_ids")
@@ -60,8 +61,9 @@ def read_feature_extractor(folder: Path | str) -> Any:
 
 def numbers_of_scales(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields name and kind of the weights of a folder that are no floating-point numbers of 16 bits or more, by the
-    headers of its files. transformers would take them for weights, which they are only times a scale."""
-    for file in sorted(folder.glob("*.safetensors")):
+    headers of the files that transformers reads; masks beside them are none. transformers would take such numbers for
+    weights, which they are only times a scale."""
+    for file in _weight_files(folder):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no mapping)
@@ -70,6 +72,15 @@ def numbers_of_scales(folder: Path) -> Iterator[tuple[str, str]]:
                         yield name, kind
         except (SafetensorError, OSError):
             return  # loading says what is wrong
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Returns the files that transformers reads weights from: those that an index names, or one."""
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        return sorted({folder / str(name) for name in index["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # loading says what is wrong with an index
+        return [folder / "model.safetensors"]
 
 
 def _told(error: Exception) -> str:

@@ -55,9 +55,9 @@ def test_every_experiment_composes_into_a_graph(experiment: str) -> None:
     [
         ("prune", ["alps", "magnitude", "random", "ria", "sparsegpt", "wanda"]),
         ("recipe", ["dense", "foundation", "one_shot", "task_pruning"]),
-        ("corpus", ["general_and_python", "slimpajama_and_stack", "text"]),
+        ("corpus", ["general_and_python", "slimpajama_and_stack", "text", "text_and_sums"]),
         ("pretrain", ["base"]),
-        ("foundation", ["dense", "half", "half_then_70", "llama2", "magnitude_half_then_70"]),
+        ("foundation", ["dense", "half", "half_70_then_85", "half_then_70", "llama2", "magnitude_half_then_70"]),
         ("schedule", ["cubic", "ladder", "one_shot"]),
         ("distill", ["ce", "kd", "squarehead", "squarehead_whisper"]),
         ("quantize", ["none", "w8a8"]),
@@ -113,7 +113,7 @@ def fitting(group: str, choice: str) -> list[str]:
         return ["pretrain=base", *(["corpus.sources.text.path=own.jsonl"] if choice == "text" else [])]
     if group == "pretrain":
         return ["corpus=general_and_python"]
-    return ["recipe=foundation", "sparsity=0.7"] if group == "foundation" else []
+    return ["recipe=foundation", "sparsity=0.85"] if group == "foundation" else []
 
 
 def test_the_table_of_peers_has_every_backend() -> None:

@@ -31,7 +31,7 @@ def lines(path: Path) -> Rows:
 def made(folder: Path, **options: object) -> tuple[dict[str, float], RecordingLog]:
     out, log = folder.parent / "out", RecordingLog(folder.parent / "log")
     out.mkdir()
-    config = config_of("data=text", f"data.path={folder}").data.model_copy(update=options)
+    config = config_of("data=text", f"data.path='{folder}'").data.model_copy(update=options)
     found = data.run(config, {}, out, log)
     return {name.removesuffix("_rows"): count for name, count in found.items()}, log
 

@@ -304,7 +304,7 @@ def test_a_task_without_its_data_is_one_clear_line(model: Checkpoint, tmp_path: 
     away = LOCAL_TASK.format(folder=tmp_path / "away")
     (tmp_path / "tasks" / "count_up.yaml").write_text(away)
     task = {"name": "count_up", "include": str(tmp_path / "tasks")}
-    with pytest.raises(UserError, match="count_up cannot be had") as caught:
+    with pytest.raises(UserError, match="count_up cannot be loaded") as caught:
         evaluated(tmp_path, {"model": model, "data": data}, config(tasks=[task]))
     assert caught.value.option == "evaluate.tasks"
     with pytest.raises(UserError, match="no folder"):

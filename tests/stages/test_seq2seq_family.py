@@ -207,6 +207,7 @@ def refused(kind: str, folder: Path, source: str, target: str, prompt: str = "")
     corpus = tiny_seq2seq.save_corpus(folder / "corpus", kind, prompt)
     facts = corpus.facts() | {"languages": {"source": source, "target": target}}
     tiny_whisper.write_facts(corpus.path, facts)
+    corpus = Corpus(corpus.path, corpus.fingerprint)
     with pytest.raises(UserError) as caught:
         ran(folder, prepare, PrepareOptions(), "examples", {"model": Checkpoint(path, "model"), "data": corpus})
     assert "\n" not in str(caught.value)

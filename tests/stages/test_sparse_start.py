@@ -65,7 +65,7 @@ def save_sparse(folder: Path, share: float = 0.5, how: str = "evenly") -> Path:
 
 def imported(folder: Path, tmp_path: Path, choice: str = "auto") -> tuple[Checkpoint, dict[str, float], RecordingLog]:
     out, log = tmp_path / f"imported {choice}", RecordingLog(tmp_path / "resume of import")
-    out.mkdir()
+    out.mkdir(parents=True)
     config = ModelOptions(path=str(folder), revision="", family="causal_lm", dtype="float32", masks=choice)  # type: ignore[arg-type]
     metrics = source.run(config, {}, out, log)
     return Checkpoint(out, "sparse"), metrics, log
@@ -98,6 +98,14 @@ def test_zeros_become_masks_where_there_are_many(tmp_path: Path) -> None:
     assert free.masks is None
     assert "sparsity" not in metrics
     assert "training will revive them" in log.notes[0]
+
+
+def test_a_model_of_ours_comes_in_with_its_masks_beside_it(tmp_path: Path) -> None:
+    checkpoint, _, _ = imported(save_sparse(tmp_path / "m", 0.5), tmp_path)
+    again, metrics, _ = imported(checkpoint.path, tmp_path / "again")
+    assert metrics["sparsity"] == pytest.approx(share(zeros_of(checkpoint.path)))
+    kept = masks.of(again)
+    assert all(torch.equal(kept[name], keep_OI) for name, keep_OI in masks.of(checkpoint).items())
 
 
 def test_a_dense_model_has_no_masks(tmp_path: Path) -> None:
