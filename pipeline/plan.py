@@ -146,7 +146,7 @@ def _described(node: Node) -> dict[str, Any]:
         # what other packages bring changes with their versions
         described["providers"] = brought
     # outside data enter by digest or revision, never by path
-    with_identities(described, node.config, node.stage)
+    with_identities(described, node.config, node.name if STAGES[node.stage].is_source else node.stage)
     return described
 
 

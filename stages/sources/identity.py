@@ -21,7 +21,7 @@ GENERATED = "generated"
 """The `data.path` of data that a generator makes (`stages.data.generators`)."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_KINDS = {"model": "model", "data": "dataset", "corpus": "dataset"}
+_HUB_KINDS = {"model": "model", "data": "dataset", "test_data": "dataset", "corpus": "dataset"}
 _HUB_SECONDS = 10
 _STABLE_NS = 2_000_000_000
 """A file younger than this could change again within one tick of the file system's clock: not remembered."""
@@ -136,7 +136,7 @@ def _commit(repo: str, revision: str, option: str) -> str:
         except RevisionNotFoundError:
             raise UserError(f"{repo} has no revision {revision!r}", _revision_option(option)) from None
         except RepositoryNotFoundError:
-            message = f"{repo!r} is neither a file or folder here nor a {kind} on the hub (or it is private: log in)"
+            message = f"{repo!r} is no file or folder here, nor a {kind} on the hub (or it is private: log in)"
             raise UserError(message, option) from None
         except Exception as error:  # each HTTP library raises its own errors when the hub is unreachable
             unreachable = f"{type(error).__name__}: {error}"
@@ -145,7 +145,7 @@ def _commit(repo: str, revision: str, option: str) -> str:
             return str(commit)
     cached = remembered.recall("commits").get(name) or _cached_ref(Path(constants.HF_HUB_CACHE), kind, repo, revision)
     if not cached:
-        raise UserError(f"{repo!r} is neither a file or folder here nor reachable on the hub ({unreachable})", option)
+        raise UserError(f"{repo!r} is no file or folder here, nor reachable on the hub ({unreachable})", option)
     return str(cached)
 
 

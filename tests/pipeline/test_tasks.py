@@ -11,6 +11,7 @@ import pytest
 from pipeline.graph import BASELINE
 from pipeline.recipes import build
 from pipeline.record.status import Status
+from stages.contracts import UserError
 from tests import tiny
 from tests.composed import CONF, config
 from tests.running import Place, make_sources
@@ -95,6 +96,12 @@ def test_items_of_other_data_are_asked_by_every_evaluation(place: Place) -> None
     metrics = "evaluate.metrics=[{name: replies, max_new_tokens: 4}]"
     outcomes = place.run_config(*overrides(place, "chat"), *other, metrics)
     assert outcomes["evaluate"].metrics["reply_tokens"].protocol["items"] == 1
+
+
+def test_an_error_of_other_data_names_their_option(place: Place) -> None:
+    with pytest.raises(UserError) as caught:
+        place.run_config(*overrides(place, "chat"), "data@test_data=ifeval", "test_data.path=./nowhere.jsonl")
+    assert caught.value.option == "test_data.path"
 
 
 def test_programs_are_refused_before_anything_is_trained(place: Place) -> None:

@@ -125,7 +125,7 @@ def test_a_hub_id_stands_for_a_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert identity("owner/name", tiny_hub.COMMIT, "data.path") == {"hub": "owner/name", "commit": tiny_hub.COMMIT}
-    with pytest.raises(UserError, match="neither a file or folder here nor reachable on the hub"):
+    with pytest.raises(UserError, match="no file or folder here, nor reachable on the hub"):
         identity("owner/name", "", "model.path")
     ref = tmp_path / "models--owner--name" / "refs" / "main"
     ref.parent.mkdir(parents=True)
