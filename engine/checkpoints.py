@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from engine import quantized_folders, skeleton
 from engine.architectures import auto_class, reads_speech
@@ -19,12 +20,11 @@ from engine.errors import EngineError
 from engine.unfused import unfuse_
 from engine.weights import Quantized
 
-INDEX = "model.safetensors.index.json"
 OLD_BUFFERS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias")
 """Ends of names of tensors that older versions of transformers stored and that follow from the configuration."""
 _INTEGER_BUFFERS = ("position_ids", "num_batches_tracked", "token_type_ids")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-"""Of safetensors. Narrower ones (F8_E4M3) stand for weights by a scale, as integers do."""
+"""Types of safetensors that hold weights. Narrower ones (F8_E4M3) stand for weights by a scale, as integers do."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -47,7 +47,7 @@ def read_tokenizer(folder: Path | str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a wrong value in a file can raise anything
-        raise EngineError(f"{folder}: the tokenizer cannot be read: {_told(error)}") from None
+        raise EngineError(f"{folder}: the tokenizer cannot be read: {_one_line(error)}") from None
 
 
 def read_feature_extractor(folder: Path | str) -> Any:
@@ -56,7 +56,7 @@ def read_feature_extractor(folder: Path | str) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if reads_speech(config) else None
     except Exception as error:  # a wrong value in a file can raise anything
-        raise EngineError(f"{folder}: the feature extractor cannot be read: {_told(error)}") from None
+        raise EngineError(f"{folder}: the feature extractor cannot be read: {_one_line(error)}") from None
 
 
 def numbers_of_scales(folder: Path) -> Iterator[tuple[str, str]]:
@@ -77,13 +77,13 @@ def numbers_of_scales(folder: Path) -> Iterator[tuple[str, str]]:
 def _weight_files(folder: Path) -> list[Path]:
     """Returns the files that transformers reads weights from: those that an index names, or one."""
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_bytes())
         return sorted({folder / str(name) for name in index["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # loading says what is wrong with an index
-        return [folder / "model.safetensors"]
+        return [folder / SAFE_WEIGHTS_NAME]
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     is_clear = isinstance(error, OSError | ValueError | RuntimeError | SafetensorError)
     return ("" if is_clear else f"{type(error).__name__}: ") + " ".join(str(error).split())[:300]
 
@@ -106,7 +106,7 @@ def _read_floating(folder: Path) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # a wrong value in a config can raise anything
-        raise EngineError(f"{folder}: the checkpoint cannot be read: {_told(error)}") from None
+        raise EngineError(f"{folder}: the checkpoint cannot be read: {_one_line(error)}") from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if odd := sorted(map(str, found[what])):
             raise EngineError(f"{folder}: {len(odd)} {what.replace('_', ' ')} in the weights, first {odd[0]}")

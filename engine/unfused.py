@@ -22,7 +22,7 @@ class RoutedLinear(nn.Linear):
     """A linear of an expert: it sees the tokens that are routed to it."""
 
     tokens_N: Tensor | None = None  # noqa: N815
-    """In the current call, the index of the model's token (row by row) for each row of its input."""
+    """Holds, during a call, the index of the model's token (row by row) for each row of its input."""
 
 
 class UnfusedExperts(nn.ModuleList):

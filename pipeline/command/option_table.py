@@ -52,7 +52,7 @@ class Option:
     default: Any
     """Value if the command line does not set it; NO_DEFAULT for options that only some choices of their group have."""
     text: str
-    """What the option does."""
+    """Describes the effect of the option."""
     belongs_to: tuple[str, ...] = ()
     """Members of a kind that have the option, if not all do: `prune.method=random`."""
 

@@ -47,7 +47,7 @@ class Estimate:
     """Size of the result. The two checkpoints of a running training, up to 12 bytes a parameter each, are deleted
     afterwards and not included."""
     basis: Basis
-    """Where `seconds` comes from."""
+    """Names the source of `seconds`."""
     on_gpu: bool = False
     """Whether `memory_bytes` is needed on the GPU."""
 

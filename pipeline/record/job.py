@@ -20,7 +20,7 @@ SUMMARY = "summary.json"
 @dataclass(frozen=True)
 class Job:
     name: str
-    """What differs from other jobs, for readers: `sparsity=0.7 distill=ce`."""
+    """Tells readers how it differs from other jobs: `sparsity=0.7 distill=ce`."""
     sweep: str
     """Id of the sweep; empty for a single run."""
     folder: Path

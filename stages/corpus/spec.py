@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.contracts import PackedCorpus
 from stages.corpus.cost import CorpusCost
-from stages.data.generators import AnyGenerator
+from stages.data.generators import AnyGenerator, check_path
 from stages.options import Located, Options, Seed
 from stages.sources.identity import GENERATED
 from stages.stage import MetricSpec, Stage
@@ -53,8 +53,7 @@ class Source(Located):
 
     @model_validator(mode="after")
     def _generated_fits(self) -> Source:
-        if (self.path == GENERATED) != (self.generator is not None):
-            raise ValueError(f"path={GENERATED} and the section `generator` need each other")
+        check_path(self.path, self.generator)
         if self.generator and not (self.size and self.template):
             raise ValueError("generated documents need `size` and `template`")
         if not self.generator and (self.size or self.seed or self.template):

@@ -10,11 +10,10 @@ from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_va
 from stages.contracts import Corpus
 from stages.data.columns import value
 from stages.data.formats import FORMATS
-from stages.data.generators import AnyGenerator
+from stages.data.generators import AnyGenerator, check_path
 from stages.data.rows import Row
 from stages.data.unfold import UNFOLDS
 from stages.options import Located, Options, Seed
-from stages.sources.identity import GENERATED
 from stages.stage import MetricSpec, Stage
 
 LossOn = Literal["completion", "all"]
@@ -125,8 +124,7 @@ class Data(Located):
                 raise ValueError(f"data of format {self.format} take no {name}; leave it out")
         if "speech" in format.takes and not self.speech:
             raise ValueError(f"format={self.format} needs the section `speech`")
-        if (self.path == GENERATED) != (self.generator is not None):
-            raise ValueError(f"path={GENERATED} and the section `generator` need each other")
+        check_path(self.path, self.generator)
         templates = zip(("prompt", "completion"), (self.prompt, self.completion), format.templates or (), strict=False)
         for name, template, field in templates:
             if {found for _, found, _, _ in Formatter().parse(template) if found is not None} != {field}:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from engine.quantized_folders import COMPRESSED_TENSORS, FORMAT, OWN, W8A8, WEIGHTS
 from engine.skeleton import second_names
@@ -19,8 +20,6 @@ from stages import masks
 from stages.families import Family
 from stages.masks import Masks
 from stages.quantize.quantized import linears
-
-INDEX = "model.safetensors.index.json"
 
 
 def save(model: Any, pruned: Masks, config: Mapping[str, Any], out: Path) -> Path:
@@ -46,7 +45,7 @@ def save(model: Any, pruned: Masks, config: Mapping[str, Any], out: Path) -> Pat
             "metadata": {"total_size": file.stat().st_size},
             "weight_map": dict.fromkeys(sorted(tensors), file.name),
         }
-        (out / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        (out / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=1), encoding="utf-8")
     return file
 
 

@@ -15,6 +15,7 @@ from stages.contracts import UserError
 from stages.data.rows import Row
 from stages.kinds import Kinds
 from stages.options import Options
+from stages.sources.identity import GENERATED
 
 
 @runtime_checkable
@@ -44,6 +45,12 @@ def _of_the_named(value: Any) -> Any:
 
 AnyGenerator = Annotated[SerializeAsAny[GeneratorOptions], BeforeValidator(_of_the_named)]
 LICENSE = "Apache-2.0 (generated)"
+
+
+def check_path(path: str, options: GeneratorOptions | None) -> None:
+    """Raises ValueError if only one of the path `generated` and the section `generator` is given."""
+    if (path == GENERATED) != (options is not None):
+        raise ValueError(f"path={GENERATED} and the section `generator` need each other")
 
 
 def generate(options: GeneratorOptions, size: int, seed: int, option: str) -> list[Row]:
